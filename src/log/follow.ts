@@ -1,0 +1,235 @@
+/**
+ * Following a channel over the port, written once: poll, long poll, SSE and WebSocket all pull from a Follower.
+ *
+ * A follower is a position and nothing else. It asks the log ("what continues this place?") and, at the head, waits
+ * until the log has changed from this place (level-triggered), so that nothing can fall between history and live.
+ */
+import { decodeBlock, readHeader } from '../block.ts'
+import { TidemarkError } from '../errors.ts'
+import type { Position } from '../event.ts'
+import { type ChannelInfo, type Log, type Page, type Place, type ReadLimits, sameHistory } from './log.ts'
+
+/** Where to start: any position, or a client's cursor. `epoch` is the history that the caller believes in. */
+export type From =
+  | { readonly after: Position; readonly epoch?: string | undefined }
+  | { readonly client: string; readonly epoch?: string | undefined }
+
+/** What comes next for a reader. */
+export type Item =
+  | { readonly is: 'page'; readonly page: Page }
+  | { readonly is: 'gap'; readonly after: number; readonly trimmed: number }
+  | { readonly is: 'reset'; readonly epoch: string | null; readonly trimmed: number; readonly head: number }
+  | { readonly is: 'caughtup'; readonly seq: number }
+  | { readonly is: 'ended'; readonly error: TidemarkError }
+
+/** A reader's place when it started. `epoch` is null while there is no such channel yet. */
+export interface Opened {
+  readonly channel: string
+  readonly epoch: string | null
+  readonly after: number
+  readonly trimmed: number
+  readonly head: number
+}
+
+const NOWHERE = { epoch: null, after: 0, trimmed: 0, head: 0 } as const
+
+export class Follower {
+  readonly channel: string
+  readonly #log: Log
+  /** Undefined until the channel exists. */
+  #epoch: string | undefined
+  #after = 0
+  /** What must be told before the next page. */
+  #told: Item | undefined
+  #caughtUp = false
+  #ended = false
+
+  private constructor(log: Log, channel: string) {
+    this.#log = log
+    this.channel = channel
+  }
+
+  /**
+   * Finds the place. Never throws for a place that is gone: the first `next` tells it as `gap` or `reset`.
+   * An unknown channel is waited for.
+   */
+  static async open(log: Log, channel: string, from: From): Promise<{ follower: Follower; opened: Opened }> {
+    const follower = new Follower(log, channel)
+    return { follower, opened: await follower.#open(from) }
+  }
+
+  /** The position: everything up to `after` was given out. */
+  get place(): Place {
+    return this.#epoch === undefined ? { after: this.#after } : { epoch: this.#epoch, after: this.#after }
+  }
+
+  async #open(from: From): Promise<Opened> {
+    const info = await infoOrNone(this.#log, this.channel)
+    if (info === undefined) {
+      // A reader that knew a history of this channel must hear that it is gone.
+      if (from.epoch !== undefined) this.#told = { is: 'reset', epoch: null, trimmed: 0, head: 0 }
+      return { channel: this.channel, ...NOWHERE }
+    }
+    const start = await resolve(this.#log, info, from)
+    this.#epoch = info.epoch
+    const { epoch, trimmed, head } = info
+    if (start === 'reset') {
+      this.#told = { is: 'reset', epoch, trimmed, head }
+      this.#after = trimmed
+    } else this.#after = start
+    return { channel: this.channel, epoch, after: this.#after, trimmed, head }
+  }
+
+  /** What is there now, without waiting; undefined at the head when that was told already. */
+  async next(limits: ReadLimits): Promise<Item | undefined> {
+    if (this.#told) {
+      const item = this.#told
+      this.#told = undefined
+      return item
+    }
+    if (this.#ended) return undefined
+    try {
+      const page = await this.#log.read(this.channel, this.place, limits)
+      return this.#step(page)
+    } catch (error) {
+      if (!(error instanceof TidemarkError)) throw error
+      return this.#turn(error)
+    }
+  }
+
+  #step(page: Page): Item | undefined {
+    this.#epoch = page.epoch
+    if (page.last > this.#after) {
+      this.#after = page.last
+      if (!page.caughtUp) this.#caughtUp = false
+      return { is: 'page', page }
+    }
+    if (this.#caughtUp) return undefined
+    this.#caughtUp = true
+    return { is: 'caughtup', seq: page.last }
+  }
+
+  /** A read that failed: what it means to a reader. */
+  #turn(error: TidemarkError): Item | undefined {
+    const { epoch, trimmed, head } = error.details as { epoch: string; trimmed: number; head: number }
+    switch (error.code) {
+      case 'gap': {
+        const after = this.#after
+        this.#after = trimmed
+        return { is: 'gap', after, trimmed }
+      }
+      case 'epoch-changed':
+      case 'ahead-of-head':
+        this.#epoch = epoch
+        this.#after = trimmed
+        this.#caughtUp = false
+        return { is: 'reset', epoch, trimmed, head }
+      case 'no-channel':
+        // Not made yet: wait for it. Gone: the end.
+        if (this.#epoch === undefined) return undefined
+        break
+      case 'unavailable':
+        throw error
+    }
+    this.#ended = true
+    return { is: 'ended', error }
+  }
+
+  /** Resolves when `next` has something to say. Rejects when the signal aborts. */
+  async changed(signal: AbortSignal): Promise<void> {
+    if (this.#told === undefined && !this.#ended) await this.#log.changed(this.channel, this.place, signal)
+  }
+}
+
+/**
+ * The page at a place, waiting for it while there is none: read, then wait until the log has changed, then read
+ * again. When the signal aborts: the empty page as it is then.
+ * @throws as Log.read; an unknown channel is waited for unless the signal is aborted already.
+ */
+export async function readOrWait(
+  log: Log,
+  channel: string,
+  from: Place,
+  limits: ReadLimits,
+  signal: AbortSignal,
+): Promise<Page> {
+  for (;;) {
+    try {
+      const page = await log.read(channel, from, limits)
+      if (page.last > from.after || signal.aborted) return page
+    } catch (error) {
+      const unknown = error instanceof TidemarkError && error.code === 'no-channel' && from.epoch === undefined
+      if (!unknown || signal.aborted) throw error
+    }
+    await changedOrAborted(log, channel, from, signal)
+  }
+}
+
+/** Waits for a change or for the signal, whichever is first; only a failure of the log throws. */
+export async function changedOrAborted(log: Log, channel: string, from: Place, signal: AbortSignal): Promise<void> {
+  try {
+    await log.changed(channel, from, signal)
+  } catch (error) {
+    if (!signal.aborted) throw error
+  }
+}
+
+/** Undefined when there is no such channel. */
+export async function infoOrNone(log: Log, channel: string): Promise<ChannelInfo | undefined> {
+  try {
+    return await log.info(channel)
+  } catch (error) {
+    if (error instanceof TidemarkError && error.code === 'no-channel') return undefined
+    throw error
+  }
+}
+
+/** The seq that a starting point means in this history; `reset` when it belongs to another one or lies beyond the head. */
+export async function resolve(log: Log, info: ChannelInfo, from: From): Promise<number | 'reset'> {
+  if (from.epoch !== undefined && !sameHistory(from.epoch, info.epoch)) return 'reset'
+  if ('client' in from) {
+    const cursor = await log.cursor(from.client, info.channel)
+    if (cursor === undefined) return info.trimmed
+    return sameHistory(cursor.epoch, info.epoch) && cursor.seq <= info.head ? cursor.seq : 'reset'
+  }
+  const seq = await seqAt(log, info, from.after)
+  return seq <= info.head ? seq : 'reset'
+}
+
+/** The seq of a position. Only a number can lie below `trimmed` or beyond the head. */
+export async function seqAt(log: Log, info: ChannelInfo, position: Position): Promise<number> {
+  switch (position.at) {
+    case 'seq':
+      return position.seq
+    case 'earliest':
+      return info.trimmed
+    case 'head':
+      return Math.max(info.head - position.back, info.trimmed)
+    case 'time':
+      return seqBefore(log, info, position.time)
+  }
+}
+
+const ONE_BLOCK: ReadLimits = { events: 1, bytes: 1 }
+
+/** The last seq before the first event at or after `time`: a binary search over blocks, whose times never fall. */
+async function seqBefore(log: Log, info: ChannelInfo, time: number): Promise<number> {
+  if (time > info.time) return info.head
+  let low = info.trimmed
+  let high = info.head
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2)
+    const page = await log.read(info.channel, { epoch: info.epoch, after: middle }, ONE_BLOCK)
+    const block = page.blocks[0]
+    if (block === undefined) return high
+    const header = readHeader(block)
+    if (header.time >= time) {
+      high = middle
+      continue
+    }
+    const found = decodeBlock(block, low).find((event) => event.time >= time)
+    if (found) return found.seq - 1
+    low = header.last
+  }
+  return high
+}

@@ -1,0 +1,226 @@
+/**
+ * The port: what a log promises, whichever engine keeps it. test/log/contract.ts holds every engine to these words.
+ *
+ * Verbs take names and numbers that a door has checked. All failures are TidemarkErrors; `epoch-changed`, `gap`,
+ * `ahead-of-head`, `data-loss` and `seq-conflict` carry { epoch, trimmed, head } of the same moment.
+ */
+import type { Body } from '../body.ts'
+
+/** What an engine can do beyond the core; a missing one answers `501 not-supported`. */
+export type Capability = 'multiChannel' | 'compact' | 'erase'
+
+/** Where an answered append is: on this machine's disk, on several machines, in memory only. */
+export type Durability = 'fsync' | 'replicated' | 'memory' | 'unknown'
+
+/** What stands in every answer about a log as a whole. */
+export interface About {
+  readonly engine: 'level' | 'jetstream'
+  readonly durability: Durability
+  readonly capabilities: readonly Capability[]
+  /** How long an idempotency key is remembered at least, ms. */
+  readonly idWindow: number
+}
+
+export interface Append {
+  readonly channel: string
+  readonly body: Body
+  /** The head that the writer believes; another one is `seq-conflict`. */
+  readonly expectedSeq?: number
+}
+
+export interface AppendOptions {
+  /** One for all entries. The same append again gives the first answer; another one is `key-reused`. */
+  readonly idempotencyKey?: string
+}
+
+export interface Appended {
+  readonly channel: string
+  readonly epoch: string
+  readonly first: number
+  readonly last: number
+  /** Newest seq at the time of the answer. */
+  readonly head: number
+  /** True when this append was answered before, under the same idempotency key. */
+  readonly duplicate?: true
+}
+
+/** A place in a channel's history. Without an epoch: in whatever history there is. */
+export interface Place {
+  readonly epoch?: string
+  readonly after: number
+}
+
+/** A page ends with the block that reaches one of these; it is never less than one block. */
+export interface ReadLimits {
+  readonly events: number
+  readonly bytes: number
+}
+
+export interface ChannelInfo {
+  readonly channel: string
+  readonly epoch: string
+  readonly head: number
+  readonly trimmed: number
+  /** Time of the newest event, ms; 0 when nothing was ever appended. */
+  readonly time: number
+  readonly settings: Settings
+}
+
+/** What a channel is told to be; unset fields follow the server's configuration. */
+export interface Settings {
+  /** A note for people, at most 1,000 characters. */
+  readonly note?: string
+}
+
+export interface Cursor {
+  readonly client: string
+  readonly channel: string
+  /** The history that `seq` belongs to. */
+  readonly epoch: string
+  readonly seq: number
+  /** When it was last moved, ms. */
+  readonly time: number
+}
+
+export interface CursorMove {
+  readonly seq: number
+  /** The history that the client speaks of; another one moves nothing (`epoch-changed`). Absent: today's. */
+  readonly epoch?: string
+}
+
+/** The state of the log for `/readyz`, metrics and the console. */
+export interface Health {
+  /** `ok` · `reopening` after a failed write (appends wait or answer `unavailable`) · `full` · `read-only` for good. */
+  readonly state: 'ok' | 'reopening' | 'full' | 'read-only' | 'closed'
+  /** In words: what happened, and what to do. */
+  readonly reason?: string
+  /** Appends that wait for a write. */
+  readonly pendingAppends: number
+  readonly pendingBytes: number
+}
+
+export interface Log {
+  readonly about: About
+
+  health(): Health
+
+  /**
+   * Appends to one or several channels (each once), all or nothing; durable before it resolves. Makes channels
+   * that do not exist. Order: idempotency key, then `expectedSeq` of every entry, then limits.
+   * @throws seq-conflict, key-reused, too-many, unavailable, storage-full, not-supported (several channels).
+   * A failure whose outcome nobody knows carries `outcome: 'unknown'`.
+   */
+  append(entries: readonly Append[], options?: AppendOptions): Promise<readonly Appended[]>
+
+  /**
+   * Blocks that continue `after`, with epoch, trimmed and head of the same moment. Never waits for events: an empty
+   * page at the head. crc and chain of every block are checked before it is given out.
+   * @throws no-channel, epoch-changed, gap (after < trimmed), ahead-of-head, data-loss { after, upTo }, unavailable.
+   */
+  read(channel: string, from: Place, limits: ReadLimits): Promise<Page>
+
+  /**
+   * Resolves when a read from this place would not be an empty page: head > after, trimmed > after, another epoch,
+   * or the channel is gone — at once if it is already so. With no epoch, an unknown channel is waited for.
+   * Rejects with the signal's reason when it aborts.
+   */
+  changed(channel: string, from: Place, signal: AbortSignal): Promise<void>
+
+  /** @throws no-channel */
+  info(channel: string): Promise<ChannelInfo>
+
+  /** Makes the channel if there is none, and replaces its settings. */
+  configure(channel: string, settings: Settings): Promise<ChannelInfo>
+
+  /** Undefined when this client never committed in this channel. @throws no-channel */
+  cursor(client: string, channel: string): Promise<Cursor | undefined>
+
+  /**
+   * Moves a cursor forward; a lower seq changes nothing and answers the cursor as it stands. A cursor of an older
+   * epoch is replaced. Durable when it resolves. @throws no-channel, epoch-changed, ahead-of-head
+   */
+  commit(client: string, channel: string, to: CursorMove): Promise<Cursor>
+
+  /** Moves a cursor anywhere in 0 … head. Durable when it resolves. @throws as commit */
+  seek(client: string, channel: string, to: CursorMove): Promise<Cursor>
+
+  /** Deletes a cursor; false when there was none. @throws no-channel */
+  forget(client: string, channel: string): Promise<boolean>
+
+  /** Cursors of one channel or of one client, by name. */
+  cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor>
+
+  /**
+   * Drops events up to and with `upTo` (at most the head); `trimmed` is exactly that. A lower value changes nothing.
+   * Durable when it resolves. @throws no-channel
+   */
+  trim(channel: string, upTo: number): Promise<ChannelInfo>
+
+  /** Ends a channel's history. Its name may be used again, under another epoch. @throws no-channel */
+  delete(channel: string): Promise<void>
+
+  /** Channels by name, those after `after` that begin with `prefix`. */
+  channels(prefix: string, after?: string): AsyncIterable<ChannelInfo>
+
+  /** Finishes what was accepted, then closes. Waiting `changed` calls reject with `unavailable`. */
+  close(): Promise<void>
+}
+
+/**
+ * Blocks that continue a position, and the channel as it was at the same moment. The first block may begin before
+ * `after`, the last one may end beyond `last`: a reader takes the events with after < seq ≤ last.
+ */
+export class Page {
+  readonly channel: string
+  readonly epoch: string
+  readonly after: number
+  /** The reader's position after this page. */
+  readonly last: number
+  readonly head: number
+  readonly trimmed: number
+  readonly blocks: readonly Uint8Array[]
+  readonly #forms = new Map<string, unknown>()
+  readonly #onForm: ((bytes: number) => void) | undefined
+
+  constructor(
+    page: Pick<Page, 'channel' | 'epoch' | 'after' | 'last' | 'head' | 'trimmed' | 'blocks'>,
+    onForm?: (bytes: number) => void,
+  ) {
+    this.channel = page.channel
+    this.epoch = page.epoch
+    this.after = page.after
+    this.last = page.last
+    this.head = page.head
+    this.trimmed = page.trimmed
+    this.blocks = page.blocks
+    this.#onForm = onForm
+  }
+
+  get caughtUp(): boolean {
+    return this.last >= this.head
+  }
+
+  /**
+   * This page in a door's own form (a frame, a JSON text), made once and kept as long as the page: followers at the
+   * same place share it. The engine that keeps the page counts its bytes.
+   */
+  form<T extends { readonly length: number }>(name: string, make: (page: Page) => T): T {
+    let form = this.#forms.get(name) as T | undefined
+    if (form === undefined) {
+      form = make(this)
+      this.#forms.set(name, form)
+      this.#onForm?.(form.length)
+    }
+    return form
+  }
+}
+
+/** True when two epochs are one history: equal but for the run number that compaction raises (`life.life~run`). */
+export function sameHistory(a: string, b: string): boolean {
+  return a === b || historyOf(a) === historyOf(b)
+}
+
+const historyOf = (epoch: string): string => {
+  const tilde = epoch.indexOf('~')
+  return tilde < 0 ? epoch : epoch.slice(0, tilde)
+}

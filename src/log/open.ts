@@ -1,0 +1,27 @@
+/** The one place where an engine is chosen. */
+import type { Log } from './log.ts'
+
+export interface LogOptions {
+  /** Directory of the embedded log. */
+  readonly dir: string
+  /** Opens a directory that was copied; its history becomes a new one (every epoch changes). */
+  readonly acceptCopy?: boolean
+  /** Opens a log whose newest acknowledged events are lost; its history becomes a new one. */
+  readonly acceptDataLoss?: boolean
+  /** How long an idempotency key is remembered at least, ms. Default 24 h. */
+  readonly idWindow?: number
+  /** Budget for the newest blocks in memory with their ready-made forms, bytes. Default 64 MiB. */
+  readonly tailBytes?: number
+  /** Told about what an operator should know; never about single requests. */
+  readonly onNotice?: (
+    level: 'info' | 'warn' | 'error',
+    message: string,
+    facts: Readonly<Record<string, unknown>>,
+  ) => void
+}
+
+/** @throws in-use, data-loss, wrong-config (a copy), cannot-create, io-error */
+export async function openLog(options: LogOptions): Promise<Log> {
+  const { openLevel } = await import('./level/engine.ts')
+  return openLevel(options)
+}

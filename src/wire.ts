@@ -1,0 +1,186 @@
+/**
+ * What server and client say to each other: paths, messages, close codes. PROTOCOL.md explains each; the two ends
+ * meet in this file and nowhere else.
+ */
+import type { Problem } from './errors.ts'
+
+export const SUBPROTOCOL = { json: 'tidemark.v1.json', msgpack: 'tidemark.v1.msgpack' } as const
+
+/** WebSocket close codes beyond RFC 6455. */
+export const CLOSE = {
+  goingAway: 1001,
+  tooBig: 1009,
+  tryAgain: 1013,
+  badFrame: 4400,
+  unauthorized: 4401,
+  forbidden: 4403,
+  /** No hello, no pong, or no byte taken for STALLED_MS while behind. */
+  timeout: 4408,
+  tooMany: 4429,
+  streamerOff: 4503,
+} as const
+
+/** Close codes after which a client comes back; 4401 once, with a new token. */
+export const CLOSE_RETRIED: readonly number[] = [1001, 1006, 1011, 1012, 1013, 4408, 4429, 4503]
+
+/** A close reason's hint, `retry=1234`: ms until the client should come back. */
+export function retryOf(reason: string): number | undefined {
+  const match = /(?:^|\s)retry=(\d{1,7})(?:\s|$)/.exec(reason)
+  return match ? Number(match[1]) : undefined
+}
+
+// ── HTTP limits ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Most events of one read answer; default READ_EVENTS. */
+export const READ_EVENTS_MAX = 10_000
+export const READ_EVENTS = 100
+/** Answers are cut near this many bytes, never below one event. */
+export const READ_BYTES = 1024 * 1024
+/** Longest long poll, seconds. */
+export const WAIT_SECONDS_MAX = 55
+/** Most channels of one `/v1/poll`, of one multi-channel append. */
+export const POLL_CHANNELS_MAX = 1_000
+/** Most channels of one `GET /v1/events`. */
+export const SSE_CHANNELS_MAX = 32
+
+// ── Events and pages as JSON ─────────────────────────────────────────────────────────────────────────────────────
+
+export interface AudienceJson {
+  users?: readonly string[]
+  groups?: readonly string[]
+}
+
+/** An event as it is read. With a JSON content type `data` is the value and there is no `contentType`. */
+export interface EventJson {
+  seq: number
+  /** RFC 3339, UTC, with milliseconds. */
+  time: string
+  type?: string
+  key?: string
+  id?: string
+  contentType?: string
+  data?: unknown
+  dataBase64?: string
+  tombstone?: true
+  to?: AudienceJson
+  /** On SSE, where one stream may carry several channels. */
+  channel?: string
+}
+
+/** An event as it is appended. */
+export interface NewEventJson {
+  type?: string
+  key?: string
+  id?: string
+  contentType?: string
+  data?: unknown
+  dataBase64?: string
+  to?: AudienceJson
+}
+
+/** Answer of a read. As `application/msgpack`, `blocks` (a bin of whole blocks) stands in place of `events`. */
+export interface PageJson {
+  channel: string
+  epoch: string
+  after: number
+  last: number
+  head: number
+  trimmed: number
+  caughtUp: boolean
+  events: EventJson[]
+}
+
+export interface AppendedJson {
+  channel: string
+  epoch: string
+  first: number
+  last: number
+  head: number
+  durability: string
+  duplicate?: true
+}
+
+export interface CursorJson {
+  client: string
+  channel: string
+  epoch: string
+  seq: number
+  /** head − seq. */
+  lag: number
+  time: string
+}
+
+/** One channel of a `/v1/poll` answer. */
+export type PollPageJson =
+  | (Omit<PageJson, 'epoch'> & { epoch: string | null; gap?: { after: number; trimmed: number }; reset?: true })
+  | { channel: string; error: Omit<Problem, 'type' | 'title'> }
+
+export interface PollJson {
+  pages: PollPageJson[]
+  streamer: 'on' | 'off'
+  /** ms over which clients spread their return to the streamer; when it was just turned on. */
+  streamerRetryAfter?: number
+}
+
+// ── WebSocket messages ───────────────────────────────────────────────────────────────────────────────────────────
+
+/** Chosen by the client, returned as it was: 1–64 characters or a whole number. */
+export type Ref = string | number
+
+export type ClientMessage =
+  | { op: 'hello'; ref?: Ref; token?: string; client?: string }
+  | { op: 'subscribe'; ref?: Ref; channel: string; after?: number | string; cursor?: true; epoch?: string }
+  | { op: 'unsubscribe'; ref?: Ref; channel: string }
+  | { op: 'commit'; ref?: Ref; channel: string; seq: number }
+  | {
+      op: 'append'
+      ref: Ref
+      channel: string
+      events: NewEventJson[]
+      expectedSeq?: number
+      idempotencyKey?: string
+    }
+  | { op: 'refresh'; ref?: Ref; token: string }
+  | { op: 'ping'; ref?: Ref }
+
+/** Limits that a client must know, told in `welcome`. */
+export interface WireLimits {
+  /** Largest frame from a client, bytes. */
+  frameBytes: number
+  subscriptions: number
+  appendEvents: number
+}
+
+export type ServerMessage =
+  | { op: 'welcome'; ref?: Ref; server: string; client: string | null; heartbeat: number; limits: WireLimits }
+  | {
+      op: 'subscribed'
+      ref?: Ref
+      channel: string
+      epoch: string | null
+      after: number
+      trimmed: number
+      head: number
+    }
+  | { op: 'events'; channel: string; epoch: string; after: number; last: number; events: EventJson[] }
+  | { op: 'events'; channel: string; epoch: string; after: number; last: number; blocks: Uint8Array }
+  | { op: 'caughtup'; channel: string; seq: number }
+  | { op: 'gap'; channel: string; after: number; trimmed: number }
+  | { op: 'reset'; channel: string; epoch: string | null; trimmed: number; head: number }
+  | { op: 'ended'; channel: string; code: string; detail: string; [detail: string]: unknown }
+  | {
+      op: 'committed'
+      ref: Ref
+      client: string
+      channel: string
+      epoch: string
+      seq: number
+      lag: number
+      time: string
+    }
+  | ({ op: 'appended'; ref: Ref } & AppendedJson)
+  | { op: 'unsubscribed'; ref?: Ref; channel: string }
+  | { op: 'error'; ref?: Ref; channel?: string; code: string; detail: string; [detail: string]: unknown }
+  | { op: 'pong'; ref?: Ref }
+  | { op: 'heartbeat' }
+  | { op: 'switch'; streamer: 'off'; retryAfter: number }
