@@ -1,0 +1,192 @@
+/**
+ * What is known of each channel, and who waits for it to change.
+ *
+ * A Channel is a value of one moment, replaced whole when a write is on disk; whoever holds one sees epoch, trimmed and
+ * head that belong together. The cache may forget any of them: memory is spent on active channels only.
+ */
+import { LRUCache } from 'lru-cache'
+import { TidemarkError } from '../../errors.ts'
+import { type Appended, type ChannelInfo, type Place, type Settings, sameHistory } from '../log.ts'
+import { decodeHead, decodeName, type HeadRow, headKey, nameKey } from './keys.ts'
+import type { Store } from './store.ts'
+
+export interface Channel extends HeadRow {
+  readonly name: string
+  readonly number: number
+  readonly settings: Settings
+}
+
+/** Channels kept in memory beyond those in use; about 300 bytes each. */
+const CACHED_CHANNELS = 20_000
+
+export class Channels {
+  readonly #store: Store
+  readonly #cache = new LRUCache<string, Channel>({ max: CACHED_CHANNELS })
+
+  constructor(store: Store) {
+    this.#store = store
+  }
+
+  /** The channel as it is on disk; undefined when there is none. Two small reads when it is not cached. */
+  get(name: string): Channel | undefined {
+    const cached = this.#cache.get(name)
+    if (cached) return cached
+    const channel = loadChannel(this.#store, name)
+    if (channel) this.#cache.set(name, channel)
+    return channel
+  }
+
+  /** @throws no-channel */
+  need(name: string): Channel {
+    return this.get(name) ?? noChannel(name)
+  }
+
+  set(channel: Channel): void {
+    this.#cache.set(channel.name, channel)
+  }
+
+  forget(name: string): void {
+    this.#cache.delete(name)
+  }
+
+  clear(): void {
+    this.#cache.clear()
+  }
+
+  /** `<store life>.<channel life>`, with `~run` once compaction has removed tombstones. */
+  epoch(channel: HeadRow): string {
+    const epoch = `${this.#store.life}.${channel.life}`
+    return channel.run === 0 ? epoch : `${epoch}~${channel.run}`
+  }
+
+  info(channel: Channel): ChannelInfo {
+    const { name, head, trimmed, time, settings } = channel
+    return { channel: name, epoch: this.epoch(channel), head, trimmed, time, settings }
+  }
+
+  /** Answers of appends with the heads of now. */
+  withHeads(answers: readonly Omit<Appended, 'head'>[]): readonly Appended[] {
+    return answers.map((answer) => ({ ...answer, head: Math.max(this.get(answer.channel)?.head ?? 0, answer.last) }))
+  }
+
+  /**
+   * The channel, if a reader may go on from this place.
+   * @throws no-channel, epoch-changed, ahead-of-head, gap
+   */
+  judge(name: string, from: Place): Channel {
+    const channel = this.need(name)
+    const epoch = this.epoch(channel)
+    const { head, trimmed } = channel
+    const facts = { channel: name, epoch, trimmed, head }
+    if (from.epoch !== undefined && this.#isOther(channel, epoch, from))
+      throw new TidemarkError('epoch-changed', `The epoch of ${name} is ${epoch}, not ${from.epoch}`, facts)
+    if (from.after > head)
+      throw new TidemarkError('ahead-of-head', `The head of ${name} is ${head}, before ${from.after}`, facts)
+    if (from.after < trimmed)
+      throw new TidemarkError('gap', `Events ${from.after + 1}–${trimmed} of ${name} were trimmed`, {
+        ...facts,
+        after: from.after,
+      })
+    return channel
+  }
+
+  /** True when a read from this place would give something else than an empty page. */
+  hasChanged(name: string, from: Place): boolean {
+    const channel = this.get(name)
+    if (!channel) return from.epoch !== undefined
+    if (from.epoch !== undefined && this.#isOther(channel, this.epoch(channel), from)) return true
+    return channel.head !== from.after || channel.trimmed > from.after
+  }
+
+  /** Another history, or an older run of this one whose reader may have missed a tombstone that is gone. */
+  #isOther(channel: Channel, epoch: string, from: Place): boolean {
+    if (from.epoch === epoch) return false
+    if (!sameHistory(from.epoch!, epoch)) return true
+    return from.after > 0 && from.after < channel.cleaned
+  }
+}
+
+export function noChannel(name: string): never {
+  throw new TidemarkError('no-channel', `There is no channel ${name}`, { channel: name })
+}
+
+function loadChannel(store: Store, name: string): Channel | undefined {
+  const key = nameKey(name)
+  const row = store.db.getSync(key)
+  if (row === undefined) return undefined
+  const { channel: number, settings } = decodeName(key, row)
+  const headRow = store.db.getSync(headKey(number))
+  if (headRow === undefined)
+    throw new TidemarkError('data-loss', `The head row of ${name} is missing`, { channel: name, row: 'head' })
+  return { name, number, settings, ...decodeHead(headKey(number), headRow) }
+}
+
+interface Waiter {
+  readonly name: string
+  readonly from: Place
+  readonly resolve: () => void
+  readonly reject: (reason: unknown) => void
+}
+
+/** Those who wait for a channel to change, by name: a channel that does not exist yet can be waited for too. */
+export class Waiters {
+  readonly #byName = new Map<string, Set<Waiter>>()
+  /** One abort listener per signal, however often it waits. */
+  readonly #bySignal = new WeakMap<AbortSignal, Set<Waiter>>()
+
+  wait(name: string, from: Place, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const ofSignal = this.#waitersOf(signal)
+      const done = (): void => {
+        ofSignal.delete(waiter)
+        const waiting = this.#byName.get(name)
+        if (waiting?.delete(waiter) && waiting.size === 0) this.#byName.delete(name)
+      }
+      const waiter: Waiter = {
+        name,
+        from,
+        resolve: () => {
+          done()
+          resolve()
+        },
+        reject: (reason) => {
+          done()
+          reject(reason)
+        },
+      }
+      ofSignal.add(waiter)
+      const waiting = this.#byName.get(name)
+      if (waiting) waiting.add(waiter)
+      else this.#byName.set(name, new Set([waiter]))
+    })
+  }
+
+  /** Asks again for everyone who waits for this channel. */
+  wake(name: string, hasChanged: (name: string, from: Place) => boolean): void {
+    const waiting = this.#byName.get(name)
+    if (waiting) for (const waiter of waiting) if (hasChanged(name, waiter.from)) waiter.resolve()
+  }
+
+  wakeAll(hasChanged: (name: string, from: Place) => boolean): void {
+    for (const name of [...this.#byName.keys()]) this.wake(name, hasChanged)
+  }
+
+  rejectAll(reason: unknown): void {
+    for (const waiting of [...this.#byName.values()]) for (const waiter of waiting) waiter.reject(reason)
+  }
+
+  #waitersOf(signal: AbortSignal): Set<Waiter> {
+    const known = this.#bySignal.get(signal)
+    if (known) return known
+    const waiters = new Set<Waiter>()
+    this.#bySignal.set(signal, waiters)
+    signal.addEventListener(
+      'abort',
+      () => {
+        for (const waiter of waiters) waiter.reject(signal.reason)
+      },
+      { once: true },
+    )
+    return waiters
+  }
+}

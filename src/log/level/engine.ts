@@ -1,0 +1,342 @@
+/**
+ * The embedded log: one LevelDB, one process, one writer. Promises: src/log/log.ts. Layout: keys.ts.
+ *
+ * Reads come from the tail in memory or from disk with every block checked; writes are plans for the one writer.
+ */
+import { BODY_BYTES_MAX } from '../../body.ts'
+import { TidemarkError } from '../../errors.ts'
+import { APPEND_EVENTS_MAX } from '../../event.ts'
+import {
+  type About,
+  type Append,
+  type Appended,
+  type AppendOptions,
+  type ChannelInfo,
+  type Cursor,
+  type CursorMove,
+  type Health,
+  type Log,
+  Page,
+  type Place,
+  type ReadLimits,
+  type Settings,
+  sameHistory,
+} from '../log.ts'
+import type { LogOptions } from '../open.ts'
+import { Channels, noChannel, Waiters } from './channels.ts'
+import type { Draft, Group } from './group.ts'
+import {
+  type CursorRow,
+  channelOfClientKey,
+  clientOfCursorKey,
+  clientRange,
+  cursorKey,
+  cursorRange,
+  decodeCursor,
+  nameKey,
+  nameOfKey,
+  nameRange,
+} from './keys.ts'
+import { readPage } from './read.ts'
+import { Receipts } from './receipts.ts'
+import { Store } from './store.ts'
+import { Sweeper } from './sweep.ts'
+import { Tail } from './tail.ts'
+import { Writer } from './writer.ts'
+
+const DAY_MS = 86_400_000
+const TAIL_BYTES = 64 * 1024 * 1024
+/** How long a read waits while the store is opened again. */
+const GATE_MS = 5_000
+/** What a small change counts in a group. */
+const CHANGE_BYTES = 200
+/** Rows of a listing that are read at once. */
+const LIST_ROWS = 500
+
+/** @throws in-use, data-loss, wrong-config, cannot-create, io-error */
+export async function openLevel(options: LogOptions): Promise<Log> {
+  return new LevelLog(await Store.open(options), options)
+}
+
+class LevelLog implements Log {
+  readonly about: About
+  readonly #store: Store
+  readonly #channels: Channels
+  readonly #waiters = new Waiters()
+  readonly #tail: Tail
+  readonly #writer: Writer
+  readonly #sweeper: Sweeper
+  readonly #receipts: Receipts
+
+  constructor(store: Store, options: LogOptions) {
+    const idWindow = options.idWindow ?? DAY_MS
+    const notice = options.onNotice ?? (() => {})
+    this.about = { engine: 'level', durability: 'fsync', capabilities: ['multiChannel'], idWindow }
+    this.#store = store
+    this.#channels = new Channels(store)
+    this.#receipts = new Receipts(store, idWindow)
+    this.#tail = new Tail(options.tailBytes ?? TAIL_BYTES)
+    this.#writer = new Writer(store, this.#channels, {
+      onWritten: (group) => this.#written(group),
+      onReopened: () => this.#reopened(),
+      onGroup: options.onGroup,
+      notice,
+    })
+    this.#sweeper = new Sweeper(store, this.#writer, idWindow, notice)
+  }
+
+  health(): Health {
+    return this.#writer.health()
+  }
+
+  async append(entries: readonly Append[], options: AppendOptions = {}): Promise<readonly Appended[]> {
+    const bytes = sizeOf(entries)
+    return this.#writer.submit(bytes, (group) => this.#planAppend(group, entries, options.idempotencyKey))
+  }
+
+  #planAppend(group: Group, entries: readonly Append[], key: string | undefined): () => readonly Appended[] {
+    const made = key === undefined ? undefined : this.#receipts.find(group, entries, key)
+    if (made) return () => this.#channels.withHeads(made).map((answer) => ({ ...answer, duplicate: true as const }))
+    for (const { channel, expectedSeq } of entries) {
+      if (expectedSeq === undefined) continue
+      const draft = group.find(channel)
+      const head = draft?.head ?? 0
+      if (head === expectedSeq) continue
+      throw new TidemarkError('seq-conflict', `The head of ${channel} is ${head}, not ${expectedSeq}`, {
+        ...{ channel, head, trimmed: draft?.trimmed ?? 0, epoch: draft ? this.#channels.epoch(draft) : null },
+      })
+    }
+    // Every channel is found or made before the first event is placed: all or nothing.
+    const drafts = entries.map(({ channel }) => group.find(channel) ?? group.make(channel))
+    const answers = entries.map(({ channel, body }, i) => {
+      const draft = drafts[i]!
+      return { channel, epoch: this.#channels.epoch(draft), ...group.append(draft, body) }
+    })
+    if (key !== undefined) this.#receipts.put(group, drafts[0]!.number, entries, key, answers)
+    return () => this.#channels.withHeads(answers)
+  }
+
+  async read(channel: string, from: Place, limits: ReadLimits): Promise<Page> {
+    await this.#opened()
+    try {
+      return await this.#read(channel, from, limits)
+    } catch (error) {
+      if (error instanceof TidemarkError) throw error
+      // The store was closed under this read, to be opened again: positions outlive iterators.
+      await this.#opened()
+      return this.#read(channel, from, limits).catch((again) => {
+        throw again instanceof TidemarkError ? again : unavailable(again)
+      })
+    }
+  }
+
+  async #read(name: string, from: Place, limits: ReadLimits): Promise<Page> {
+    const channel = this.#channels.judge(name, from)
+    const epoch = this.#channels.epoch(channel)
+    const { head, trimmed } = channel
+    const { after } = from
+    if (after === head) return new Page({ channel: name, epoch, after, last: after, head, trimmed, blocks: [] })
+    return (
+      this.#tail.page(channel, epoch, after, limits) ?? (await readPage(this.#store.db, channel, epoch, after, limits))
+    )
+  }
+
+  async changed(channel: string, from: Place, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted()
+    await this.#opened()
+    if (this.health().state === 'closed') throw closing()
+    if (this.#hasChanged(channel, from)) return
+    return this.#waiters.wait(channel, from, signal)
+  }
+
+  #hasChanged = (channel: string, from: Place): boolean => this.#channels.hasChanged(channel, from)
+
+  async info(channel: string): Promise<ChannelInfo> {
+    await this.#opened()
+    return this.#channels.info(this.#channels.need(channel))
+  }
+
+  configure(channel: string, settings: Settings): Promise<ChannelInfo> {
+    return this.#writer.submit(CHANGE_BYTES, (group) => {
+      const draft = group.find(channel)
+      if (draft) group.configure(draft, settings)
+      else group.make(channel, settings)
+      return () => this.#channels.info(this.#channels.need(channel))
+    })
+  }
+
+  async cursor(client: string, channel: string): Promise<Cursor | undefined> {
+    await this.#opened()
+    const { number } = this.#channels.need(channel)
+    const key = cursorKey(number, client)
+    const row = this.#store.db.getSync(key)
+    return row && { client, channel, ...decodeCursor(key, row) }
+  }
+
+  commit(client: string, channel: string, to: CursorMove): Promise<Cursor> {
+    return this.#moveCursor(client, channel, to, (row, seq) => seq > row.seq)
+  }
+
+  seek(client: string, channel: string, to: CursorMove): Promise<Cursor> {
+    return this.#moveCursor(client, channel, to, () => true)
+  }
+
+  #moveCursor(
+    client: string,
+    channel: string,
+    to: CursorMove,
+    moves: (row: CursorRow, seq: number) => boolean,
+  ): Promise<Cursor> {
+    return this.#writer.submit(CHANGE_BYTES, (group) => {
+      const draft = group.find(channel) ?? noChannel(channel)
+      const epoch = this.#channels.epoch(draft)
+      this.#checkMove(draft, epoch, to)
+      const row = group.cursor(draft, client)
+      const stays = row && sameHistory(row.epoch, epoch) && !moves(row, to.seq)
+      const moved: CursorRow = stays ? row : { epoch, seq: to.seq, time: group.now }
+      if (!stays) group.setCursor(draft, client, moved)
+      return () => ({ client, channel, ...moved })
+    })
+  }
+
+  #checkMove(draft: Draft, epoch: string, { seq, epoch: believed }: CursorMove): void {
+    const { name: channel, head, trimmed } = draft
+    const facts = { channel, epoch, trimmed, head }
+    if (believed !== undefined && !sameHistory(believed, epoch))
+      throw new TidemarkError('epoch-changed', `The epoch of ${channel} is ${epoch}, not ${believed}`, facts)
+    if (seq > head) throw new TidemarkError('ahead-of-head', `The head of ${channel} is ${head}, before ${seq}`, facts)
+  }
+
+  forget(client: string, channel: string): Promise<boolean> {
+    return this.#writer.submit(CHANGE_BYTES, (group) => {
+      const draft = group.find(channel) ?? noChannel(channel)
+      const existed = group.cursor(draft, client) !== undefined
+      if (existed) group.setCursor(draft, client, undefined)
+      return () => existed
+    })
+  }
+
+  async *cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor> {
+    await this.#opened()
+    if ('channel' in of) {
+      const { number } = this.#channels.need(of.channel)
+      for await (const [key, row] of this.#rows(cursorRange(number)))
+        yield { client: clientOfCursorKey(key), channel: of.channel, ...decodeCursor(key, row) }
+      return
+    }
+    for await (const [key] of this.#rows(clientRange(of.client))) {
+      const channel = channelOfClientKey(key)
+      // A deleted channel's cursors are cleared a little later than its name.
+      const cursor = this.#channels.get(channel) && (await this.cursor(of.client, channel))
+      if (cursor) yield cursor
+    }
+  }
+
+  trim(channel: string, upTo: number): Promise<ChannelInfo> {
+    const trimmed = this.#writer.submit(CHANGE_BYTES, (group) => {
+      const draft = group.find(channel) ?? noChannel(channel)
+      const target = Math.min(upTo, draft.head)
+      if (target > draft.trimmed) group.trim(draft, target)
+      return () => this.#channels.info(this.#channels.need(channel))
+    })
+    return trimmed.finally(() => this.#sweeper.start())
+  }
+
+  delete(channel: string): Promise<void> {
+    const deleted = this.#writer.submit(CHANGE_BYTES, (group) => {
+      group.delete(group.find(channel) ?? noChannel(channel))
+      return () => {}
+    })
+    return deleted.finally(() => this.#sweeper.start())
+  }
+
+  async *channels(prefix: string, after?: string): AsyncIterable<ChannelInfo> {
+    await this.#opened()
+    const { gte, lte } = nameRange(prefix)
+    const start = after !== undefined && Buffer.compare(nameKey(after), gte) >= 0 ? { gt: nameKey(after) } : { gte }
+    for await (const [key] of this.#rows({ ...start, lte })) {
+      const channel = this.#channels.get(nameOfKey(key))
+      if (channel) yield this.#channels.info(channel)
+    }
+  }
+
+  /** Rows of a range, read in pieces with no iterator held open between them: a slow caller pins nothing. */
+  async *#rows(range: { gt?: Uint8Array; gte?: Uint8Array; lte: Uint8Array }): AsyncIterable<[Uint8Array, Uint8Array]> {
+    for (let start: typeof range = range; ; ) {
+      await this.#opened()
+      const rows = await this.#store.db.iterator({ ...start, limit: LIST_ROWS }).all()
+      yield* rows
+      const end = rows.at(-1)
+      if (!end || rows.length < LIST_ROWS) return
+      start = { gt: end[0], lte: range.lte }
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.health().state === 'closed') return
+    await Promise.all([this.#writer.close(), this.#sweeper.close()])
+    this.#waiters.rejectAll(closing())
+    await this.#store.close()
+  }
+
+  /** Waits while the store is opened again after a failed write, but not for ever. */
+  async #opened(): Promise<void> {
+    const gate = this.#writer.gate
+    if (!gate) return
+    const signal = AbortSignal.timeout(GATE_MS)
+    const late = new Promise<never>((_, reject) => {
+      signal.addEventListener('abort', () => reject(unavailable(signal.reason)), { once: true })
+    })
+    await Promise.race([gate, late])
+  }
+
+  /** Memory follows disk; then readers wake; the writer answers after that. */
+  #written(group: Group): void {
+    const woken = new Set<string>()
+    for (const channel of group.deleted) {
+      this.#channels.forget(channel.name)
+      this.#tail.forget(channel.number)
+      woken.add(channel.name)
+    }
+    for (const { channel, blocks } of group.changed()) {
+      const before = this.#channels.get(channel.name)
+      this.#channels.set(channel)
+      if (blocks.length > 0) this.#tail.push(channel.number, blocks)
+      if (before && before.trimmed < channel.trimmed) this.#tail.trim(channel.number, channel.trimmed)
+      woken.add(channel.name)
+    }
+    for (const name of woken) this.#waiters.wake(name, this.#hasChanged)
+  }
+
+  #reopened(): void {
+    this.#channels.clear()
+    this.#tail.clear()
+    this.#waiters.wakeAll(this.#hasChanged)
+  }
+}
+
+function sizeOf(entries: readonly Append[]): number {
+  let bytes = 0
+  const names = new Set<string>()
+  if (entries.length === 0) throw new TidemarkError('bad-request', 'An append has at least one entry')
+  for (const { channel, body } of entries) {
+    if (body.count === 0) throw new TidemarkError('bad-request', 'An append has at least one event', { channel })
+    if (body.count > APPEND_EVENTS_MAX || body.bytes.length > BODY_BYTES_MAX)
+      throw new TidemarkError(
+        'too-large',
+        `An append holds at most ${APPEND_EVENTS_MAX} events, ${BODY_BYTES_MAX} bytes`,
+        {
+          ...{ channel, events: APPEND_EVENTS_MAX, bytes: BODY_BYTES_MAX },
+        },
+      )
+    if (names.has(channel)) throw new TidemarkError('bad-request', `${channel} stands twice in one append`, { channel })
+    names.add(channel)
+    bytes += body.bytes.length + CHANGE_BYTES
+  }
+  return bytes
+}
+
+const closing = (): TidemarkError => new TidemarkError('unavailable', 'The log is closing', { retryAfter: 1_000 })
+
+const unavailable = (cause: unknown): TidemarkError =>
+  new TidemarkError('unavailable', 'The log is not available now', { retryAfter: 1_000 }, { cause })

@@ -1,0 +1,232 @@
+/**
+ * A group: the appends and other changes that share one atomic, synced write.
+ *
+ * Changes are made on drafts, one for each channel that the group touches, so that a later change of the same group
+ * sees the earlier ones; nothing outside sees a draft before the write is on disk.
+ */
+import { randomBytes } from 'node:crypto'
+import { crc32 } from 'node:zlib'
+import { sealBlock } from '../../block.ts'
+import type { Body } from '../../body.ts'
+import { APPEND_EVENTS_MAX } from '../../event.ts'
+import type { Settings } from '../log.ts'
+import type { Channel, Channels } from './channels.ts'
+import {
+  blockKey,
+  type CursorRow,
+  clientKey,
+  cursorKey,
+  decodeCursor,
+  decodeNext,
+  encodeCursor,
+  encodeHead,
+  encodeName,
+  encodeNext,
+  encodeSweep,
+  headKey,
+  NEXT_KEY,
+  nameKey,
+  type ReceiptRow,
+  type SweepRow,
+  sweepKey,
+} from './keys.ts'
+import type { Batch, Store } from './store.ts'
+import { type TailBlock, tailBlock } from './tail.ts'
+
+/** Appends to one channel are merged into one block up to this size. */
+const MERGE_BYTES = 64 * 1024
+
+type Writable<T> = { -readonly [K in keyof T]: T[K] }
+
+/** A channel as it will be when the group is on disk. */
+export interface Draft extends Writable<Channel> {
+  /** Bodies that will be the next block, (blockAfter, head]. */
+  bodies: Body[]
+  blockAfter: number
+  blockBytes: number
+  /** Sealed blocks of this group. */
+  blocks: TailBlock[]
+  changed: boolean
+}
+
+export class Group {
+  /** Time of this group's blocks, ms; a channel's own time never falls below its last. */
+  readonly now: number
+  readonly #store: Store
+  readonly #channels: Channels
+  readonly #batch: Batch
+  readonly #drafts = new Map<string, Draft>()
+  readonly #cursors = new Map<string, { draft: Draft; client: string; row: CursorRow | undefined; isNew: boolean }>()
+  #receipts: Map<string, ReceiptRow> | undefined
+  readonly #deleted: Channel[] = []
+  #next: number | undefined
+  #bytes = 0
+
+  constructor(store: Store, channels: Channels) {
+    this.#store = store
+    this.#channels = channels
+    this.#batch = store.db.batch()
+    this.now = store.now()
+  }
+
+  /** The channel as this group leaves it. */
+  find(name: string): Draft | undefined {
+    const draft = this.#drafts.get(name)
+    if (draft) return draft
+    if (this.#deleted.some((channel) => channel.name === name)) return undefined
+    const channel = this.#channels.get(name)
+    return channel && this.#draft(channel)
+  }
+
+  /** A new channel, with a number that was never used and a life of its own. */
+  make(name: string, settings: Settings = {}): Draft {
+    if (this.#next === undefined) {
+      const row = this.#store.db.getSync(NEXT_KEY)
+      this.#next = row === undefined ? 1 : decodeNext(row)
+    }
+    const number = this.#next++
+    const life = randomBytes(5).toString('hex')
+    const draft = this.#draft({ name, number, settings, life, head: 0, trimmed: 0, time: 0, cleaned: 0, run: 0 })
+    draft.changed = true
+    this.configure(draft, settings)
+    return draft
+  }
+
+  configure(draft: Draft, settings: Settings): void {
+    draft.settings = settings
+    draft.changed = true
+    const key = nameKey(draft.name)
+    this.put(key, encodeName(key, { channel: draft.number, settings }))
+  }
+
+  /** Gives a body its seqs. */
+  append(draft: Draft, body: Body): { first: number; last: number } {
+    const events = draft.head - draft.blockAfter
+    if (draft.blockBytes + body.bytes.length > MERGE_BYTES || events + body.count > APPEND_EVENTS_MAX)
+      this.#sealOpen(draft)
+    draft.bodies.push(body)
+    draft.blockBytes += body.bytes.length
+    const first = draft.head + 1
+    draft.head += body.count
+    draft.time = Math.max(draft.time, this.now)
+    draft.changed = true
+    return { first, last: draft.head }
+  }
+
+  trim(draft: Draft, upTo: number): void {
+    draft.trimmed = upTo
+    draft.changed = true
+    this.sweepLater(draft.number, { upTo })
+  }
+
+  delete(draft: Draft): void {
+    this.#sealOpen(draft)
+    this.del(nameKey(draft.name))
+    this.del(headKey(draft.number))
+    this.sweepLater(draft.number, { upTo: draft.head, deleted: draft.name })
+    this.#drafts.delete(draft.name)
+    this.#deleted.push(draft)
+  }
+
+  sweepLater(channel: number, row: SweepRow): void {
+    const key = sweepKey(channel)
+    this.put(key, encodeSweep(key, row))
+  }
+
+  cursor(draft: Draft, client: string): CursorRow | undefined {
+    const planned = this.#cursors.get(`${draft.number}/${client}`)
+    if (planned) return planned.row
+    const key = cursorKey(draft.number, client)
+    const row = this.#store.db.getSync(key)
+    return row === undefined ? undefined : decodeCursor(key, row)
+  }
+
+  /** Of several moves of one cursor only the last is written. `undefined` deletes it. */
+  setCursor(draft: Draft, client: string, row: CursorRow | undefined): void {
+    const id = `${draft.number}/${client}`
+    const isNew = this.#cursors.get(id)?.isNew ?? this.cursor(draft, client) === undefined
+    this.#cursors.set(id, { draft, client, row, isNew })
+  }
+
+  /** The receipt that this group writes under a key. */
+  receipt(channel: number, key: string): ReceiptRow | undefined {
+    return this.#receipts?.get(`${channel}/${key}`)
+  }
+
+  setReceipt(channel: number, key: string, receipt: ReceiptRow): void {
+    this.#receipts ??= new Map()
+    this.#receipts.set(`${channel}/${key}`, receipt)
+  }
+
+  put(key: Uint8Array, value: Uint8Array): void {
+    this.#batch.put(key, value)
+    this.#bytes += key.length + value.length
+  }
+
+  del(key: Uint8Array): void {
+    this.#batch.del(key)
+    this.#bytes += key.length
+  }
+
+  /** Writes it all. Resolves with whether there was anything to write; a rejection is the writer's fail-stop. */
+  async write(): Promise<boolean> {
+    for (const draft of this.#drafts.values()) {
+      if (!draft.changed) continue
+      this.#sealOpen(draft)
+      const key = headKey(draft.number)
+      this.put(key, encodeHead(key, draft))
+    }
+    const gone = new Set(this.#deleted.map((channel) => channel.number))
+    for (const { draft, client, row, isNew } of this.#cursors.values()) {
+      if (gone.has(draft.number)) continue
+      const key = cursorKey(draft.number, client)
+      if (row) this.put(key, encodeCursor(key, row))
+      else this.del(key)
+      if (row && isNew) this.put(clientKey(client, draft.name), new Uint8Array())
+      if (!row) this.del(clientKey(client, draft.name))
+    }
+    if (this.#next !== undefined) this.put(NEXT_KEY, encodeNext(this.#next))
+    if (this.#batch.length === 0) {
+      await this.#batch.close()
+      return false
+    }
+    await this.#store.write(this.#batch, this.#bytes)
+    return true
+  }
+
+  /** Channels as they are now that the group is on disk, with their new blocks. */
+  *changed(): Iterable<{ channel: Channel; blocks: readonly TailBlock[] }> {
+    for (const draft of this.#drafts.values()) {
+      if (!draft.changed) continue
+      const { name, number, settings, life, head, trimmed, time, cleaned, run } = draft
+      yield { channel: { name, number, settings, life, head, trimmed, time, cleaned, run }, blocks: draft.blocks }
+    }
+  }
+
+  get deleted(): readonly Channel[] {
+    return this.#deleted
+  }
+
+  #draft(channel: Channel): Draft {
+    const draft: Draft = {
+      ...channel,
+      bodies: [],
+      blockAfter: channel.head,
+      blockBytes: 0,
+      blocks: [],
+      changed: false,
+    }
+    this.#drafts.set(channel.name, draft)
+    return draft
+  }
+
+  #sealOpen(draft: Draft): void {
+    if (draft.bodies.length === 0) return
+    const block = sealBlock(draft.name, draft.bodies, { after: draft.blockAfter, time: draft.time }, crc32)
+    this.put(blockKey(draft.number, draft.head), block)
+    draft.blocks.push(tailBlock(block))
+    draft.bodies = []
+    draft.blockBytes = 0
+    draft.blockAfter = draft.head
+  }
+}

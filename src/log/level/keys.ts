@@ -1,0 +1,240 @@
+/**
+ * The keys and rows of the embedded log. Nobody else builds a key.
+ *
+ *   e | channel u32 | last u64            → block
+ *   h | channel u32                       → head row: head, trimmed, time, cleaned, run, life
+ *   n | name                              → name row: channel u32, settings
+ *   c | channel u32 | client              → cursor: epoch, seq, time
+ *   d | client | 0 | channel name         → (nothing) written when a cursor is made, removed when it is deleted
+ *   i | day u32 | channel u32 | key       → receipt of an append under an idempotency key
+ *   x | channel u32                       → sweep: what trim or delete left behind, to be cleared
+ *   m | store                             → store row: format, life
+ *   m | commit                            → commit number of the newest write, and its time
+ *   m | next                              → next channel number; numbers are never reused
+ *
+ * One-byte prefixes, big-endian numbers. Keyed by `last`, the block that continues `after` is one forward seek.
+ * A block carries its own crc; every other row ends with the crc32 of key and value, so that a flipped bit or a
+ * misplaced row is found before it is believed.
+ */
+import { crc32 } from 'node:zlib'
+import { pack, unpack } from 'msgpackr'
+import { getU32, getU64, putU32, putU64 } from '../../bytes.ts'
+import { TidemarkError } from '../../errors.ts'
+import { SEQ_MAX } from '../../event.ts'
+import type { Settings } from '../log.ts'
+
+/** On-disk format of the whole store; a newer one is refused. */
+export const STORE_FORMAT = 1
+
+const PREFIX = { e: 0x65, h: 0x68, n: 0x6e, c: 0x63, d: 0x64, i: 0x69, x: 0x78, m: 0x6d } as const
+
+export const STORE_KEY = Buffer.from('mstore')
+export const COMMIT_KEY = Buffer.from('mcommit')
+export const NEXT_KEY = Buffer.from('mnext')
+
+export interface Range {
+  readonly gte: Uint8Array
+  readonly lte: Uint8Array
+}
+
+export function blockKey(channel: number, last: number): Uint8Array {
+  const key = Buffer.allocUnsafe(13)
+  key[0] = PREFIX.e
+  putU32(key, 1, channel)
+  putU64(key, 5, last)
+  return key
+}
+
+/** The blocks of a channel whose last seq is in first … last. */
+export const blockRange = (channel: number, first: number, last = SEQ_MAX): Range => ({
+  gte: blockKey(channel, first),
+  lte: blockKey(channel, last),
+})
+
+export const lastOfBlockKey = (key: Uint8Array): number => getU64(key, 5)
+export const channelOfKey = (key: Uint8Array): number => getU32(key, 1)
+
+const numbered = (prefix: number, channel: number, text = ''): Uint8Array => {
+  const key = Buffer.allocUnsafe(5 + Buffer.byteLength(text))
+  key[0] = prefix
+  putU32(key, 1, channel)
+  key.write(text, 5)
+  return key
+}
+
+const named = (prefix: number, text: string): Uint8Array => {
+  const key = Buffer.allocUnsafe(1 + Buffer.byteLength(text))
+  key[0] = prefix
+  key.write(text, 1)
+  return key
+}
+
+/** Every key that begins with these bytes. Names are ASCII, so 0xff ends any of them. */
+const startingWith = (start: Uint8Array): Range => ({ gte: start, lte: Buffer.concat([start, Buffer.from([0xff])]) })
+
+export const headKey = (channel: number): Uint8Array => numbered(PREFIX.h, channel)
+export const nameKey = (name: string): Uint8Array => named(PREFIX.n, name)
+export const nameRange = (prefix: string): Range => startingWith(nameKey(prefix))
+export const nameOfKey = (key: Uint8Array): string => Buffer.from(key).toString('latin1', 1)
+
+export const cursorKey = (channel: number, client: string): Uint8Array => numbered(PREFIX.c, channel, client)
+export const cursorRange = (channel: number): Range => startingWith(numbered(PREFIX.c, channel))
+export const clientOfCursorKey = (key: Uint8Array): string => Buffer.from(key).toString('latin1', 5)
+
+export const clientKey = (client: string, channel: string): Uint8Array => named(PREFIX.d, `${client}\0${channel}`)
+export const clientRange = (client: string): Range => startingWith(named(PREFIX.d, `${client}\0`))
+export const channelOfClientKey = (key: Uint8Array): string => {
+  const text = Buffer.from(key).toString('latin1', 1)
+  return text.slice(text.indexOf('\0') + 1)
+}
+
+export const sweepKey = (channel: number): Uint8Array => numbered(PREFIX.x, channel)
+export const SWEEPS: Range = startingWith(Buffer.from([PREFIX.x]))
+
+const DAY_MS = 86_400_000
+/** The day that a receipt is filed under; an expired day is one range. */
+export const dayOf = (ms: number): number => Math.floor(ms / DAY_MS)
+
+export function receiptKey(day: number, channel: number, key: string): Uint8Array {
+  const row = Buffer.allocUnsafe(9 + key.length)
+  row[0] = PREFIX.i
+  putU32(row, 1, day)
+  putU32(row, 5, channel)
+  row.write(key, 9, 'latin1')
+  return row
+}
+
+/** Receipts filed before `day`. */
+export const receiptsBefore = (day: number): Range => ({
+  gte: Buffer.from([PREFIX.i]),
+  lte: receiptKey(day - 1, 0xffffffff, '\xff'),
+})
+
+// ── Rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Appends the crc of key and value. */
+function seal(key: Uint8Array, value: Uint8Array): Uint8Array {
+  const row = Buffer.allocUnsafe(value.length + 4)
+  row.set(value)
+  putU32(row, value.length, crc32(value, crc32(key)))
+  return row
+}
+
+/** The value without its crc. Throws `data-loss` when it is not the row that was written under this key. */
+function unseal(key: Uint8Array, row: Uint8Array, what: string): Buffer {
+  const end = row.length - 4
+  const value = Buffer.from(row.buffer, row.byteOffset, Math.max(end, 0))
+  if (end < 0 || crc32(value, crc32(key)) !== getU32(row, end))
+    throw new TidemarkError('data-loss', `The ${what} row is damaged`, { row: what })
+  return value
+}
+
+export interface HeadRow {
+  readonly head: number
+  readonly trimmed: number
+  /** Of the newest event, ms. */
+  readonly time: number
+  /** Highest seq of a tombstone that compaction removed; 0 if none. */
+  readonly cleaned: number
+  /** Rises when compaction removes tombstones. */
+  readonly run: number
+  /** This history's own part of the epoch. */
+  readonly life: string
+}
+
+export function encodeHead(key: Uint8Array, h: HeadRow): Uint8Array {
+  const value = Buffer.allocUnsafe(36 + h.life.length)
+  putU64(value, 0, h.head)
+  putU64(value, 8, h.trimmed)
+  putU64(value, 16, h.time)
+  putU64(value, 24, h.cleaned)
+  putU32(value, 32, h.run)
+  value.write(h.life, 36, 'latin1')
+  return seal(key, value)
+}
+
+export function decodeHead(key: Uint8Array, row: Uint8Array): HeadRow {
+  const value = unseal(key, row, 'head')
+  return {
+    head: getU64(value, 0),
+    trimmed: getU64(value, 8),
+    time: getU64(value, 16),
+    cleaned: getU64(value, 24),
+    run: getU32(value, 32),
+    life: value.toString('latin1', 36),
+  }
+}
+
+/** Rows that are not on the hot path are MessagePack. */
+const encode =
+  <T>(_what: string) =>
+  (key: Uint8Array, value: T): Uint8Array =>
+    seal(key, pack(value))
+const decode =
+  <T>(what: string) =>
+  (key: Uint8Array, row: Uint8Array): T =>
+    unpack(unseal(key, row, what)) as T
+
+export interface NameRow {
+  readonly channel: number
+  readonly settings: Settings
+}
+export const encodeName = encode<NameRow>('name')
+export const decodeName = decode<NameRow>('name')
+
+export interface CursorRow {
+  readonly epoch: string
+  readonly seq: number
+  readonly time: number
+}
+export const encodeCursor = encode<CursorRow>('cursor')
+export const decodeCursor = decode<CursorRow>('cursor')
+
+export interface ReceiptRow {
+  /** crc32 of the append as it was sent: channels, bodies, expected seqs. */
+  readonly crc: number
+  readonly answers: readonly { channel: string; epoch: string; first: number; last: number }[]
+}
+export const encodeReceipt = encode<ReceiptRow>('receipt')
+export const decodeReceipt = decode<ReceiptRow>('receipt')
+
+/** `deleted` holds the name of a channel that is gone; otherwise blocks up to `upTo` are to be cleared. */
+export interface SweepRow {
+  readonly upTo: number
+  readonly deleted?: string
+}
+export const encodeSweep = encode<SweepRow>('sweep')
+export const decodeSweep = decode<SweepRow>('sweep')
+
+export interface StoreRow {
+  readonly format: number
+  readonly life: string
+}
+export const encodeStore = encode<StoreRow>('store')
+export const decodeStore = decode<StoreRow>('store')
+
+export interface CommitRow {
+  readonly commit: number
+  /** ms; never falls, so that receipts are filed under days that never go back. */
+  readonly time: number
+}
+
+export function encodeCommit(row: CommitRow): Uint8Array {
+  const value = Buffer.allocUnsafe(16)
+  putU64(value, 0, row.commit)
+  putU64(value, 8, row.time)
+  return seal(COMMIT_KEY, value)
+}
+
+export function decodeCommit(row: Uint8Array): CommitRow {
+  const value = unseal(COMMIT_KEY, row, 'commit')
+  return { commit: getU64(value, 0), time: getU64(value, 8) }
+}
+
+export function encodeNext(next: number): Uint8Array {
+  const value = Buffer.allocUnsafe(4)
+  putU32(value, 0, next)
+  return seal(NEXT_KEY, value)
+}
+
+export const decodeNext = (row: Uint8Array): number => getU32(unseal(NEXT_KEY, row, 'next'), 0)

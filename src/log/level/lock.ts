@@ -1,0 +1,96 @@
+/**
+ * The second lock on a log's directory, beside LevelDB's own LOCK file. LevelDB's is a POSIX lock: opening and closing
+ * the file anywhere in this process drops it. This one is a listening socket named after the directory's device and
+ * inode; the kernel frees it with the process, however that ends, and whoever finds it taken asks it who holds it.
+ */
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { connect, createServer, type Server } from 'node:net'
+import { join } from 'node:path'
+import { TidemarkError } from '../../errors.ts'
+
+const HOLDER_FILE = 'holder.json'
+const ASK_MS = 1_000
+
+interface Holder {
+  readonly pid: number
+  readonly since: string
+}
+
+export interface Lock {
+  release(): Promise<void>
+}
+
+/** @throws in-use { pid } */
+export async function takeLock(dir: string): Promise<Lock> {
+  const holder: Holder = { pid: process.pid, since: new Date().toISOString() }
+  const server = process.platform === 'linux' ? await listen(dir, socketName(dir), holder) : undefined
+  writeFileSync(join(dir, HOLDER_FILE), `${JSON.stringify(holder)}\n`)
+  return {
+    release: () =>
+      new Promise((resolve) => {
+        if (server) server.close(() => resolve())
+        else resolve()
+      }),
+  }
+}
+
+/** The refusal when a log is in use, naming who said it holds it. */
+export function inUse(dir: string, holder: Holder | undefined = readHolder(dir), cause?: unknown): TidemarkError {
+  const who = holder ? `process ${holder.pid}, since ${holder.since}` : 'another process'
+  return new TidemarkError('in-use', `The log in ${dir} is in use by ${who}`, holder ? { pid: holder.pid } : {}, {
+    cause,
+  })
+}
+
+/** An abstract socket: it lies in no directory and leaves nothing behind. One network namespace sees it; LOCK covers the rest. */
+function socketName(dir: string): string {
+  const { dev, ino } = statSync(dir, { bigint: true })
+  return `\0tidemark:${dev}:${ino}`
+}
+
+function listen(dir: string, name: string, holder: Holder): Promise<Server> {
+  return new Promise((resolve, reject) => {
+    const server = createServer((socket) => {
+      socket.on('error', () => socket.destroy())
+      socket.end(JSON.stringify(holder))
+    })
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EADDRINUSE') return reject(new TidemarkError('io-error', error.message, {}, { cause: error }))
+      ask(name).then((other) => reject(inUse(dir, other)), reject)
+    })
+    // A log that nobody uses any more must not keep the process alive.
+    server.listen(name, () => resolve(server.unref()))
+  })
+}
+
+function ask(name: string): Promise<Holder | undefined> {
+  return new Promise((resolve) => {
+    let text = ''
+    const done = (): void => {
+      socket.destroy()
+      resolve(parseHolder(text))
+    }
+    const socket = connect(name)
+    socket.setTimeout(ASK_MS, done)
+    socket.on('data', (chunk) => {
+      text += chunk
+    })
+    // A holder that can't answer still holds the log: it goes unnamed.
+    socket.on('error', done)
+    socket.on('end', done)
+  })
+}
+
+function readHolder(dir: string): Holder | undefined {
+  try {
+    return parseHolder(readFileSync(join(dir, HOLDER_FILE), 'utf8'))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+function parseHolder(text: string): Holder | undefined {
+  const match = /^\{"pid":(\d+),"since":"([0-9TZ:.-]+)"\}\s*$/.exec(text)
+  return match ? { pid: Number(match[1]), since: match[2]! } : undefined
+}

@@ -1,0 +1,100 @@
+/**
+ * The high-water mark: a small file outside LevelDB that remembers how far this store's commits have come.
+ *
+ * LevelDB opens without a word when its newest log file is missing or cut, and a directory put back from a copy looks
+ * whole. The mark tells: a store whose commit number is lower has lost acknowledged events; a mark with another inode
+ * than its own is part of a copied directory. (A snapshot of a whole disk keeps both: only a reader that is ahead of
+ * the head can tell that one.)
+ *
+ *   slot := magic u32 | life 10 bytes | pad u16 | commit u64 | inode u64 | crc32 u32         two slots, written in turn
+ */
+import { closeSync, fdatasync, fdatasyncSync, fstatSync, openSync, readSync, writeSync } from 'node:fs'
+import { crc32 } from 'node:zlib'
+import { getU32, getU64, putU32, putU64 } from '../../bytes.ts'
+
+const MAGIC = 0x544d4857
+const SLOT_BYTES = 36
+/** Slots lie in different disk sectors, so that a torn write spoils one of them. */
+const SLOT_STEP = 4_096
+/** The mark lags the store by at most this long after a power cut, ms. */
+const SYNC_EVERY_MS = 200
+
+export interface MarkState {
+  readonly life: string
+  readonly commit: number
+  /** True when the file is where it was written first (the inode that it remembers is its own). */
+  readonly original: boolean
+}
+
+export class Mark {
+  readonly #fd: number
+  readonly #inode: bigint
+  #turn = 0
+  #timer: NodeJS.Timeout | undefined
+  #onError: (error: Error) => void
+
+  private constructor(fd: number, onError: (error: Error) => void) {
+    this.#fd = fd
+    this.#inode = fstatSync(fd, { bigint: true }).ino
+    this.#onError = onError
+  }
+
+  /** Makes the file; it must not exist. The caller syncs its directory. */
+  static create(path: string, onError: (error: Error) => void): Mark {
+    return new Mark(openSync(path, 'wx+', 0o600), onError)
+  }
+
+  static open(path: string, onError: (error: Error) => void): Mark {
+    return new Mark(openSync(path, 'r+'), onError)
+  }
+
+  /** The newest whole slot; undefined when neither is. */
+  read(): MarkState | undefined {
+    let newest: MarkState | undefined
+    for (const turn of [0, 1]) {
+      const slot = Buffer.alloc(SLOT_BYTES)
+      if (readSync(this.#fd, slot, 0, SLOT_BYTES, turn * SLOT_STEP) < SLOT_BYTES) continue
+      if (getU32(slot, 0) !== MAGIC || crc32(slot.subarray(0, 32)) !== getU32(slot, 32)) continue
+      const commit = getU64(slot, 16)
+      if (newest && newest.commit >= commit) continue
+      newest = { life: slot.toString('latin1', 4, 14), commit, original: slot.readBigUInt64BE(24) === this.#inode }
+      this.#turn = 1 - turn
+    }
+    return newest
+  }
+
+  /** Remembers a commit that is on disk already; itself on disk within SYNC_EVERY_MS. */
+  write(life: string, commit: number): void {
+    const slot = Buffer.alloc(SLOT_BYTES)
+    putU32(slot, 0, MAGIC)
+    slot.write(life, 4, 'latin1')
+    putU64(slot, 16, commit)
+    slot.writeBigUInt64BE(this.#inode, 24)
+    putU32(slot, 32, crc32(slot.subarray(0, 32)))
+    writeSync(this.#fd, slot, 0, SLOT_BYTES, this.#turn * SLOT_STEP)
+    this.#turn = 1 - this.#turn
+    this.#timer ??= setTimeout(() => this.#syncSoon(), SYNC_EVERY_MS).unref()
+  }
+
+  sync(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    fdatasyncSync(this.#fd)
+  }
+
+  close(): void {
+    try {
+      this.sync()
+    } finally {
+      closeSync(this.#fd)
+    }
+  }
+
+  #syncSoon(): void {
+    // The handle stays in #timer until the sync is done, so that two never overlap.
+    fdatasync(this.#fd, (error) => {
+      this.#timer = undefined
+      if (error && error.code !== 'EBADF') this.#onError(error)
+    })
+  }
+}

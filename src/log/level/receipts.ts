@@ -1,0 +1,66 @@
+/**
+ * Receipts: an append under an idempotency key happens once. One row for each such append, written in the same batch as
+ * its events and filed under the day, the first channel and the key; kept for the id window at least, whatever trim and
+ * compaction remove meanwhile.
+ *
+ * Asked for when the append's turn comes: a retry stands behind the first try in the writer's queue, so it finds the
+ * first one's row, on disk or in its own group.
+ */
+import { crc32 } from 'node:zlib'
+import { TidemarkError } from '../../errors.ts'
+import type { Append } from '../log.ts'
+import type { Group } from './group.ts'
+import { dayOf, decodeReceipt, encodeReceipt, type ReceiptRow, receiptKey } from './keys.ts'
+import type { Store } from './store.ts'
+
+export class Receipts {
+  readonly #store: Store
+  readonly #idWindow: number
+
+  constructor(store: Store, idWindow: number) {
+    this.#store = store
+    this.#idWindow = idWindow
+  }
+
+  /**
+   * The first answer, when this append was made before.
+   * @throws key-reused when the key stands for another append
+   */
+  find(group: Group, entries: readonly Append[], key: string): ReceiptRow['answers'] | undefined {
+    const channel = group.find(entries[0]!.channel)
+    if (!channel) return undefined
+    const receipt = group.receipt(channel.number, key) ?? this.#onDisk(channel.number, key)
+    if (receipt && receipt.crc !== crcOf(entries))
+      throw new TidemarkError('key-reused', 'This idempotency key was used for another append', { idempotencyKey: key })
+    return receipt?.answers
+  }
+
+  put(group: Group, channel: number, entries: readonly Append[], key: string, answers: ReceiptRow['answers']): void {
+    const row = receiptKey(dayOf(group.now), channel, key)
+    const receipt = { crc: crcOf(entries), answers }
+    group.put(row, encodeReceipt(row, receipt))
+    group.setReceipt(channel, key, receipt)
+  }
+
+  #onDisk(channel: number, key: string): ReceiptRow | undefined {
+    const now = this.#store.now()
+    for (let day = dayOf(now); day >= dayOf(now - this.#idWindow); day--) {
+      const row = receiptKey(day, channel, key)
+      const value = this.#store.db.getSync(row)
+      if (value) return decodeReceipt(row, value)
+    }
+    return undefined
+  }
+}
+
+const utf8 = new TextEncoder()
+
+/** Tells whether two appends are the same as they were sent. */
+function crcOf(entries: readonly Append[]): number {
+  let crc = 0
+  for (const { channel, body, expectedSeq } of entries) {
+    crc = crc32(utf8.encode(`${channel}\n${body.count}\n${expectedSeq ?? ''}\n`), crc)
+    crc = crc32(body.bytes, crc)
+  }
+  return crc
+}

@@ -1,0 +1,335 @@
+/**
+ * The directory of an embedded log, and the LevelDB in it: opening with every guard, and one way to write.
+ *
+ *   DIR/            0700
+ *     store/        LevelDB
+ *     high-water    how far commits have come (mark.ts)
+ *     holder.json   who holds the lock (lock.ts)
+ */
+import { randomBytes } from 'node:crypto'
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, statfsSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import { type ChainedBatch, Level } from 'level'
+import { TidemarkError } from '../../errors.ts'
+import type { LogOptions } from '../open.ts'
+import { COMMIT_KEY, decodeCommit, decodeStore, encodeCommit, encodeStore, STORE_FORMAT, STORE_KEY } from './keys.ts'
+import { inUse, type Lock, takeLock } from './lock.ts'
+import { Mark } from './mark.ts'
+
+export type Db = Level<Uint8Array, Uint8Array>
+export type Batch = ChainedBatch<Db, Uint8Array, Uint8Array>
+export type Notice = NonNullable<LogOptions['onNotice']>
+
+const WRITE_BUFFER_BYTES = 16 * 1024 * 1024
+/** Free space below which a log that ran into a full disk is not opened again: LevelDB needs room to recover. */
+const RESERVE_BYTES = 64 * 1024 * 1024 + 4 * WRITE_BUFFER_BYTES
+/** What an operation takes in LevelDB's memory beyond its bytes, at least; a guess that only must not be too low. */
+const OPERATION_BYTES = 64
+
+const LEVEL_OPTIONS = {
+  keyEncoding: 'view',
+  valueEncoding: 'view',
+  // Uncompressed, a flipped bit stays in one value; snappy spreads it, or loses rows without a word.
+  compression: false,
+  writeBufferSize: WRITE_BUFFER_BYTES,
+  blockSize: 16 * 1024,
+  maxFileSize: 16 * 1024 * 1024,
+  cacheSize: 32 * 1024 * 1024,
+} as const
+
+export class Store {
+  readonly dir: string
+  readonly #lock: Lock
+  readonly #notice: Notice
+  #db: Db
+  #mark: Mark
+  /** The store's own part of every epoch. */
+  life: string
+  #commit: number
+  #time: number
+  #newestLog: number
+  #bytesSinceLog = 0
+
+  constructor(dir: string, lock: Lock, notice: Notice, db: Db, mark: Mark, rows: StoreRows) {
+    this.dir = dir
+    this.#lock = lock
+    this.#notice = notice
+    this.#db = db
+    this.#mark = mark
+    this.life = rows.life
+    this.#commit = rows.commit
+    this.#time = rows.time
+    this.#newestLog = newestLog(dir)
+  }
+
+  /** @throws in-use, data-loss, wrong-config (a copy, a foreign directory, a newer format), cannot-create, io-error */
+  static async open(options: LogOptions): Promise<Store> {
+    const dir = resolve(options.dir)
+    const notice = options.onNotice ?? (() => {})
+    // Events may be private: nothing in the directory is readable by others.
+    process.umask(0o077)
+    try {
+      mkdirSync(dir, { recursive: true, mode: 0o700 })
+    } catch (cause) {
+      throw new TidemarkError('cannot-create', `${dir} can not be made: ${(cause as Error).message}`, {}, { cause })
+    }
+    const lock = await takeLock(dir)
+    try {
+      return await openLocked(dir, lock, notice, options)
+    } catch (error) {
+      await lock.release()
+      throw error
+    }
+  }
+
+  get db(): Db {
+    return this.#db
+  }
+
+  get commit(): number {
+    return this.#commit
+  }
+
+  /** A clock that never goes back, not even over restarts; ms. */
+  now(): number {
+    this.#time = Math.max(this.#time, Date.now())
+    return this.#time
+  }
+
+  /**
+   * One atomic write, on disk when it resolves: LevelDB's log is synced, its directory too where the log file is new,
+   * and the high-water mark has moved.
+   *
+   * The caller adds operations to a chained batch: `db.batch(operations, options)` clones every one of them and is
+   * several times slower. After a rejection nothing may be acknowledged until `reopen`.
+   */
+  async write(batch: Batch, bytes: number): Promise<void> {
+    const commit = this.#commit + 1
+    batch.put(COMMIT_KEY, encodeCommit({ commit, time: this.now() }))
+    this.#bytesSinceLog += bytes + batch.length * OPERATION_BYTES
+    await batch.write({ sync: true })
+    // A log file is new only after the one before was filled. LevelDB syncs the file, never its directory entry.
+    if (this.#bytesSinceLog > WRITE_BUFFER_BYTES / 2) this.syncNewLog()
+    this.#commit = commit
+    try {
+      this.#mark.write(this.life, commit)
+      // From here on a missing store is a loss, not an interrupted creation.
+      if (commit === 1) this.#mark.sync()
+    } catch (error) {
+      // The commit itself is on disk; a mark that lags only sees less.
+      this.#notice('error', 'The high-water mark can not be written', { error: String(error) })
+    }
+  }
+
+  /** Starts a life: the store row and the mark say so, at this commit. */
+  async begin(life: string, commit: number): Promise<void> {
+    const batch = this.#db.batch()
+    batch.put(STORE_KEY, encodeStore(STORE_KEY, { format: STORE_FORMAT, life }))
+    batch.put(COMMIT_KEY, encodeCommit({ commit, time: this.now() }))
+    await batch.write({ sync: true })
+    this.life = life
+    this.#commit = commit
+    this.#mark.write(life, commit)
+    this.#mark.sync()
+  }
+
+  /** Syncs the directory when LevelDB has gone on to another log file. */
+  syncNewLog(): void {
+    const newest = newestLog(this.dir)
+    if (newest === this.#newestLog) return
+    syncDir(storeDir(this.dir))
+    this.#newestLog = newest
+    this.#bytesSinceLog = 0
+  }
+
+  /** True when there is room to open again after the disk was full. */
+  hasRoom(): boolean {
+    const { bavail, bsize, blocks } = statfsSync(this.dir)
+    // A disk smaller than the reserve is judged by its own size.
+    return bavail * bsize >= Math.min(RESERVE_BYTES, (blocks * bsize) / 4)
+  }
+
+  /**
+   * Closes LevelDB and opens it again, after a failed write: what is on disk then is the truth.
+   * @throws data-loss when acknowledged commits are gone; whatever LevelDB throws.
+   */
+  async reopen(): Promise<void> {
+    await this.#db.close()
+    const db = await openDb(this.dir, false)
+    const rows = readRows(db)
+    if (!rows || rows.life !== this.life || rows.commit < this.#commit) {
+      this.#db = db
+      throw new TidemarkError('data-loss', 'Acknowledged events are missing after the log was opened again')
+    }
+    this.#db = db
+    this.#commit = rows.commit
+    syncDir(storeDir(this.dir))
+    this.#newestLog = newestLog(this.dir)
+    this.#bytesSinceLog = 0
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.#db.close()
+      this.#mark.close()
+    } finally {
+      await this.#lock.release()
+    }
+  }
+}
+
+interface StoreRows {
+  readonly life: string
+  readonly commit: number
+  readonly time: number
+}
+
+const storeDir = (dir: string): string => join(dir, 'store')
+const markPath = (dir: string): string => join(dir, 'high-water')
+
+/** Exactly as long as a mark's slot holds. */
+const newLife = (): string => randomBytes(5).toString('hex')
+
+async function openLocked(dir: string, lock: Lock, notice: Notice, options: LogOptions): Promise<Store> {
+  const onMarkError = (error: Error): void =>
+    notice('error', 'The high-water mark can not be synced', { error: error.message })
+  const marked = existsSync(markPath(dir))
+  const stored = existsSync(storeDir(dir)) && readdirSync(storeDir(dir)).length > 0
+  if (!marked && !stored) return create(dir, lock, notice, onMarkError)
+
+  const mark = marked ? Mark.open(markPath(dir), onMarkError) : undefined
+  let db: Db | undefined
+  try {
+    const state = mark?.read()
+    // Nothing was ever acknowledged here: a creation that was interrupted may go on.
+    const unborn = state?.commit === 0
+    if (!stored && !unborn && options.acceptDataLoss !== true)
+      throw lost(dir, 'the store is gone, only its high-water mark is left', { marked: state?.commit ?? 'unreadable' })
+    db = await openDb(dir, unborn || !stored)
+    const found = readRows(db)
+    if (!found && stored && !unborn) throw lost(dir, 'the store holds no store row', {})
+    const rows = found ?? { life: newLife(), commit: 0, time: Date.now() }
+    const complaint = judge(dir, rows, state)
+    if (complaint && !accepts(complaint, options)) throw complaint
+    const store = new Store(dir, lock, notice, db, mark ?? Mark.create(markPath(dir), onMarkError), rows)
+    if (complaint) {
+      // The commit number goes on past both, whatever was accepted.
+      await store.begin(newLife(), Math.max(rows.commit, state?.commit ?? 0) + 1)
+      notice('warn', 'Opened all the same; every channel has a new epoch', { why: complaint.message })
+    } else if (!found) await store.begin(rows.life, 0)
+    else if (options.acceptDataLoss || options.acceptCopy) notice('info', 'Nothing to accept: the log is whole', {})
+    syncTree(dir)
+    return store
+  } catch (error) {
+    await db?.close()
+    mark?.close()
+    throw error
+  }
+}
+
+/** A directory that is truly new. The mark comes first, so that an interrupted creation is told from a loss. */
+async function create(dir: string, lock: Lock, notice: Notice, onMarkError: (error: Error) => void): Promise<Store> {
+  const strangers = readdirSync(dir).filter((name) => name !== 'holder.json' && name !== 'store')
+  if (strangers.length > 0)
+    throw new TidemarkError(
+      'wrong-config',
+      `${dir} is not empty and not a log: it holds ${strangers.slice(0, 3).join(', ')}`,
+    )
+  try {
+    const life = newLife()
+    const mark = Mark.create(markPath(dir), onMarkError)
+    mark.write(life, 0)
+    mark.sync()
+    syncDir(dir)
+    const db = await openDb(dir, true)
+    const store = new Store(dir, lock, notice, db, mark, { life, commit: 0, time: Date.now() })
+    await store.begin(life, 0)
+    syncTree(dir)
+    return store
+  } catch (error) {
+    if (error instanceof TidemarkError) throw error
+    throw new TidemarkError(
+      'cannot-create',
+      `No log can be made in ${dir}: ${(error as Error).message}`,
+      {},
+      { cause: error },
+    )
+  }
+}
+
+/** What is wrong with a store beside its mark; undefined when nothing is. */
+function judge(dir: string, rows: StoreRows, mark: ReturnType<Mark['read']>): TidemarkError | undefined {
+  if (!mark) return lost(dir, 'the high-water mark is missing or unreadable', { commit: rows.commit })
+  if (mark.commit === 0 && rows.commit === 0) return undefined
+  if (!mark.original)
+    return new TidemarkError(
+      'wrong-config',
+      `${dir} is a copy of another log. --accept-copy opens it as a log of its own, with new epochs`,
+      { copy: true },
+    )
+  if (mark.life !== rows.life) return lost(dir, 'the store is of another life than its high-water mark', {})
+  if (rows.commit < mark.commit)
+    return lost(dir, `commits ${rows.commit + 1}–${mark.commit} are gone`, { commit: rows.commit, marked: mark.commit })
+  return undefined
+}
+
+/** A copy is accepted as a copy; a loss only as a loss. */
+const accepts = (complaint: TidemarkError, options: LogOptions): boolean =>
+  complaint.code === 'wrong-config' ? options.acceptCopy === true : options.acceptDataLoss === true
+
+const lost = (dir: string, what: string, facts: Record<string, unknown>): TidemarkError =>
+  new TidemarkError(
+    'data-loss',
+    `Acknowledged events of ${dir} may be lost: ${what}. --accept-data-loss opens what is left, with new epochs`,
+    facts,
+  )
+
+async function openDb(dir: string, createIfMissing: boolean): Promise<Db> {
+  const db: Db = new Level(storeDir(dir), { ...LEVEL_OPTIONS, createIfMissing })
+  try {
+    await db.open()
+    return db
+  } catch (error) {
+    throw openError(dir, error)
+  }
+}
+
+function openError(dir: string, error: unknown): TidemarkError {
+  const cause = (error as { cause?: { code?: string; message?: string } }).cause
+  const message = cause?.message ?? String(error)
+  if (cause?.code === 'LEVEL_LOCKED') return inUse(dir, undefined, error)
+  if (cause?.code === 'LEVEL_CORRUPTION' || /does not exist|missing|CURRENT/.test(message))
+    return new TidemarkError('data-loss', `The store in ${dir} is damaged: ${message}`, {}, { cause: error })
+  return new TidemarkError('io-error', `The store in ${dir} does not open: ${message}`, {}, { cause: error })
+}
+
+/** Undefined when there is no store row yet. */
+function readRows(db: Db): StoreRows | undefined {
+  const row = db.getSync(STORE_KEY)
+  const commit = db.getSync(COMMIT_KEY)
+  if (row === undefined || commit === undefined) return undefined
+  const { format, life } = decodeStore(STORE_KEY, row)
+  if (format > STORE_FORMAT)
+    throw new TidemarkError('wrong-config', `The log has format ${format}; this version reads up to ${STORE_FORMAT}`)
+  return { life, ...decodeCommit(commit) }
+}
+
+/** Makes new names durable: LevelDB syncs files, never the directories that name them. */
+function syncTree(dir: string): void {
+  for (const path of [storeDir(dir), dir, dirname(dir)]) syncDir(path)
+}
+
+function syncDir(path: string): void {
+  const fd = openSync(path, 'r')
+  try {
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** Number of LevelDB's newest log file. */
+function newestLog(dir: string): number {
+  const logs = readdirSync(storeDir(dir)).filter((name) => name.endsWith('.log'))
+  return Math.max(0, ...logs.map((name) => Number.parseInt(name, 10)))
+}

@@ -1,0 +1,107 @@
+/**
+ * Clears what trim and delete left behind, and receipts whose days are over: in bounded slices through the one writer,
+ * so that appends go on between them. The sweep row makes it resumable: it is written with the trim or delete itself
+ * and removed with the last slice. What it removes is out of every reader's reach already.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+import {
+  blockRange,
+  channelOfKey,
+  clientKey,
+  clientOfCursorKey,
+  cursorRange,
+  dayOf,
+  decodeSweep,
+  type Range,
+  receiptsBefore,
+  SWEEPS,
+  sweepKey,
+} from './keys.ts'
+import type { Notice, Store } from './store.ts'
+import type { Writer } from './writer.ts'
+
+const SLICE_KEYS = 500
+const RECEIPTS_EVERY_MS = 3_600_000
+const RETRY_MS = 1_000
+
+export class Sweeper {
+  readonly #store: Store
+  readonly #writer: Writer
+  readonly #idWindow: number
+  readonly #notice: Notice
+  readonly #closing = new AbortController()
+  #again = false
+  #running: Promise<void> | undefined
+  #timer: NodeJS.Timeout
+
+  constructor(store: Store, writer: Writer, idWindow: number, notice: Notice) {
+    this.#store = store
+    this.#writer = writer
+    this.#idWindow = idWindow
+    this.#notice = notice
+    this.#timer = setInterval(() => this.start(), RECEIPTS_EVERY_MS).unref()
+    this.start()
+  }
+
+  /** Looks for work now; at once again when it is already looking. */
+  start(): void {
+    this.#again = true
+    this.#running ??= this.#run()
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer)
+    this.#closing.abort()
+    await this.#running
+  }
+
+  async #run(): Promise<void> {
+    while (this.#again && !this.#closing.signal.aborted) {
+      this.#again = false
+      try {
+        await this.#sweep()
+      } catch (error) {
+        if (this.#closing.signal.aborted) break
+        // A failed write is the writer's to mend; the rows are still there, so the work is only put off.
+        this.#notice('warn', 'Clearing trimmed events is put off', { why: String(error) })
+        this.#again = true
+        await delay(RETRY_MS, undefined, { ref: false })
+      }
+    }
+    this.#running = undefined
+  }
+
+  async #sweep(): Promise<void> {
+    const rows = await this.#store.db.iterator(SWEEPS).all()
+    for (const [key, row] of rows) {
+      const { upTo, deleted } = decodeSweep(key, row)
+      const channel = channelOfKey(key)
+      await this.#clear(blockRange(channel, 0, upTo))
+      if (deleted !== undefined) await this.#clear(cursorRange(channel), deleted)
+      await this.#writer.submit(100, (group) => {
+        const now = this.#store.db.getSync(key)
+        // A later trim wrote another row: its part is still to do.
+        if (now && decodeSweep(key, now).upTo === upTo) group.del(sweepKey(channel))
+        return () => {}
+      })
+    }
+    await this.#clear(receiptsBefore(dayOf(this.#store.now() - this.#idWindow)))
+  }
+
+  /** Deletes every key of a range, slice by slice; with a channel's name, the clients' side of its cursors too. */
+  async #clear(range: Range, channel?: string): Promise<void> {
+    for (;;) {
+      this.#closing.signal.throwIfAborted()
+      const keys = await this.#store.db.keys({ ...range, limit: SLICE_KEYS }).all()
+      if (keys.length === 0) return
+      await this.#writer.submit(keys.length * 20, (group) => {
+        for (const key of keys) {
+          group.del(key)
+          if (channel !== undefined) group.del(clientKey(clientOfCursorKey(key), channel))
+        }
+        return () => {}
+      })
+      if (keys.length < SLICE_KEYS) return
+    }
+  }
+}
