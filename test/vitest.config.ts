@@ -1,15 +1,26 @@
 import { defineConfig } from 'vitest/config'
 
-/** Tiers run one after another (two cores; each test starts real servers), files of a tier too where they load the machine. */
+/** One project for each part of the house, so that a part can be run alone: `npm test -- --project log`. */
+const project = (name: string, ...include: string[]) => ({ extends: true as const, test: { name, include } })
+
 export default defineConfig({
   test: {
     root: new URL('..', import.meta.url).pathname,
-    include: ['test/**/*.test.ts'],
     reporters: ['default', new URL('./closing-line.ts', import.meta.url).pathname],
     globalSetup: [new URL('./setup.ts', import.meta.url).pathname],
     testTimeout: 30_000,
     hookTimeout: 30_000,
+    // Two cores; most files start servers or other processes of their own.
     maxWorkers: 2,
     pool: 'forks',
+    projects: [
+      project('check', 'test/floors.test.ts', 'test/protocol.test.ts'),
+      project('words', 'test/block.test.ts', 'test/event.test.ts', 'test/golden/*.test.ts'),
+      project('log', 'test/log/*.test.ts'),
+      project('crash', 'test/crash/*.test.ts'),
+      project('doors', 'test/server/*.test.ts'),
+      project('client', 'test/client/*.test.ts'),
+      project('tools', 'test/tools/*.test.ts'),
+    ],
   },
 })

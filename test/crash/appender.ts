@@ -1,0 +1,88 @@
+/**
+ * The process that the crash tests kill: a mixed append load on one log, each answer told on stdout as it comes.
+ *
+ *   node appender.js DIR WORKERS SEED      lines: {"pid"} · {"n", "at": [[channel, epoch, first, last]…], "key"?, "dup"?} · {"failed": code, "n"} · {"saw": [channel, seq]}
+ *
+ * Event n carries { n, i, of }, so that whoever reads the log back knows which append it belongs to.
+ */
+import { writeSync } from 'node:fs'
+import { decodeBlock } from '../../src/block.ts'
+import { encodeBody } from '../../src/body.ts'
+import { toTidemarkError } from '../../src/errors.ts'
+import { Follower } from '../../src/log/follow.ts'
+import { openLog } from '../../src/log/open.ts'
+
+const [dir, workers, seed, startAt] = [
+  process.argv[2]!,
+  Number(process.argv[3]),
+  Number(process.argv[4]),
+  Number(process.argv[5]),
+]
+const CHANNELS = ['a', 'b', 'c/d', 'e']
+
+/** Told with one synchronous write: a line that the parent has is a line that was said before the kill. */
+const tell = (line: unknown): void => {
+  writeSync(1, `${JSON.stringify(line)}\n`)
+}
+
+let state = seed >>> 0
+/** Small, seeded, good enough to mix a load (mulberry32). */
+function random(below: number): number {
+  state = (state + 0x6d2b79f5) >>> 0
+  let t = Math.imul(state ^ (state >>> 15), state | 1)
+  t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
+  return ((t ^ (t >>> 14)) >>> 0) % below
+}
+
+const log = await openLog({ dir })
+let n = startAt
+
+function bodyOf(append: number, channel: string, count: number) {
+  const events = Array.from({ length: count }, (_, i) => ({
+    ...{ type: 'crash', key: null, id: null, contentType: null, to: null },
+    data: Buffer.from(JSON.stringify({ n: append, i, of: count, channel, pad: 'x'.repeat(random(300)) })),
+  }))
+  return encodeBody(events)
+}
+
+async function work(): Promise<void> {
+  for (;;) {
+    const append = n++
+    const several = random(5) === 0
+    const channels = several ? CHANNELS.slice(0, 2 + random(3)) : [CHANNELS[random(CHANNELS.length)]!]
+    const entries = channels.map((channel) => ({
+      channel,
+      body: bodyOf(append, channel, 1 + random(random(6) === 0 ? 200 : 4)),
+    }))
+    const key = random(3) === 0 ? `key-${append}` : undefined
+    const options = key === undefined ? {} : { idempotencyKey: key }
+    try {
+      const answers = await log.append(entries, options)
+      tell({ n: append, at: answers.map(({ channel, epoch, first, last }) => [channel, epoch, first, last]), key })
+      if (key !== undefined && random(2) === 0) {
+        const again = await log.append(entries, options)
+        if (!again[0]!.duplicate || again[0]!.first !== answers[0]!.first) tell({ twice: append })
+      }
+    } catch (error) {
+      tell({ failed: toTidemarkError(error).code, n: append })
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+  }
+}
+
+/** A reader beside the load: what it saw must never be taken back. */
+async function look(channel: string): Promise<void> {
+  const life = new AbortController().signal
+  const { follower } = await Follower.open(log, channel, { after: { at: 'earliest' } })
+  for (;;) {
+    const item = await follower.next({ events: 500, bytes: 1 << 20 })
+    if (item === undefined) await follower.changed(life)
+    else if (item.is === 'page') tell({ saw: [channel, decodeBlock(item.page.blocks.at(-1)!).at(-1)!.seq] })
+    else if (item.is !== 'caughtup') tell({ told: item.is, channel })
+  }
+}
+
+tell({ pid: process.pid })
+for (const channel of CHANNELS)
+  look(channel).catch((error) => tell({ lost: channel, code: toTidemarkError(error).code }))
+await Promise.all(Array.from({ length: workers }, work))
