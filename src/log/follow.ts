@@ -5,7 +5,7 @@
  * until the log has changed from this place (level-triggered), so that nothing can fall between history and live.
  */
 import { decodeBlock, readHeader } from '../block.ts'
-import { TidemarkError } from '../errors.ts'
+import { hasCode, TidemarkError } from '../errors.ts'
 import type { Position } from '../event.ts'
 import { type ChannelInfo, type Log, type Page, type Place, type ReadLimits, sameHistory } from './log.ts'
 
@@ -64,6 +64,17 @@ export class Follower {
   }
 
   async #open(from: From): Promise<Opened> {
+    for (;;) {
+      try {
+        return await this.#place(from)
+      } catch (error) {
+        // The channel was deleted or made anew while the place was looked for: look in what there is now.
+        if (!hasCode(error, 'no-channel') && !hasCode(error, 'epoch-changed')) throw error
+      }
+    }
+  }
+
+  async #place(from: From): Promise<Opened> {
     const info = await infoOrNone(this.#log, this.channel)
     if (info === undefined) {
       // A reader that knew a history of this channel must hear that it is gone.
@@ -219,7 +230,11 @@ async function seqBefore(log: Log, info: ChannelInfo, time: number): Promise<num
   let high = info.head
   while (low < high) {
     const middle = Math.floor((low + high) / 2)
-    const page = await log.read(info.channel, { epoch: info.epoch, after: middle }, ONE_BLOCK)
+    const page = await readOrTrimmed(log, info, middle)
+    if (typeof page === 'number') {
+      low = page
+      continue
+    }
     const block = page.blocks[0]
     if (block === undefined) return high
     const header = readHeader(block)
@@ -231,5 +246,15 @@ async function seqBefore(log: Log, info: ChannelInfo, time: number): Promise<num
     if (found) return found.seq - 1
     low = header.last
   }
-  return high
+  return Math.max(low, high)
+}
+
+/** One block at a place, or how far the channel has been trimmed past it meanwhile. */
+async function readOrTrimmed(log: Log, info: ChannelInfo, after: number): Promise<Page | number> {
+  try {
+    return await log.read(info.channel, { epoch: info.epoch, after }, ONE_BLOCK)
+  } catch (error) {
+    if (error instanceof TidemarkError && error.code === 'gap') return error.details.trimmed as number
+    throw error
+  }
 }

@@ -18,7 +18,7 @@ export class Life {
   readonly answers: Answer[] = []
   /** Newest seq that a reader saw, by channel. */
   readonly saw = new Map<string, number>()
-  readonly failures: { code: string; n: number; answersBefore: number }[] = []
+  readonly failures: { code: string; n: number; answersBefore: number; sawBefore: number }[] = []
   readonly complaints: unknown[] = []
   readonly ready: Promise<void>
   readonly over: Promise<void>
@@ -98,7 +98,12 @@ export class Life {
       const [channel, seq] = said.saw as [string, number]
       this.saw.set(channel, seq)
     } else if ('failed' in said)
-      this.failures.push({ code: said.failed as string, n: said.n as number, answersBefore: this.answers.length })
+      this.failures.push({
+        code: said.failed as string,
+        n: said.n as number,
+        answersBefore: this.answers.length,
+        sawBefore: this.saw.size,
+      })
     else this.complaints.push(said)
   }
 }

@@ -136,6 +136,8 @@ export class Waiters {
 
   wait(name: string, from: Place, signal: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
+      // An event that was fired already is not fired again.
+      if (signal.aborted) return reject(signal.reason)
       const ofSignal = this.#waitersOf(signal)
       const done = (): void => {
         ofSignal.delete(waiter)

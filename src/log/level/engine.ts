@@ -23,7 +23,7 @@ import {
   sameHistory,
 } from '../log.ts'
 import type { LogOptions } from '../open.ts'
-import { Channels, noChannel, Waiters } from './channels.ts'
+import { type Channel, Channels, noChannel, Waiters } from './channels.ts'
 import type { Draft, Group } from './group.ts'
 import {
   type CursorRow,
@@ -67,6 +67,7 @@ class LevelLog implements Log {
   readonly #writer: Writer
   readonly #sweeper: Sweeper
   readonly #receipts: Receipts
+  #closed: Promise<void> | undefined
 
   constructor(store: Store, options: LogOptions) {
     const idWindow = options.idWindow ?? DAY_MS
@@ -144,7 +145,6 @@ class LevelLog implements Log {
   async changed(channel: string, from: Place, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()
     await this.#opened()
-    if (this.health().state === 'closed') throw closing()
     if (this.#hasChanged(channel, from)) return
     return this.#waiters.wait(channel, from, signal)
   }
@@ -158,16 +158,21 @@ class LevelLog implements Log {
 
   configure(channel: string, settings: Settings): Promise<ChannelInfo> {
     return this.#writer.submit(CHANGE_BYTES, (group) => {
-      const draft = group.find(channel)
-      if (draft) group.configure(draft, settings)
-      else group.make(channel, settings)
-      return () => this.#channels.info(this.#channels.need(channel))
+      const known = group.find(channel)
+      const draft = known ?? group.make(channel, settings)
+      if (known) group.configure(known, settings)
+      // As it is now: a later change of the same group may delete the channel.
+      const info = this.#channels.info(draft)
+      return () => info
     })
   }
 
   async cursor(client: string, channel: string): Promise<Cursor | undefined> {
     await this.#opened()
-    const { number } = this.#channels.need(channel)
+    return this.#cursor(client, this.#channels.need(channel))
+  }
+
+  #cursor(client: string, { name: channel, number }: Channel): Cursor | undefined {
     const key = cursorKey(number, client)
     const row = this.#store.db.getSync(key)
     return row && { client, channel, ...decodeCursor(key, row) }
@@ -225,9 +230,10 @@ class LevelLog implements Log {
       return
     }
     for await (const [key] of this.#rows(clientRange(of.client))) {
-      const channel = channelOfClientKey(key)
+      await this.#opened()
+      const channel = this.#channels.get(channelOfClientKey(key))
       // A deleted channel's cursors are cleared a little later than its name.
-      const cursor = this.#channels.get(channel) && (await this.cursor(of.client, channel))
+      const cursor = channel && this.#cursor(of.client, channel)
       if (cursor) yield cursor
     }
   }
@@ -237,7 +243,8 @@ class LevelLog implements Log {
       const draft = group.find(channel) ?? noChannel(channel)
       const target = Math.min(upTo, draft.head)
       if (target > draft.trimmed) group.trim(draft, target)
-      return () => this.#channels.info(this.#channels.need(channel))
+      const info = this.#channels.info(draft)
+      return () => info
     })
     return trimmed.finally(() => this.#sweeper.start())
   }
@@ -272,22 +279,28 @@ class LevelLog implements Log {
     }
   }
 
-  async close(): Promise<void> {
-    if (this.health().state === 'closed') return
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
     await Promise.all([this.#writer.close(), this.#sweeper.close()])
     this.#waiters.rejectAll(closing())
     await this.#store.close()
   }
 
-  /** Waits while the store is opened again after a failed write, but not for ever. */
+  /** Waits while the store is opened again after a failed write, but not for ever. @throws unavailable */
   async #opened(): Promise<void> {
     const gate = this.#writer.gate
-    if (!gate) return
-    const signal = AbortSignal.timeout(GATE_MS)
-    const late = new Promise<never>((_, reject) => {
-      signal.addEventListener('abort', () => reject(unavailable(signal.reason)), { once: true })
-    })
-    await Promise.race([gate, late])
+    if (gate) {
+      const signal = AbortSignal.timeout(GATE_MS)
+      const late = new Promise<never>((_, reject) => {
+        signal.addEventListener('abort', () => reject(unavailable(signal.reason)), { once: true })
+      })
+      await Promise.race([gate, late])
+    }
+    if (this.health().state === 'closed') throw closing()
   }
 
   /** Memory follows disk; then readers wake; the writer answers after that. */

@@ -59,6 +59,10 @@ export async function readPage(
       }
       if (events >= limits.events || bytes >= limits.bytes) full = true
     }
+  } catch (error) {
+    // LevelDB found damage of its own where it reads with checks: index, footer, compressed blocks.
+    if ((error as { code?: string }).code !== 'LEVEL_CORRUPTION') throw error
+    if (blocks.length === 0) throw loss(head, String(error))
   } finally {
     await iterator.close()
   }

@@ -207,7 +207,8 @@ async function openLocked(dir: string, lock: Lock, notice: Notice, options: LogO
       throw lost(dir, 'the store is gone, only its high-water mark is left', { marked: state?.commit ?? 'unreadable' })
     db = await openDb(dir, unborn || !stored)
     const found = readRows(db)
-    if (!found && stored && !unborn) throw lost(dir, 'the store holds no store row', {})
+    if (!found && stored && !unborn && options.acceptDataLoss !== true)
+      throw lost(dir, 'the store holds no store row', {})
     const rows = found ?? { life: newLife(), commit: 0, time: Date.now() }
     const complaint = judge(dir, rows, state)
     if (complaint && !accepts(complaint, options)) throw complaint

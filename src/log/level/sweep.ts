@@ -9,6 +9,7 @@ import {
   channelOfKey,
   clientKey,
   clientOfCursorKey,
+  cursorKey,
   cursorRange,
   dayOf,
   decodeSweep,
@@ -95,9 +96,14 @@ export class Sweeper {
       const keys = await this.#store.db.keys({ ...range, limit: SLICE_KEYS }).all()
       if (keys.length === 0) return
       await this.#writer.submit(keys.length * 20, (group) => {
+        const anew = channel === undefined ? undefined : group.find(channel)
         for (const key of keys) {
           group.del(key)
-          if (channel !== undefined) group.del(clientKey(clientOfCursorKey(key), channel))
+          if (channel === undefined) continue
+          const client = clientOfCursorKey(key)
+          // The client may have a cursor in a channel of the same name made since.
+          const lives = anew && this.#store.db.getSync(cursorKey(anew.number, client)) !== undefined
+          if (!lives) group.del(clientKey(client, channel))
         }
         return () => {}
       })
