@@ -49,12 +49,32 @@ export function encodeBody(events: readonly NewEvent[]): Body {
   return writer.finish()
 }
 
+const SLAB_BYTES = 64 * 1024
+let slab = new Uint8Array(SLAB_BYTES)
+let slabAt = 0
+
+/** Small bodies share an array: making one costs more than filling it. */
+function allocate(bytes: number): Uint8Array {
+  if (bytes > SLAB_BYTES / 16) return new Uint8Array(bytes)
+  if (slabAt + bytes > SLAB_BYTES) {
+    slab = new Uint8Array(SLAB_BYTES)
+    slabAt = 0
+  }
+  slabAt += bytes
+  return slab.subarray(slabAt - bytes, slabAt)
+}
+
 /** Grows as events come, so that a door encodes while it parses. */
 export class BodyWriter {
-  #bytes = new Uint8Array(4_096)
+  #bytes: Uint8Array
   #at = 0
   #count = 0
   #flags = 0
+
+  /** `room`: how many bytes the body will have, about. */
+  constructor(room = 4_096) {
+    this.#bytes = allocate(room)
+  }
 
   get count(): number {
     return this.#count
@@ -81,13 +101,16 @@ export class BodyWriter {
       throw new TidemarkError('too-large', `An append holds at most ${BODY_BYTES_MAX} bytes`, { limit: BODY_BYTES_MAX })
   }
 
+  /** The body so far. Nothing is added after that. */
   finish(): Body {
-    return { bytes: this.#bytes.slice(0, this.#at), count: this.#count, flags: this.#flags }
+    const wasted = this.#bytes.length - this.#at
+    const bytes = wasted > this.#at ? this.#bytes.slice(0, this.#at) : this.#bytes.subarray(0, this.#at)
+    return { bytes, count: this.#count, flags: this.#flags }
   }
 
   #room(bytes: number): void {
     if (this.#at + bytes <= this.#bytes.length) return
-    const grown = new Uint8Array(Math.max(this.#bytes.length * 2, this.#at + bytes))
+    const grown = allocate(Math.max(this.#bytes.length * 2, this.#at + bytes))
     grown.set(this.#bytes.subarray(0, this.#at))
     this.#bytes = grown
   }
@@ -100,7 +123,7 @@ export class BodyWriter {
     }
     // Short ASCII, the common case, is written without a call out of JavaScript.
     this.#room(5 + text.length * 3)
-    if (text.length < 32 && this.#ascii(text)) return
+    if (text.length < 256 && this.#ascii(text)) return
     const encoded = utf8.encode(text)
     this.#head(encoded.length, 0xa0, 32, 0xd9)
     this.#bytes.set(encoded, this.#at)
@@ -109,14 +132,19 @@ export class BodyWriter {
 
   #ascii(text: string): boolean {
     const bytes = this.#bytes
-    const start = this.#at + 1
-    for (let i = 0; i < text.length; i++) {
+    const { length } = text
+    const start = this.#at + (length < 32 ? 1 : 2)
+    for (let i = 0; i < length; i++) {
       const c = text.charCodeAt(i)
       if (c > 127) return false
       bytes[start + i] = c
     }
-    bytes[this.#at] = 0xa0 | text.length
-    this.#at = start + text.length
+    if (length < 32) bytes[this.#at] = 0xa0 | length
+    else {
+      bytes[this.#at] = 0xd9
+      bytes[this.#at + 1] = length
+    }
+    this.#at = start + length
     return true
   }
 

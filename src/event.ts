@@ -91,8 +91,9 @@ const utf8 = new TextEncoder()
 
 export function checkKey(key: unknown): string {
   const fits = typeof key === 'string' && key.length > 0 && key.length <= KEY_BYTES_MAX && !CONTROL.test(key)
-  // Only a key that is not plain ASCII can be longer in bytes than in characters.
-  if (!fits || !isWellFormed(key) || utf8.encode(key).length > KEY_BYTES_MAX)
+  // A character is at most three bytes for each of its units; only a long key has to be encoded to know.
+  const tooLong = (text: string): boolean => text.length * 3 > KEY_BYTES_MAX && utf8.encode(text).length > KEY_BYTES_MAX
+  if (!fits || !isWellFormed(key) || tooLong(key))
     return refuse('key', 'is 1–1,024 bytes of UTF-8 without control characters')
   return key
 }
@@ -193,11 +194,14 @@ export function checkPosition(after: unknown): Position {
   return refuse('after', 'is a seq, earliest, head, head-50 or time:<RFC 3339>')
 }
 
-const RFC3339 = /^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)$/
+const RFC3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)$/
 
 /** RFC 3339 → milliseconds since 1970. */
 export function checkTime(text: unknown): number {
-  const ms = typeof text === 'string' && RFC3339.test(text) ? Date.parse(text) : Number.NaN
+  const [, year, month, day] = (typeof text === 'string' && RFC3339.exec(text)) || []
+  // Date.parse turns the 31st of a short month into a day of the next one.
+  const real = Number(day) <= new Date(Date.UTC(Number(year), Number(month), 0)).getUTCDate()
+  const ms = real ? Date.parse(text as string) : Number.NaN
   if (!(ms >= 0)) return refuse('time', 'is RFC 3339, for example 2026-11-22T18:48:00.123Z')
   return ms
 }

@@ -6,10 +6,13 @@ import type { Problem } from './errors.ts'
 
 export const SUBPROTOCOL = { json: 'tidemark.v1.json', msgpack: 'tidemark.v1.msgpack' } as const
 
-/** WebSocket close codes beyond RFC 6455. */
+/** WebSocket close codes that the server chooses; 1002, 1007, 1008 and 1009 come from the protocol itself. */
 export const CLOSE = {
   goingAway: 1001,
+  /** A text frame under the binary subprotocol, or the other way round. */
+  unsupported: 1003,
   tooBig: 1009,
+  internal: 1011,
   tryAgain: 1013,
   badFrame: 4400,
   unauthorized: 4401,
@@ -131,7 +134,7 @@ export type ClientMessage =
   | { op: 'hello'; ref?: Ref; token?: string; client?: string }
   | { op: 'subscribe'; ref?: Ref; channel: string; after?: number | string; cursor?: true; epoch?: string }
   | { op: 'unsubscribe'; ref?: Ref; channel: string }
-  | { op: 'commit'; ref?: Ref; channel: string; seq: number }
+  | { op: 'commit'; ref?: Ref; channel: string; seq: number; epoch?: string }
   | {
       op: 'append'
       ref: Ref
@@ -151,11 +154,19 @@ export interface WireLimits {
   appendEvents: number
 }
 
+/** A field that is `undefined` is not sent. */
 export type ServerMessage =
-  | { op: 'welcome'; ref?: Ref; server: string; client: string | null; heartbeat: number; limits: WireLimits }
+  | {
+      op: 'welcome'
+      ref?: Ref | undefined
+      server: string
+      client: string | null
+      heartbeat: number
+      limits: WireLimits
+    }
   | {
       op: 'subscribed'
-      ref?: Ref
+      ref?: Ref | undefined
       channel: string
       epoch: string | null
       after: number
@@ -179,8 +190,16 @@ export type ServerMessage =
       time: string
     }
   | ({ op: 'appended'; ref: Ref } & AppendedJson)
-  | { op: 'unsubscribed'; ref?: Ref; channel: string }
-  | { op: 'error'; ref?: Ref; channel?: string; code: string; detail: string; [detail: string]: unknown }
-  | { op: 'pong'; ref?: Ref }
+  | { op: 'unsubscribed'; ref?: Ref | undefined; channel: string }
+  | {
+      op: 'error'
+      ref?: Ref | undefined
+      channel?: string | undefined
+      code: string
+      detail: string
+      [detail: string]: unknown
+    }
+  | { op: 'pong'; ref?: Ref | undefined }
+  | { op: 'refreshed'; ref?: Ref | undefined }
   | { op: 'heartbeat' }
   | { op: 'switch'; streamer: 'off'; retryAfter: number }

@@ -1,0 +1,313 @@
+import { setImmediate } from 'node:timers/promises'
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import type { Log, ReadLimits } from '../../src/log/log.ts'
+import { openLog } from '../../src/log/open.ts'
+import { body, SEED, tempDir } from '../parts.ts'
+import { Model, type Send } from './model.ts'
+import { ALL, BLOCKWISE, eventsOf, list, readAll, valueIn, watched } from './reading.ts'
+
+const RUNS = 500
+const CHANNELS = ['a', 'a/b', 'b'] as const
+const CLIENTS = ['web', 'app'] as const
+const KEYS = ['k1', 'k2', 'k3'] as const
+
+/** A place in a channel, said so that it means something whatever the channel holds. */
+interface Where {
+  readonly channel: string
+  /** Thousandths of the way from 0 to a little beyond the head. */
+  readonly at: number
+  readonly epoch: 'none' | 'now' | 'old' | 'unknown'
+}
+
+type Step =
+  | { readonly verb: 'append'; readonly sends: readonly Planned[] }
+  | { readonly verb: 'retry'; readonly which: number; readonly changed: boolean }
+  | { readonly verb: 'read'; readonly where: Where; readonly limits: ReadLimits }
+  | { readonly verb: 'changed'; readonly where: Where }
+  | { readonly verb: 'commit' | 'seek'; readonly where: Where; readonly client: string }
+  | { readonly verb: 'forget'; readonly channel: string; readonly client: string }
+  | { readonly verb: 'trim'; readonly where: Where }
+  | { readonly verb: 'delete'; readonly channel: string }
+  | { readonly verb: 'configure'; readonly channel: string; readonly note: string }
+  | { readonly verb: 'reopen' }
+
+/** An append whose expected seqs are decided when its turn comes. */
+interface Planned {
+  readonly entries: readonly {
+    readonly channel: string
+    readonly values: readonly number[]
+    readonly expects: 'any' | 'right' | 'wrong'
+  }[]
+  readonly key: string | undefined
+}
+
+const channel = fc.constantFrom(...CHANNELS)
+const client = fc.constantFrom(...CLIENTS)
+const where: fc.Arbitrary<Where> = fc.record({
+  channel,
+  at: fc.nat(1_000),
+  epoch: fc.constantFrom('none', 'now', 'now', 'old', 'unknown'),
+})
+const entry = fc.record({
+  channel,
+  values: fc.array(fc.nat(99), { minLength: 1, maxLength: 6 }),
+  expects: fc.constantFrom('any' as const, 'any' as const, 'right' as const, 'wrong' as const),
+})
+const planned: fc.Arbitrary<Planned> = fc.record({
+  entries: fc.oneof(
+    { weight: 4, arbitrary: fc.tuple(entry) },
+    { weight: 1, arbitrary: fc.uniqueArray(entry, { selector: ({ channel }) => channel, minLength: 2, maxLength: 3 }) },
+  ),
+  key: fc.option(fc.constantFrom(...KEYS), { nil: undefined }),
+})
+const limits = fc.constantFrom(ALL, BLOCKWISE, { events: 5, bytes: 1e6 }, { events: 1e4, bytes: 150 })
+
+const step: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 10,
+    arbitrary: fc.record({
+      verb: fc.constant('append' as const),
+      sends: fc.array(planned, { minLength: 1, maxLength: 4 }),
+    }),
+  },
+  { weight: 3, arbitrary: fc.record({ verb: fc.constant('retry' as const), which: fc.nat(), changed: fc.boolean() }) },
+  { weight: 6, arbitrary: fc.record({ verb: fc.constant('read' as const), where, limits }) },
+  { weight: 2, arbitrary: fc.record({ verb: fc.constant('changed' as const), where }) },
+  { weight: 4, arbitrary: fc.record({ verb: fc.constantFrom('commit' as const, 'seek' as const), where, client }) },
+  { weight: 1, arbitrary: fc.record({ verb: fc.constant('forget' as const), channel, client }) },
+  { weight: 2, arbitrary: fc.record({ verb: fc.constant('trim' as const), where }) },
+  { weight: 1, arbitrary: fc.record({ verb: fc.constant('delete' as const), channel }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ verb: fc.constant('configure' as const), channel, note: fc.string({ maxLength: 5 }) }),
+  },
+  { weight: 1, arbitrary: fc.record({ verb: fc.constant('reopen' as const) }) },
+)
+
+/** A log under test and what it should be. */
+class Pair {
+  readonly model = new Model()
+  readonly #dir: string
+  readonly #tailBytes: number
+  log: Log
+
+  constructor(dir: string, tailBytes: number, log: Log) {
+    this.#dir = dir
+    this.#tailBytes = tailBytes
+    this.log = log
+  }
+
+  async take(step: Step): Promise<void> {
+    const { log, model } = this
+    switch (step.verb) {
+      case 'append':
+        return this.#append(step.sends.map((send) => () => this.#decide(send)))
+      case 'retry': {
+        const send = model.sent[step.which % Math.max(1, model.sent.length)]
+        if (!send) return
+        const [first, ...rest] = send.entries
+        return this.#append([
+          () => (step.changed ? { ...send, entries: [{ ...first!, values: [...first!.values, 7] }, ...rest] } : send),
+        ])
+      }
+      case 'read':
+        return this.#read(step.where, step.limits)
+      case 'changed':
+        return this.#changed(step.where)
+      case 'commit':
+      case 'seek': {
+        const { channel, after: seq, ...epoch } = this.#place(step.where)
+        const expected = model.move(step.verb, step.client, channel, seq, epoch.epoch)
+        const answer = await settled(log[step.verb](step.client, channel, { seq, ...epoch }))
+        return expect(answer).toMatchObject(
+          'code' in expected ? expected : { client: step.client, channel, ...expected },
+        )
+      }
+      case 'forget':
+        return expect(await settled(log.forget(step.client, step.channel))).toEqual(
+          like(model.forget(step.client, step.channel)),
+        )
+      case 'trim': {
+        const { channel, after } = this.#place(step.where)
+        return expect(await settled(log.trim(channel, after))).toMatchObject(model.trim(channel, after))
+      }
+      case 'delete':
+        return expect(await settled(log.delete(step.channel))).toEqual(like(model.delete(step.channel)))
+      case 'configure':
+        model.configure(step.channel, step.note)
+        this.#learn(step.channel, (await log.configure(step.channel, { note: step.note })).epoch)
+        return
+      case 'reopen':
+        await log.close()
+        this.log = await openLog({ dir: this.#dir, tailBytes: this.#tailBytes })
+        return this.whole()
+    }
+  }
+
+  /** Everything, held against the model. */
+  async whole(): Promise<void> {
+    const { log, model } = this
+    const names = [...model.channels.keys()].sort()
+    expect(
+      (await list(log.channels(''))).map(({ channel, epoch, head, trimmed, settings }) => ({
+        channel,
+        epoch,
+        head,
+        trimmed,
+        note: settings.note,
+      })),
+    ).toEqual(
+      names.map((channel) => {
+        const { epoch, trimmed, values, note } = model.channels.get(channel)!
+        return { channel, epoch, head: values.length, trimmed, note }
+      }),
+    )
+    for (const channel of names) {
+      const { trimmed, values, cursors, epoch } = model.channels.get(channel)!
+      const events = await readAll(log, channel, { epoch: epoch!, after: trimmed })
+      expect(events.map(({ seq }) => seq)).toEqual(values.map((_, i) => i + 1).slice(trimmed))
+      expect(events.map(valueIn)).toEqual(values.slice(trimmed))
+      const times = events.map(({ time }) => time)
+      expect(times).toEqual([...times].sort((a, b) => a - b))
+      expect((await list(log.cursors({ channel }))).map(({ client, seq }) => [client, seq])).toEqual(
+        [...cursors].map(([client, { seq }]) => [client, seq]).sort(),
+      )
+    }
+    for (const client of CLIENTS)
+      expect((await list(log.cursors({ client }))).map(({ channel, seq }) => [channel, seq])).toEqual(
+        names.flatMap((channel) => {
+          const cursor = model.channels.get(channel)!.cursors.get(client)
+          return cursor ? [[channel, cursor.seq]] : []
+        }),
+      )
+  }
+
+  /** Sent together, unawaited: the log takes them in the order in which they were sent. */
+  async #append(sends: readonly (() => Send)[]): Promise<void> {
+    const { log, model } = this
+    const outcomes = sends.map((decide) => {
+      const send = decide()
+      model.sent.push(send)
+      const entries = send.entries.map(({ values, ...entry }) => ({ ...entry, body: body(...values) }))
+      const answer = settled(log.append(entries, send.key === undefined ? {} : { idempotencyKey: send.key }))
+      return { expected: model.append(send), answer }
+    })
+    for (const { expected, answer } of outcomes) {
+      const answers = await answer
+      if ('code' in expected) {
+        expect(answers).toMatchObject(expected)
+        continue
+      }
+      const told = answers as {
+        channel: string
+        epoch: string
+        first: number
+        last: number
+        head: number
+        duplicate?: true
+      }[]
+      expect(told.map(({ channel, first, last }) => ({ channel, first, last }))).toEqual(expected.answers)
+      for (const { channel, epoch, last, head, duplicate } of told) {
+        expect(duplicate ?? false).toBe(expected.duplicate)
+        expect(head).toBeGreaterThanOrEqual(last)
+        if (!expected.duplicate) this.#learn(channel, epoch)
+      }
+    }
+  }
+
+  #decide({ entries, key }: Planned): Send {
+    return {
+      entries: entries.map(({ expects, ...entry }) => {
+        const head = this.model.head(entry.channel)
+        return expects === 'any' ? entry : { ...entry, expectedSeq: expects === 'right' ? head : head + 1 }
+      }),
+      ...(key !== undefined && { key }),
+    }
+  }
+
+  async #read(where: Where, limits: ReadLimits): Promise<void> {
+    const { channel, ...place } = this.#place(where)
+    const refused = this.model.judge(channel, place.epoch, place.after)
+    const page = await settled(this.log.read(channel, place, limits))
+    if (refused !== undefined) return expect(page).toMatchObject({ code: refused })
+    const { values, trimmed, epoch } = this.model.channels.get(channel)!
+    expect(page).toMatchObject({ channel, epoch, after: place.after, head: values.length, trimmed })
+    if ('code' in page) return
+    const events = eventsOf(page)
+    expect(events.map(({ seq }) => seq)).toEqual(values.map((_, i) => i + 1).slice(place.after, page.last))
+    expect(events.map(valueIn)).toEqual(values.slice(place.after, page.last))
+    expect(page.last > place.after || page.caughtUp).toBe(true)
+  }
+
+  async #changed(where: Where): Promise<void> {
+    const { channel, ...place } = this.#place(where)
+    const gone = new AbortController()
+    const waits = watched(this.log.changed(channel, place, gone.signal))
+    if (this.model.hasChanged(channel, place.epoch, place.after)) return waits.promise
+    for (const _ of [1, 2, 3]) await setImmediate()
+    expect(waits.settled).toBe(false)
+    gone.abort('enough')
+    await expect(waits.promise).rejects.toBe('enough')
+  }
+
+  #place({ channel, at, epoch }: Where): { channel: string; after: number; epoch?: string } {
+    const after = Math.floor((at / 1_000) * (this.model.head(channel) + 2))
+    const known = {
+      none: undefined,
+      now: this.model.channels.get(channel)?.epoch,
+      old: this.model.gone.get(channel)?.at(-1),
+      unknown: 'unknown',
+    }[epoch]
+    return { channel, after, ...(known !== undefined && { epoch: known }) }
+  }
+
+  /** An epoch stays for a channel's whole life, and is no other's. */
+  #learn(name: string, epoch: string): void {
+    const channel = this.model.channels.get(name)!
+    channel.epoch ??= epoch
+    expect(epoch).toBe(channel.epoch)
+    const others = [...this.model.channels].filter(([other]) => other !== name).map(([, { epoch }]) => epoch)
+    expect([...others, ...[...this.model.gone.values()].flat()]).not.toContain(epoch)
+  }
+}
+
+/** The answer, or code and details of the refusal. */
+const settled = <T>(answer: Promise<T>): Promise<T | { code: string }> =>
+  answer.catch((error) => ({ code: error.code, ...error.details }))
+
+/** A refusal by its code, anything else as it is. */
+const like = (expected: unknown): unknown =>
+  typeof expected === 'object' && expected !== null ? expect.objectContaining(expected) : expected
+
+test(`${RUNS} random histories over several channels, restarts included, are as the model says`, {
+  timeout: 180_000,
+}, async () => {
+  console.log(`model: TEST_SEED=${SEED}`)
+  const count: Record<string, number> = {}
+  const root = tempDir()
+  let runs = 0
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(step, { minLength: 1, maxLength: 40, size: 'max' }),
+      fc.constantFrom(0, 2_000, 1 << 20),
+      async (steps, tailBytes) => {
+        const dir = `${root}/${runs++}`
+        const pair = new Pair(dir, tailBytes, await openLog({ dir, tailBytes }))
+        try {
+          for (const step of steps) {
+            count[step.verb] = (count[step.verb] ?? 0) + 1
+            await pair.take(step)
+          }
+          await pair.whole()
+          await pair.take({ verb: 'reopen' })
+        } finally {
+          await pair.log.close()
+        }
+      },
+    ),
+    { seed: SEED, numRuns: RUNS },
+  )
+  console.log(`${runs} runs: ${JSON.stringify(count)}`)
+  expect(runs).toBeGreaterThanOrEqual(500)
+})

@@ -1,0 +1,132 @@
+/**
+ * The log as plain arrays: what every answer must be. Slow, simple, and right by inspection; the model test holds a
+ * real log against it.
+ */
+export interface Entry {
+  readonly channel: string
+  readonly values: readonly number[]
+  readonly expectedSeq?: number
+}
+
+export interface Send {
+  readonly entries: readonly Entry[]
+  readonly key?: string
+}
+
+interface ModelCursor {
+  readonly seq: number
+}
+
+interface ModelChannel {
+  /** Told apart by number here; the log's own epoch is learnt from its first answer. */
+  readonly life: number
+  epoch: string | undefined
+  trimmed: number
+  /** All that were ever appended: the event of seq n is values[n − 1]. */
+  readonly values: number[]
+  note: string | undefined
+  readonly cursors: Map<string, ModelCursor>
+  /** Of appends whose first channel this is. */
+  readonly receipts: Map<string, { readonly sent: string; readonly answers: readonly ModelAnswer[] }>
+}
+
+export interface ModelAnswer {
+  readonly channel: string
+  readonly first: number
+  readonly last: number
+}
+
+export type Outcome<T> = T | { readonly code: string; readonly [detail: string]: unknown }
+
+export class Model {
+  readonly channels = new Map<string, ModelChannel>()
+  /** Epochs of histories that are over, by channel. */
+  readonly gone = new Map<string, string[]>()
+  readonly sent: Send[] = []
+  #lives = 0
+
+  head(channel: string): number {
+    return this.channels.get(channel)?.values.length ?? 0
+  }
+
+  append(send: Send): Outcome<{ answers: readonly ModelAnswer[]; duplicate: boolean }> {
+    const sent = JSON.stringify(send.entries)
+    if (send.key !== undefined) {
+      const receipt = this.channels.get(send.entries[0]!.channel)?.receipts.get(send.key)
+      if (receipt) return receipt.sent === sent ? { answers: receipt.answers, duplicate: true } : { code: 'key-reused' }
+    }
+    for (const { channel, expectedSeq } of send.entries)
+      if (expectedSeq !== undefined && expectedSeq !== this.head(channel))
+        return { code: 'seq-conflict', channel, head: this.head(channel) }
+    const answers = send.entries.map(({ channel, values }) => {
+      const into = this.make(channel)
+      const first = into.values.length + 1
+      into.values.push(...values)
+      return { channel, first, last: into.values.length }
+    })
+    if (send.key !== undefined) this.channels.get(send.entries[0]!.channel)!.receipts.set(send.key, { sent, answers })
+    return { answers, duplicate: false }
+  }
+
+  make(name: string): ModelChannel {
+    const known = this.channels.get(name)
+    if (known) return known
+    const channel: ModelChannel = {
+      ...{ life: ++this.#lives, epoch: undefined, trimmed: 0, values: [], note: undefined },
+      ...{ cursors: new Map(), receipts: new Map() },
+    }
+    this.channels.set(name, channel)
+    return channel
+  }
+
+  /** The refusal of a place, or undefined when a reader may go on from it. */
+  judge(name: string, epoch: string | undefined, after: number): string | undefined {
+    const channel = this.channels.get(name)
+    if (!channel) return 'no-channel'
+    if (epoch !== undefined && epoch !== channel.epoch) return 'epoch-changed'
+    if (after > channel.values.length) return 'ahead-of-head'
+    return after < channel.trimmed ? 'gap' : undefined
+  }
+
+  /** True when `changed` must resolve at once. */
+  hasChanged(name: string, epoch: string | undefined, after: number): boolean {
+    const refusal = this.judge(name, epoch, after)
+    if (refusal === 'no-channel') return epoch !== undefined
+    return refusal !== undefined || after < this.head(name)
+  }
+
+  move(how: 'commit' | 'seek', client: string, name: string, seq: number, epoch?: string): Outcome<ModelCursor> {
+    const channel = this.channels.get(name)
+    if (!channel) return { code: 'no-channel' }
+    if (epoch !== undefined && epoch !== channel.epoch) return { code: 'epoch-changed' }
+    if (seq > channel.values.length) return { code: 'ahead-of-head', head: channel.values.length }
+    const cursor = channel.cursors.get(client)
+    if (how === 'commit' && cursor && cursor.seq >= seq) return cursor
+    const moved = { seq }
+    channel.cursors.set(client, moved)
+    return moved
+  }
+
+  forget(client: string, name: string): Outcome<boolean> {
+    return this.channels.get(name)?.cursors.delete(client) ?? { code: 'no-channel' }
+  }
+
+  trim(name: string, upTo: number): Outcome<{ trimmed: number; head: number }> {
+    const channel = this.channels.get(name)
+    if (!channel) return { code: 'no-channel' }
+    channel.trimmed = Math.max(channel.trimmed, Math.min(upTo, channel.values.length))
+    return { trimmed: channel.trimmed, head: channel.values.length }
+  }
+
+  configure(name: string, note: string): void {
+    this.make(name).note = note
+  }
+
+  delete(name: string): Outcome<undefined> {
+    const channel = this.channels.get(name)
+    if (!channel) return { code: 'no-channel' }
+    if (channel.epoch !== undefined) this.gone.set(name, [...(this.gone.get(name) ?? []), channel.epoch])
+    this.channels.delete(name)
+    return undefined
+  }
+}
