@@ -1,0 +1,181 @@
+/**
+ * A keyless server trusts its machine, not the pages that a browser on it happens to show. Real Chromium, three hostile
+ * pages: another port of this machine, a file, and a host name that was rebound to loopback.
+ */
+import { writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { type Browser, chromium, type Page } from 'playwright-core'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { hasCode } from '../../src/errors.ts'
+import { find } from '../machine.ts'
+import { body, tempDir } from '../parts.ts'
+import { startTestServer } from './serve.ts'
+
+const executablePath = find('chromium')
+const REBOUND = 'rebound.example'
+
+/** Runs in the page: tries every way in, and tells what came of each. */
+async function attack(base: string): Promise<Record<string, string>> {
+  const events = `${base}/v1/channels/stolen/events`
+  const secrets = `${base}/v1/channels/secrets/events?after=0`
+  const said: Record<string, string> = {}
+  const attempt = async (name: string, what: () => Promise<string>): Promise<void> => {
+    said[name] = await what().catch((error) => `refused: ${error}`)
+  }
+  const post = (type: string, mode: RequestMode) => async () => {
+    const answer = await fetch(events, {
+      method: 'POST',
+      mode,
+      headers: { 'content-type': type },
+      body: '{"data":"stolen"}',
+    })
+    return `${answer.status} ${await answer.text()}`
+  }
+  await attempt('text/plain', post('text/plain', 'cors'))
+  await attempt('text/plain without cors', post('text/plain', 'no-cors'))
+  await attempt('json', post('application/json', 'cors'))
+  await attempt('read', async () => (await fetch(secrets)).text())
+  await attempt('read without cors', async () => (await fetch(secrets, { mode: 'no-cors' })).text())
+  await attempt('poll', async () =>
+    (await fetch(`${base}/v1/poll`, { method: 'POST', body: '{"channels":{"secrets":{"after":0}}}' })).text(),
+  )
+  await attempt(
+    'script',
+    () =>
+      new Promise((resolve, reject) => {
+        const script = document.createElement('script')
+        script.src = secrets
+        script.onload = () => resolve('loaded')
+        script.onerror = () => reject(new Error('did not load'))
+        document.head.append(script)
+      }),
+  )
+  await attempt(
+    'form',
+    () =>
+      new Promise((resolve) => {
+        const frame = document.createElement('iframe')
+        frame.name = 'form-target'
+        document.body.append(frame)
+        const form = document.createElement('form')
+        Object.assign(form, { method: 'POST', action: events, enctype: 'text/plain', target: 'form-target' })
+        const field = document.createElement('input')
+        Object.assign(field, { name: '{"data":"', value: '"}' })
+        form.append(field)
+        document.body.append(form)
+        frame.onload = () => resolve('sent')
+        form.submit()
+      }),
+  )
+  await attempt(
+    'stream',
+    () =>
+      new Promise((resolve, reject) => {
+        const socket = new WebSocket(`${base.replace('http', 'ws')}/v1/stream`, 'tidemark.v1.json')
+        socket.onopen = () => resolve('open')
+        socket.onerror = () => reject(new Error('did not open'))
+      }),
+  )
+  await attempt(
+    'sse',
+    () =>
+      new Promise((resolve, reject) => {
+        const source = new EventSource(secrets)
+        source.onopen = () => resolve('open')
+        source.onerror = () => {
+          source.close()
+          reject(new Error('did not open'))
+        }
+      }),
+  )
+  return said
+}
+
+describe.skipIf(!executablePath)('pages that may not call', () => {
+  let browser: Browser
+  beforeAll(async () => {
+    browser = await chromium.launch({
+      executablePath: executablePath!,
+      args: [
+        '--no-sandbox',
+        '--disable-quic',
+        '--disable-background-networking',
+        // The browser's own wall against such pages is down: the server must refuse them by itself.
+        '--disable-features=LocalNetworkAccessChecks',
+        `--host-resolver-rules=MAP ${REBOUND} 127.0.0.1`,
+      ],
+    })
+  })
+  afterAll(() => browser?.close())
+
+  async function server() {
+    const { url, log, server } = await startTestServer()
+    await log.append([{ channel: 'secrets', body: body('a secret') }])
+    return { url, log, port: server.port }
+  }
+
+  async function newPage(): Promise<Page> {
+    const page = await browser.newPage()
+    onTestFinished(() => page.close())
+    return page
+  }
+
+  async function expectRefused(
+    page: Page,
+    base: string,
+    log: Awaited<ReturnType<typeof server>>['log'],
+  ): Promise<void> {
+    const said = await page.evaluate(attack, base)
+    for (const [way, what] of Object.entries(said)) {
+      expect(what, way).not.toContain('a secret')
+      expect(what, way).not.toMatch(/^(?:20|open|loaded)/)
+    }
+    await expect(log.info('stolen')).rejects.toSatisfy((error) => hasCode(error, 'no-channel'))
+  }
+
+  test('a page on another port can neither append, read nor open the stream', async () => {
+    const { url, log } = await server()
+    const other = createServer((_, res) => res.setHeader('content-type', 'text/html').end('<body>hostile</body>'))
+    await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => void other.close())
+    const page = await newPage()
+    await page.goto(`http://127.0.0.1:${(other.address() as AddressInfo).port}/`)
+    await expectRefused(page, url, log)
+  })
+
+  test('a file can neither append, read nor open the stream', async () => {
+    const { url, log } = await server()
+    const file = join(tempDir(), 'hostile.html')
+    writeFileSync(file, '<body>hostile</body>')
+    const page = await newPage()
+    await page.goto(`file://${file}`)
+    await expectRefused(page, url, log)
+  })
+
+  test('a host name that was rebound to this machine can neither append, read nor open the stream', async () => {
+    const { log, port } = await server()
+    const base = `http://${REBOUND}:${port}`
+    const page = await newPage()
+    // The page itself came from the attacker's server, before the name was rebound.
+    await page.route(`${base}/`, (route) => route.fulfill({ contentType: 'text/html', body: '<body>hostile</body>' }))
+    await page.goto(`${base}/`)
+    await expectRefused(page, base, log)
+  })
+
+  test('a page of the server itself appends, reads and opens the stream', async () => {
+    const { url, log } = await server()
+    const page = await newPage()
+    await page.route(`${url}/own.html`, (route) =>
+      route.fulfill({ contentType: 'text/html', body: '<body>own</body>' }),
+    )
+    await page.goto(`${url}/own.html`)
+    const said = await page.evaluate(attack, url)
+    expect(said.json).toMatch(/^201/)
+    expect(said.read).toContain('a secret')
+    expect(said.stream).toBe('open')
+    expect(said.sse).toBe('open')
+    expect((await log.info('stolen')).head).toBeGreaterThan(0)
+  })
+})
