@@ -1,0 +1,139 @@
+/** The calls about channels as a whole: list, look, set, trim, compact, delete. */
+import { TidemarkError } from '../errors.ts'
+import { checkTime, formatTime, isSystemChannel } from '../event.ts'
+import { seqAt } from '../log/follow.ts'
+import type { ChannelInfo, Log } from '../log/log.ts'
+import type { App } from './app.ts'
+import type { Doors } from './doors.ts'
+import * as schemas from './schemas.ts'
+
+const infoJson = (info: ChannelInfo) => ({ ...info, time: info.time === 0 ? null : formatTime(info.time) })
+
+export function addChannels(app: App, doors: Doors): void {
+  const { log } = doors
+  const tags = ['channels']
+
+  app.get(
+    '/v1/channels',
+    {
+      schema: {
+        tags,
+        summary: 'Channels by name',
+        querystring: schemas.ListChannels,
+        response: { 200: schemas.Channels, default: schemas.Refusal },
+      },
+    },
+    async ({ query: { prefix, after, limit } }) => {
+      const channels: ReturnType<typeof infoJson>[] = []
+      for await (const info of log.channels(prefix, after)) {
+        if (channels.length === limit) return { channels, next: channels.at(-1)!.channel }
+        channels.push(infoJson(info))
+      }
+      return { channels }
+    },
+  )
+
+  app.get(
+    '/v1/channels/:channel',
+    {
+      schema: {
+        tags,
+        summary: 'One channel',
+        params: schemas.ChannelPath,
+        querystring: schemas.NoQuery,
+        response: { 200: schemas.ChannelInfo, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel } }) => infoJson(await log.info(channel)),
+  )
+
+  app.put(
+    '/v1/channels/:channel',
+    {
+      schema: {
+        tags,
+        summary: 'Make a channel, or replace its settings',
+        params: schemas.ChannelPath,
+        querystring: schemas.NoQuery,
+        body: schemas.Settings,
+        response: { 200: schemas.ChannelInfo, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel }, body: { note } }) =>
+      infoJson(await log.configure(notOurs(channel), note === undefined ? {} : { note })),
+  )
+
+  app.delete(
+    '/v1/channels/:channel',
+    {
+      schema: {
+        tags,
+        summary: 'End the history of a channel',
+        description: 'Durable when answered. The name may be used again, under another epoch.',
+        params: schemas.ChannelPath,
+        querystring: schemas.NoQuery,
+        response: { 204: schemas.Nothing, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel } }, reply) => {
+      await log.delete(notOurs(channel))
+      return reply.code(204).send()
+    },
+  )
+
+  app.post(
+    '/v1/channels/:channel/trim',
+    {
+      schema: {
+        tags,
+        summary: 'Drop old events',
+        description: 'Durable when answered. Less than is trimmed already changes nothing.',
+        params: schemas.ChannelPath,
+        querystring: schemas.NoQuery,
+        body: schemas.Trim,
+        response: { 200: schemas.ChannelInfo, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel }, body }) =>
+      infoJson(await log.trim(notOurs(channel), await lastToDrop(log, channel, body))),
+  )
+
+  app.post(
+    '/v1/channels/:channel/compact',
+    {
+      schema: {
+        tags,
+        summary: 'Keep the newest event of each key',
+        params: schemas.ChannelPath,
+        querystring: schemas.NoQuery,
+        body: schemas.Compact,
+        response: { default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel } }) => {
+      await log.info(notOurs(channel))
+      throw new TidemarkError('not-supported', 'This server does not compact', { capability: 'compact' })
+    },
+  )
+}
+
+/** System channels are read by everybody and changed by the server alone. */
+function notOurs(channel: string): string {
+  if (isSystemChannel(channel))
+    throw new TidemarkError('forbidden', 'Names beginning with _ are the system’s', { channel })
+  return channel
+}
+
+/** The seq that a trim goes up to; exactly one of the three is given. */
+async function lastToDrop(
+  log: Log,
+  channel: string,
+  trim: { upTo?: number | undefined; olderThan?: number | string | undefined; keepLast?: number | undefined },
+): Promise<number> {
+  if (trim.upTo !== undefined) return trim.upTo
+  const info = await log.info(channel)
+  if (trim.keepLast !== undefined) return Math.max(info.head - trim.keepLast, 0)
+  const { olderThan } = trim
+  const time = typeof olderThan === 'number' ? Date.now() - olderThan * 1_000 : checkTime(olderThan)
+  return seqAt(log, info, { at: 'time', time })
+}

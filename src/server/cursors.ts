@@ -1,0 +1,152 @@
+/** The calls about cursors: what a client has handled in a channel, and how far behind it is. */
+import { Readable } from 'node:stream'
+import { TidemarkError } from '../errors.ts'
+import { formatTime, JSON_TYPE } from '../event.ts'
+import { infoOrNone } from '../log/follow.ts'
+import { type ChannelInfo, type Cursor, type Log, sameHistory } from '../log/log.ts'
+import type { CursorJson } from '../wire.ts'
+import { type App, sendAsIs } from './app.ts'
+import type { Doors } from './doors.ts'
+import * as schemas from './schemas.ts'
+
+/** A long list is written in pieces of about this many characters. */
+const LIST_PIECE = 16_384
+
+/** A cursor as it is answered. One of an older history lags by all that the channel retains. */
+export function cursorJson(cursor: Cursor, info: ChannelInfo): CursorJson {
+  const { client, channel, epoch, seq, time } = cursor
+  const from = sameHistory(epoch, info.epoch) ? Math.max(seq, info.trimmed) : info.trimmed
+  return { client, channel, epoch, seq, lag: Math.max(info.head - from, 0), time: formatTime(time) }
+}
+
+export function addCursors(app: App, doors: Doors): void {
+  const { log } = doors
+  const tags = ['cursors']
+
+  app.get(
+    '/v1/channels/:channel/cursors/:client',
+    {
+      schema: {
+        tags,
+        summary: 'One cursor',
+        params: schemas.CursorPath,
+        querystring: schemas.NoQuery,
+        response: { 200: schemas.Cursor, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel, client } }) => {
+      const cursor = await log.cursor(client, channel)
+      if (cursor === undefined) throw neverSet(client, channel)
+      return cursorJson(cursor, await log.info(channel))
+    },
+  )
+
+  app.put(
+    '/v1/channels/:channel/cursors/:client',
+    {
+      schema: {
+        tags,
+        summary: 'Commit (forward only) or seek',
+        description: 'A lower seq without `seek` is no error: the cursor is answered as it stands.',
+        params: schemas.CursorPath,
+        querystring: schemas.NoQuery,
+        body: schemas.CursorMove,
+        response: { 200: schemas.Cursor, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel, client }, body: { seq, epoch, seek } }) => {
+      const to = epoch === undefined ? { seq } : { seq, epoch }
+      const cursor = seek ? await log.seek(client, channel, to) : await log.commit(client, channel, to)
+      return cursorJson(cursor, await log.info(channel))
+    },
+  )
+
+  app.delete(
+    '/v1/channels/:channel/cursors/:client',
+    {
+      schema: {
+        tags,
+        summary: 'Forget a cursor',
+        params: schemas.CursorPath,
+        querystring: schemas.NoQuery,
+        response: { 204: schemas.Nothing, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel, client } }, reply) => {
+      if (!(await log.forget(client, channel))) throw neverSet(client, channel)
+      return reply.code(204).send()
+    },
+  )
+
+  app.get(
+    '/v1/channels/:channel/cursors',
+    {
+      schema: {
+        tags,
+        summary: 'All cursors of a channel, with their lag',
+        params: schemas.ChannelPath,
+        querystring: schemas.NoQuery,
+        response: { 200: schemas.Cursors, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel } }, reply) => {
+      const info = await log.info(channel)
+      return sendAsIs(
+        reply,
+        JSON_TYPE,
+        cursorList(log.cursors({ channel }), () => info),
+      )
+    },
+  )
+
+  app.get(
+    '/v1/cursors/:client',
+    {
+      schema: {
+        tags,
+        summary: 'All cursors of a client, with their lag',
+        params: schemas.ClientPath,
+        querystring: schemas.NoQuery,
+        response: { 200: schemas.Cursors, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { client } }, reply) =>
+      sendAsIs(
+        reply,
+        JSON_TYPE,
+        cursorList(log.cursors({ client }), ({ channel }) => infoOrNone(log, channel)),
+      ),
+  )
+}
+
+const neverSet = (client: string, channel: string): TidemarkError =>
+  new TidemarkError('not-found', 'This client has no cursor in this channel: it stands at earliest', {
+    client,
+    channel,
+  })
+
+/**
+ * `{"cursors":[…]}`, written as the log gives them out: a channel may have any number. A failure on the way cuts the
+ * connection, so that half a list never looks whole.
+ */
+function cursorList(
+  cursors: ReturnType<Log['cursors']>,
+  infoOf: (cursor: Cursor) => ChannelInfo | undefined | Promise<ChannelInfo | undefined>,
+): Readable {
+  async function* texts() {
+    let text = '{"cursors":['
+    let comma = ''
+    for await (const cursor of cursors) {
+      const info = await infoOf(cursor)
+      // Its channel was deleted since it was listed.
+      if (info === undefined) continue
+      text += comma + JSON.stringify(cursorJson(cursor, info))
+      comma = ','
+      if (text.length < LIST_PIECE) continue
+      yield text
+      text = ''
+    }
+    yield `${text}]}`
+  }
+  return Readable.from(texts(), { objectMode: false })
+}

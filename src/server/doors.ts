@@ -1,0 +1,46 @@
+/**
+ * What every door is given: the log, and what the doors of one server share.
+ *
+ * A handler of a door throws; the server's front (server.ts) turns what was thrown into a problem, logs it with its
+ * code and counts it. A handler that has sent its headers already ends its answer itself and calls `Doors.failed`.
+ */
+import type { Logger } from 'pino'
+import type { Log } from '../log/log.ts'
+import type { Metrics } from './metrics.ts'
+import type { StreamerSwitch } from './switch.ts'
+
+export interface DoorSettings {
+  /** Name and version of this server, told in `welcome` and in /v1/admin/status: `tidemark/0.1.0`. */
+  readonly server: string
+  /**
+   * Prefix of the calls without a slash at its end, `/v1` unless configured. Only for texts that name an address:
+   * the front rewrites `req.url` so that handlers always see `/v1/…`.
+   */
+  readonly path: string
+  /** Clients that are sent away (a stop, the switch) spread their return over this window, ms. */
+  readonly retryWindow: number
+}
+
+export interface Doors {
+  readonly log: Log
+  readonly switch: StreamerSwitch
+  /** Never given event data, credentials or query strings. */
+  readonly logger: Logger
+  readonly metrics: Metrics
+  /**
+   * Aborts when the server begins to stop, before it stops accepting: waiting polls answer their empty page, SSE
+   * streams end, no new wait begins. Appends are taken and answered until their connection closes.
+   */
+  readonly stopping: AbortSignal
+  readonly settings: DoorSettings
+  /**
+   * Logs and counts a failure that was told to a caller in the door's own way (an `error` message, a broken stream).
+   * Refusals of ours are one line with the code; what is `internal` is logged with its cause.
+   */
+  failed(door: 'http' | 'sse' | 'stream', error: unknown, facts?: Readonly<Record<string, unknown>>): void
+}
+
+/** A random hint in 0 … retryWindow: when a client that is sent away should come back, ms. */
+export function retryAfter(doors: Doors): number {
+  return Math.floor(Math.random() * doors.settings.retryWindow)
+}

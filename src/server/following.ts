@@ -1,0 +1,231 @@
+/**
+ * All that one socket follows: its subscriptions take turns, page by page, while the socket has room. Nothing waits
+ * here: events stay in the log until their turn.
+ */
+import { TidemarkError, toTidemarkError } from '../errors.ts'
+import { formatTime } from '../event.ts'
+import { Follower, type From } from '../log/follow.ts'
+import { sameHistory } from '../log/log.ts'
+import { CLOSE, type Ref } from '../wire.ts'
+import type { CommitRequest, SubscribeRequest } from './intake.ts'
+import { refuse } from './json.ts'
+import type { Turn } from './rounds.ts'
+import type { Session } from './session.ts'
+import { Subscription } from './subscription.ts'
+
+/** Pages begin small, and grow while the socket takes them quickly. */
+const PAGE_BYTES = 64 * 1024
+const PAGE_BYTES_MAX = 1024 * 1024
+const PAGE_GROWTH = 4
+/** A page that was taken within QUICK_MS lets the next one be larger; one that took SLOW_MS, smaller. */
+const QUICK_MS = 250
+const SLOW_MS = 1_000
+/** Most turns of one socket in a row. */
+const TURNS_MAX = 64
+
+export class Following implements Turn {
+  readonly #session: Session
+  readonly #subscriptions = new Map<string, Subscription>()
+  /** Subscriptions that were asked for and are not made yet. */
+  #opening = 0
+  /** The row of those with something to read, first and last; each knows the one behind it. */
+  #first: Subscription | undefined
+  #last: Subscription | undefined
+  #isServing = false
+  #isBehind = false
+  #pageBytes = PAGE_BYTES
+  /** Epochs of channels that were followed before; commits for them may still come. */
+  #past: Map<string, string> | undefined
+
+  constructor(session: Session) {
+    this.#session = session
+  }
+
+  // ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Until `subscribed` is told, an older subscription to the channel goes on. @throws bad-request, too-many, … */
+  async subscribe({ ref, channel, after, epoch }: SubscribeRequest): Promise<void> {
+    const session = this.#session
+    const { limits, doors } = session.host
+    if (!this.#subscriptions.has(channel) && this.#subscriptions.size + this.#opening >= limits.subscriptions)
+      throw new TidemarkError('too-many', `A socket follows at most ${limits.subscriptions} channels`, {
+        limit: limits.subscriptions,
+      })
+    const from: From = after === undefined ? { client: session.needClient(), epoch } : { after, epoch }
+    this.#opening++
+    const { follower, opened } = await Follower.open(doors.log, channel, from).finally(() => this.#opening--)
+    if (!session.isOpen) return
+    this.#drop(channel)
+    const subscription = new Subscription(this, session, follower, opened.epoch)
+    if (epoch !== undefined && opened.epoch !== null && !sameHistory(epoch, opened.epoch)) subscription.wasReset = true
+    this.#subscriptions.set(channel, subscription)
+    this.#past?.delete(channel)
+    session.tell({ op: 'subscribed', ref, ...opened })
+    this.ready(subscription)
+  }
+
+  unsubscribe(channel: string, ref: Ref | undefined): void {
+    this.#drop(channel)
+    this.#session.tell({ op: 'unsubscribed', ref, channel })
+  }
+
+  /** Ends the channel's subscription, if there is one; its last commit is kept and its epoch remembered. */
+  #drop(channel: string): void {
+    const subscription = this.#subscriptions.get(channel)
+    if (!subscription) return
+    subscription.stop()
+    this.flushCommit(subscription)
+    this.#subscriptions.delete(channel)
+    if (subscription.epoch === null) return
+    this.#past ??= new Map()
+    this.#past.set(channel, subscription.epoch)
+    for (const [oldest] of this.#past) {
+      if (this.#past.size <= this.#session.host.limits.subscriptions) break
+      this.#past.delete(oldest)
+    }
+  }
+
+  dropAll(): void {
+    for (const channel of [...this.#subscriptions.keys()]) this.#drop(channel)
+    this.#first = undefined
+    this.#last = undefined
+  }
+
+  /** The log ended it. */
+  ended(subscription: Subscription, error: TidemarkError): void {
+    const { channel } = subscription
+    this.#drop(channel)
+    this.#session.host.doors.failed('stream', error, { channel })
+    this.#session.tell({ ...error.details, op: 'ended', channel, code: error.code, detail: error.message })
+    this.#session.closeFor(error)
+  }
+
+  /** It can't be read or waited for. */
+  failed(subscription: Subscription, error: unknown): void {
+    if (subscription.isOver) return
+    const failure = toTidemarkError(error)
+    if (failure.code === 'unavailable') this.#session.finish(CLOSE.tryAgain, this.#session.host.retryReason())
+    else this.ended(subscription, failure)
+  }
+
+  // ── Commits ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** @throws bad-request, epoch-changed; and as Log.commit when the commit is to be answered */
+  commit({ ref, channel, seq, epoch: given }: CommitRequest): Promise<void> | void {
+    const client = this.#session.needClient()
+    const subscription = this.#subscriptions.get(channel)
+    const epoch = given ?? (subscription ? subscription.epochOf(seq) : this.#past?.get(channel))
+    if (!subscription && epoch === undefined) refuse(`${channel} is not followed on this socket`, { field: 'channel' })
+    if (ref !== undefined || !subscription) return this.#commitNow(client, channel, { seq, epoch }, ref)
+    subscription.commitLater({ seq, epoch: epoch ?? noHistory(channel) })
+    this.#session.host.commitSoon(this)
+  }
+
+  async #commitNow(
+    client: string,
+    channel: string,
+    { seq, epoch }: { readonly seq: number; readonly epoch: string | undefined },
+    ref?: Ref,
+  ): Promise<void> {
+    const { log } = this.#session.host.doors
+    const cursor = await log.commit(client, channel, epoch === undefined ? { seq } : { seq, epoch })
+    if (ref === undefined) return
+    const { head } = await log.info(channel)
+    const lag = Math.max(head - cursor.seq, 0)
+    this.#session.tell({ op: 'committed', ref, ...cursor, lag, time: formatTime(cursor.time) })
+  }
+
+  /** Commits that nobody waits for, the newest of each channel. */
+  flushCommits(): void {
+    for (const subscription of this.#subscriptions.values()) this.flushCommit(subscription)
+  }
+
+  flushCommit(subscription: Subscription): void {
+    const commit = subscription.takeCommit()
+    if (!commit) return
+    const { channel } = subscription
+    const session = this.#session
+    const done = session.begin(0)
+    const work = this.#commitNow(session.needClient(), channel, commit)
+      .catch((error: unknown) => session.refuse(error, undefined, channel))
+      .then(done)
+    session.host.background(work)
+  }
+
+  // ── Turns ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** This subscription may have something to read. */
+  ready(subscription: Subscription): void {
+    if (subscription.isOver) return
+    this.#enqueue(subscription)
+    this.turn()
+  }
+
+  #enqueue(subscription: Subscription): void {
+    if (this.#last) this.#last.next = subscription
+    else this.#first = subscription
+    this.#last = subscription
+  }
+
+  #dequeue(): Subscription | undefined {
+    const first = this.#first
+    if (!first) return undefined
+    this.#first = first.next
+    if (!first.next) this.#last = undefined
+    first.next = undefined
+    return first
+  }
+
+  turn(): void {
+    if (!this.#isServing) void this.#serve()
+  }
+
+  /** One page for each subscription in turn, while the socket takes them and there is room for them. */
+  async #serve(): Promise<void> {
+    const { backlog, watches, queue } = this.#session.host
+    this.#isServing = true
+    let turns = 0
+    let denied: Subscription | undefined
+    for (let next = this.#next(); next; next = this.#next()) {
+      if (next.isOver) continue
+      const room = next.isLive ? 0 : this.#pageBytes
+      if (room > 0 && !backlog.reserve(room, this)) {
+        // Others of this socket may be at the head; when none is left, this goes on when there is room.
+        this.#enqueue(next)
+        if (next === denied) break
+        denied ??= next
+        continue
+      }
+      denied = undefined
+      try {
+        const outcome = await next.take(this.#pageBytes)
+        if (!next.isOver && outcome === 'head') watches.join(next)
+        else if (!next.isOver) this.#enqueue(next)
+      } catch (error) {
+        this.failed(next, error)
+      }
+      if (room > 0) backlog.release(room)
+      this.#isBehind = this.#first !== undefined
+      if (!this.#isBehind) this.#pageBytes = PAGE_BYTES
+      if (++turns < TURNS_MAX) continue
+      queue.join(this)
+      break
+    }
+    this.#isServing = false
+  }
+
+  #next(): Subscription | undefined {
+    return this.#session.isOpen && !this.#session.outlet.isFull ? this.#dequeue() : undefined
+  }
+
+  /** The socket has taken all it was given, in this time. */
+  drained(ms: number): void {
+    if (ms > SLOW_MS) this.#pageBytes = Math.max(PAGE_BYTES, this.#pageBytes / PAGE_GROWTH)
+    else if (this.#isBehind && ms < QUICK_MS) this.#pageBytes = Math.min(PAGE_BYTES_MAX, this.#pageBytes * PAGE_GROWTH)
+    if (this.#first) this.#session.host.queue.join(this)
+  }
+}
+
+const noHistory = (channel: string): never => {
+  throw new TidemarkError('no-channel', `There is no channel ${channel} yet`, { channel })
+}

@@ -1,0 +1,127 @@
+/**
+ * Messages to a socket as whole WebSocket frames (RFC 6455, server side: FIN, opcode, length, unmasked), so that one
+ * write gives one or many of them and a page's frame is built once for all its followers.
+ */
+import { Packr } from 'msgpackr'
+import { putU32 } from '../bytes.ts'
+import type { Page } from '../log/log.ts'
+import { type ServerMessage, SUBPROTOCOL } from '../wire.ts'
+import { eventsBytes } from './render.ts'
+
+/** One subprotocol's way to write. */
+export interface Frames {
+  readonly subprotocol: string
+  /** Frames of this subprotocol are binary, from both sides. */
+  readonly binary: boolean
+  message(message: ServerMessage): Buffer
+  /** The `events` frame of a page, made once per page and shared by everyone who stands at its place. */
+  page(page: Page): Buffer
+  /** A `heartbeat` message. */
+  readonly heartbeat: Buffer
+}
+
+const TEXT = 0x81
+const BINARY = 0x82
+/** A whole PING frame without a payload. */
+export const PING: Buffer = Buffer.from([0x89, 0])
+
+/** Bytes of the frame header before a payload of this length. */
+const headerBytes = (length: number): number => (length < 126 ? 2 : length < 0x10000 ? 4 : 10)
+
+/** Writes the header at 0; the payload begins at headerBytes(length). */
+function putHeader(frame: Buffer, first: number, length: number): void {
+  frame[0] = first
+  if (length < 126) {
+    frame[1] = length
+  } else if (length < 0x10000) {
+    frame[1] = 126
+    frame[2] = length >> 8
+    frame[3] = length & 255
+  } else {
+    frame[1] = 127
+    putU32(frame, 2, 0)
+    putU32(frame, 6, length)
+  }
+}
+
+function textFrame(text: string): Buffer {
+  const length = Buffer.byteLength(text)
+  const at = headerBytes(length)
+  const frame = Buffer.allocUnsafe(at + length)
+  putHeader(frame, TEXT, length)
+  frame.write(text, at)
+  return frame
+}
+
+function frameOf(first: number, parts: readonly Uint8Array[], allocate = Buffer.allocUnsafe): Buffer {
+  let length = 0
+  for (const part of parts) length += part.length
+  let at = headerBytes(length)
+  const frame = allocate(at + length)
+  putHeader(frame, first, length)
+  for (const part of parts) {
+    frame.set(part, at)
+    at += part.length
+  }
+  return frame
+}
+
+/** A frame that is kept with its page must not keep a slab of other frames alive. */
+const keptFrame = Buffer.allocUnsafeSlow
+
+/** The end of the list and of the message. */
+const END = Buffer.from(']}')
+
+function jsonPage(page: Page): Buffer {
+  const { channel, epoch, after, last } = page
+  const head = JSON.stringify({ op: 'events', channel, epoch, after, last })
+  const start = Buffer.from(`${head.slice(0, -1)},"events":[`)
+  // Without keys every caller is admin, who sees whom an event is for.
+  return frameOf(TEXT, [start, eventsBytes(page, { withTo: true }).bytes, END], keptFrame)
+}
+
+/** Maps with their length in the first byte, as any decoder reads them; a seq beyond 2^32 becomes a float64. */
+const packr = new Packr({ useRecords: false, variableMapSize: true })
+/** The key `blocks` and the beginning of a bin with 32 bits of length. */
+const BLOCKS = Buffer.from([0xa6, ...Buffer.from('blocks'), 0xc6])
+
+function msgpackPage(page: Page): Buffer {
+  const { channel, epoch, after, last, blocks } = page
+  const head = packr.pack({ op: 'events', channel, epoch, after, last })
+  // The map gets one field more, written by hand so that the blocks are copied once.
+  head[0]! += 1
+  let length = 0
+  for (const block of blocks) length += block.length
+  const size = new Uint8Array(4)
+  putU32(size, 0, length)
+  return frameOf(BINARY, [head, BLOCKS, size, ...blocks], keptFrame)
+}
+
+const jsonMessage = (message: ServerMessage): Buffer => textFrame(JSON.stringify(message))
+const msgpackMessage = (message: ServerMessage): Buffer => frameOf(BINARY, [packr.pack(withoutUndefined(message))])
+
+/** As JSON.stringify does by itself. */
+function withoutUndefined(message: ServerMessage): object {
+  for (const name in message)
+    if (message[name as keyof ServerMessage] === undefined)
+      return Object.fromEntries(Object.entries(message).filter(([, value]) => value !== undefined))
+  return message
+}
+
+const heartbeat: ServerMessage = { op: 'heartbeat' }
+
+export const JSON_FRAMES: Frames = {
+  subprotocol: SUBPROTOCOL.json,
+  binary: false,
+  message: jsonMessage,
+  page: (page) => page.form('ws.json', jsonPage),
+  heartbeat: jsonMessage(heartbeat),
+}
+
+export const MSGPACK_FRAMES: Frames = {
+  subprotocol: SUBPROTOCOL.msgpack,
+  binary: true,
+  message: msgpackMessage,
+  page: (page) => page.form('ws.msgpack', msgpackPage),
+  heartbeat: msgpackMessage(heartbeat),
+}

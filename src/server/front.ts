@@ -1,0 +1,243 @@
+/**
+ * The front of the server: every request and every upgrade passes here first. It asks who may call, gives each
+ * request its one form of address, takes the hot calls off before the router, and answers and logs every failure.
+ */
+import { type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
+import { performance } from 'node:perf_hooks'
+import type { Duplex } from 'node:stream'
+import { TidemarkError, toProblem } from '../errors.ts'
+import { mediaType } from '../event.ts'
+import type { Access } from './access.ts'
+import { allowOrigin, answerPreflight, isPreflight } from './cors.ts'
+import { type Doors, retryAfter } from './doors.ts'
+import { logFailure } from './failure.ts'
+import { ALWAYS, holdContinue, parsePath, sendProblem } from './http.ts'
+import { BODY_PAUSE_MS } from './limits.ts'
+
+type Handle = (req: IncomingMessage, res: ServerResponse) => void
+/** A hot call: plain node:http. What it throws is answered by the front. */
+export type HotCall = (req: IncomingMessage, res: ServerResponse, doors: Doors) => Promise<void>
+
+export interface FrontOptions {
+  readonly doors: Doors
+  readonly access: Access
+  /** The call that is to be taken off before the router, if it is one. Looks at the address as it came first. */
+  readonly hot: (req: IncomingMessage) => HotCall | undefined
+  /** The router. */
+  readonly route: Handle
+  /** `/v1/stream`, after it was admitted. */
+  readonly upgrade: (req: IncomingMessage, socket: Duplex, head: Buffer) => void
+}
+
+/** What a handler finds in `req.url`, whatever the prefix outside. */
+const INNER_PATH = '/v1'
+const NDJSON = 'application/x-ndjson'
+
+export class Front {
+  readonly #options: FrontOptions
+  readonly #doors: Doors
+  /** The answer under way on each connection. */
+  readonly #answers = new WeakMap<Duplex, ServerResponse>()
+  readonly #upgraded = new WeakSet<Duplex>()
+
+  constructor(options: FrontOptions) {
+    this.#options = options
+    this.#doors = options.doors
+  }
+
+  /** Takes all that the server is asked. */
+  attach(server: Server): void {
+    server.on('request', (req, res) => this.#request(req, res))
+    server.on('checkContinue', (req, res) => {
+      holdContinue(req)
+      this.#request(req, res)
+    })
+    server.on('checkExpectation', (req, res) =>
+      this.fail(req, res, new TidemarkError('bad-request', 'The only expectation taken is 100-continue')),
+    )
+    server.on('upgrade', (req, socket, head) => this.#upgrade(server, req, socket, head))
+    server.on('clientError', (error: NodeJS.ErrnoException, socket) => this.#unread(error, socket))
+    server.on('timeout', (socket) => this.#silent(socket))
+  }
+
+  #request(req: IncomingMessage, res: ServerResponse): void {
+    const { doors, access, hot, route } = this.#options
+    this.#answers.set(req.socket, res)
+    if (doors.logger.isLevelEnabled('debug')) this.#logWhenOver(req, res)
+    // A connection whose server is leaving gets this answer and is closed.
+    if (doors.stopping.aborted) res.shouldKeepAlive = false
+    try {
+      const { origin } = access.admit(req)
+      if (origin !== undefined) {
+        allowOrigin(res, origin)
+        if (isPreflight(req)) {
+          answerPreflight(req, res)
+          return
+        }
+      }
+      if ((req.headers['content-encoding'] ?? 'identity') !== 'identity')
+        throw new TidemarkError('unsupported-type', 'A body is taken as it is, without Content-Encoding')
+      req.url = this.#withoutPrefix(req.url!)
+      const call = hot(req) ?? hot(inOneForm(req))
+      if (call === undefined) route(req, res)
+      else call(req, res, doors).catch((error: unknown) => this.fail(req, res, error))
+    } catch (error) {
+      this.fail(req, res, error)
+    }
+  }
+
+  /** Answers, logs and counts a failure. An answer that has begun is cut, so that it never looks whole. */
+  fail(req: IncomingMessage, res: ServerResponse, error: unknown): void {
+    // Whoever hung up gets no answer, and did nothing wrong.
+    if (res.destroyed || (req.destroyed && !req.complete)) return
+    this.#tell(error, { method: req.method, path: pathOf(req.url!) })
+    sendProblem(res, error)
+  }
+
+  #tell(error: unknown, facts: Readonly<Record<string, unknown>>): void {
+    this.#doors.metrics.failed('http', logFailure(this.#doors.logger, 'http', error, facts))
+  }
+
+  /** Inside, every call is below /v1. @throws not-found, bad-request */
+  #withoutPrefix(url: string): string {
+    if (url[0] !== '/') throw new TidemarkError('bad-request', 'A request names a path of this server')
+    const { path } = this.#doors.settings
+    if (path === INNER_PATH) return url
+    if (url.startsWith(`${path}/`)) return INNER_PATH + url.slice(path.length)
+    if (url.startsWith(`${INNER_PATH}/`)) throw new TidemarkError('not-found', 'There is nothing at this address')
+    return url
+  }
+
+  #upgrade(server: Server, req: IncomingMessage, socket: Duplex, head: Buffer): void {
+    // Until somebody takes the socket: whoever hangs up meanwhile is no failure of ours.
+    const dropped = () => socket.destroy()
+    socket.on('error', dropped)
+    try {
+      if (req.headers.upgrade?.toLowerCase() !== 'websocket') {
+        asRequest(server, req, socket, head)
+        return
+      }
+      this.#options.access.admit(req)
+      const path = pathOf(this.#withoutPrefix(req.url!))
+      if (path !== `${INNER_PATH}/stream`) throw new TidemarkError('not-found', 'Sockets are opened at /v1/stream')
+      if (this.#doors.stopping.aborted)
+        throw new TidemarkError('unavailable', 'The server is stopping', { retryAfter: retryAfter(this.#doors) })
+      this.#upgraded.add(socket)
+      this.#options.upgrade(req, socket, head)
+    } catch (error) {
+      this.#tell(error, { upgrade: true, path: pathOf(req.url!) })
+      endWithProblem(socket, error)
+    } finally {
+      socket.removeListener('error', dropped)
+    }
+  }
+
+  /** What never became a request, or stopped being one: too slow, too large, or not HTTP. */
+  #unread(error: NodeJS.ErrnoException, socket: Duplex): void {
+    const res = this.#underWay(socket)
+    if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT' && res !== undefined && isNdjson(res.req)) {
+      // Of any length: it only has to keep moving.
+      ;(socket as Socket).setTimeout(BODY_PAUSE_MS)
+      return
+    }
+    if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
+    this.#endWith(refusalOf(error), socket, res)
+  }
+
+  /** A connection on which nothing moved: one that is kept for a next request, or a body that paused too long. */
+  #silent(socket: Socket): void {
+    const res = this.#underWay(socket)
+    if (res === undefined) socket.destroy()
+    else if (!res.req.complete) this.#endWith(new TidemarkError('timeout', 'The body paused too long'), socket, res)
+  }
+
+  /** Whether a call is under way on this connection, its answer not wholly sent, or whether it became a socket. */
+  busy(socket: Socket): boolean {
+    const res = this.#answers.get(socket)
+    return (res !== undefined && !res.writableFinished && !res.destroyed) || this.#upgraded.has(socket)
+  }
+
+  #underWay(socket: Duplex): ServerResponse | undefined {
+    const res = this.#answers.get(socket)
+    return res === undefined || res.writableEnded ? undefined : res
+  }
+
+  #endWith(refusal: TidemarkError, socket: Duplex, res: ServerResponse | undefined): void {
+    this.#tell(refusal, res ? { path: pathOf(res.req.url!) } : {})
+    if (res?.headersSent) socket.destroy()
+    else endWithProblem(socket, refusal)
+  }
+
+  /** One line per request. */
+  #logWhenOver(req: IncomingMessage, res: ServerResponse): void {
+    const started = performance.now()
+    const { method } = req
+    const path = pathOf(req.url!)
+    res.once('close', () => {
+      const facts = { method, path, status: res.statusCode, ms: Math.round(performance.now() - started) }
+      this.#doors.logger.debug(res.writableFinished ? facts : { ...facts, cut: true }, 'Request')
+    })
+  }
+}
+
+/** For the router a channel is one segment, whatever of it was encoded. @throws bad-request */
+function inOneForm(req: IncomingMessage): IncomingMessage {
+  const url = req.url!
+  const path = parsePath(url)
+  if (path === undefined) return req
+  const mark = url.indexOf('?')
+  const segments = [INNER_PATH, 'channels', encodeURIComponent(path.channel)]
+  if (path.client !== undefined) segments.push('cursors', encodeURIComponent(path.client))
+  else if (path.resource !== 'channel') segments.push(path.resource)
+  req.url = segments.join('/') + (mark < 0 ? '' : url.slice(mark))
+  return req
+}
+
+/** An address without its query, which may hold what no log should. */
+const pathOf = (url: string): string => url.split('?', 1)[0]!
+
+const isNdjson = (req: IncomingMessage): boolean => mediaType(req.headers['content-type'] ?? '') === NDJSON
+
+function refusalOf(error: NodeJS.ErrnoException): TidemarkError {
+  switch (error.code) {
+    case 'ERR_HTTP_REQUEST_TIMEOUT':
+      return new TidemarkError('timeout', 'The request did not arrive in time')
+    case 'HPE_HEADER_OVERFLOW':
+      return new TidemarkError('too-large', 'The head of the request is too large')
+    default:
+      return new TidemarkError('bad-request', 'This is not HTTP/1.1')
+  }
+}
+
+/** Answers on a connection that has no response object, and closes it. */
+function endWithProblem(socket: Duplex, error: unknown): void {
+  const problem = toProblem(error)
+  const body = JSON.stringify(problem)
+  const lines = [
+    `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
+    'Content-Type: application/problem+json',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    ...Object.entries(ALWAYS).map((header) => header.join(': ')),
+    'Connection: close',
+  ]
+  if (typeof problem.retryAfter === 'number') lines.push(`Retry-After: ${Math.ceil(problem.retryAfter / 1_000)}`)
+  socket.on('error', () => socket.destroy())
+  socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy())
+}
+
+/**
+ * A request that offers another protocol (`Upgrade: h2c`, as Java's client does by default) is an ordinary request to
+ * a server that does not speak it (RFC 9110 §7.8). Node parses it as the end of HTTP, so it is read again without the
+ * offer.
+ */
+function asRequest(server: Server, req: IncomingMessage, socket: Duplex, head: Buffer): void {
+  let text = `${req.method} ${req.url} HTTP/${req.httpVersion}\r\n`
+  for (let i = 0; i < req.rawHeaders.length; i += 2) {
+    const name = req.rawHeaders[i]!
+    if (!/^(?:upgrade|connection|http2-settings)$/i.test(name)) text += `${name}: ${req.rawHeaders[i + 1]}\r\n`
+  }
+  if (/\bclose\b/i.test(req.headers.connection ?? '')) text += 'Connection: close\r\n'
+  socket.unshift(Buffer.concat([Buffer.from(`${text}\r\n`, 'latin1'), head]))
+  server.emit('connection', socket)
+}

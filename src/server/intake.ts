@@ -1,0 +1,293 @@
+/**
+ * Frames from a client → checked requests. A frame that is no message at all is a `BadFrame` (close 4400); one that is
+ * a message but not as the protocol asks is a `refused` request, which its sender gets told under its own `ref`.
+ */
+import { BODY_BYTES_MAX, type Body } from '../body.ts'
+import { TidemarkError, toTidemarkError } from '../errors.ts'
+import {
+  APPEND_EVENTS_MAX,
+  checkChannel,
+  checkClient,
+  checkEpoch,
+  checkIdempotencyKey,
+  checkPosition,
+  checkSeq,
+  isSystemChannel,
+} from '../event.ts'
+import type { From } from '../log/follow.ts'
+import type { Ref } from '../wire.ts'
+import { jsonFields, jsonValue, refuse, skipSpace, textOf } from './json.ts'
+import { decodeMsgpack, msgpackEvents, parseJsonEvents } from './parse.ts'
+
+/** Longest `ref` that is text, characters. */
+export const REF_MAX = 64
+/** Longest token, characters. */
+export const TOKEN_MAX = 8_192
+
+export class BadFrame extends Error {}
+
+interface Asked {
+  readonly ref: Ref | undefined
+}
+
+export interface SubscribeRequest extends Asked {
+  readonly op: 'subscribe'
+  readonly channel: string
+  /** Undefined: from the cursor of this socket's client. */
+  readonly after: Extract<From, { after: unknown }>['after'] | undefined
+  readonly epoch: string | undefined
+}
+
+export interface CommitRequest extends Asked {
+  readonly op: 'commit'
+  readonly channel: string
+  readonly seq: number
+  /** Undefined: of the history that this socket was told last. */
+  readonly epoch: string | undefined
+}
+
+export interface AppendRequest extends Asked {
+  readonly op: 'append'
+  readonly channel: string
+  readonly body: Body
+  readonly expectedSeq: number | undefined
+  readonly idempotencyKey: string | undefined
+}
+
+export interface Refused extends Asked {
+  readonly op: 'refused'
+  /** The op that was asked, as far as it could be told. */
+  readonly of: string | undefined
+  readonly channel: string | undefined
+  readonly error: TidemarkError
+}
+
+export type Request =
+  | (Asked & { readonly op: 'hello'; readonly client: string | null })
+  | SubscribeRequest
+  | (Asked & { readonly op: 'unsubscribe'; readonly channel: string })
+  | CommitRequest
+  | AppendRequest
+  | (Asked & { readonly op: 'refresh' })
+  | (Asked & { readonly op: 'ping' })
+  | Refused
+
+/** The fields of each op beside `op` and `ref`. */
+const FIELDS: Readonly<Record<Exclude<Request['op'], 'refused'>, readonly string[]>> = {
+  hello: ['token', 'client'],
+  subscribe: ['channel', 'after', 'cursor', 'epoch'],
+  unsubscribe: ['channel'],
+  commit: ['channel', 'seq', 'epoch'],
+  append: ['channel', 'events', 'expectedSeq', 'idempotencyKey'],
+  refresh: ['token'],
+  ping: [],
+}
+
+/** A message's fields, still as they came. */
+interface Fields {
+  names(): Iterable<string>
+  /** Undefined when it is not given. */
+  value(name: string): unknown
+  events(): Body
+}
+
+/** @throws BadFrame */
+export function readRequest(bytes: Uint8Array, binary: boolean): Request {
+  let fields: Fields
+  try {
+    fields = binary ? msgpackMessage(bytes) : jsonMessage(bytes)
+  } catch (error) {
+    return unread(bytes, binary, error)
+  }
+  const told: { ref?: Ref; op?: string; channel?: string } = {}
+  try {
+    return check(fields, told)
+  } catch (error) {
+    return { op: 'refused', ref: told.ref, of: told.op, channel: told.channel, error: toTidemarkError(error) }
+  }
+}
+
+/** What was known of a message is written to `told` on the way, for the answer to a refused one. */
+function check(fields: Fields, told: { ref?: Ref; op?: string; channel?: string }): Request {
+  const ref = checkRef(fields.value('ref'))
+  if (ref !== undefined) told.ref = ref
+  const op = fields.value('op')
+  if (typeof op !== 'string' || !Object.hasOwn(FIELDS, op))
+    return refuse('op is none of the known ones', { field: 'op' })
+  told.op = op
+  const known = FIELDS[op as keyof typeof FIELDS]
+  if (known.includes('channel')) told.channel = checkChannel(fields.value('channel'))
+  for (const name of fields.names())
+    if (name !== 'op' && name !== 'ref' && !known.includes(name))
+      refuse(`${op} has no field ${JSON.stringify(name)}`, { field: name })
+  const channel = told.channel!
+  switch (op as keyof typeof FIELDS) {
+    case 'hello': {
+      checkToken(fields.value('token'))
+      const client = fields.value('client')
+      return { op: 'hello', ref, client: client === undefined ? null : checkClient(client) }
+    }
+    case 'subscribe':
+      return subscribe(fields, ref, channel)
+    case 'unsubscribe':
+      return { op: 'unsubscribe', ref, channel }
+    case 'commit':
+      return { op: 'commit', ref, channel, seq: wholeNumber(fields, 'seq'), epoch: optionalEpoch(fields) }
+    case 'append':
+      return append(fields, ref, channel)
+    case 'refresh':
+      if (fields.value('token') === undefined) refuse('refresh has a token', { field: 'token' })
+      checkToken(fields.value('token'))
+      return { op: 'refresh', ref }
+    case 'ping':
+      return { op: 'ping', ref }
+  }
+}
+
+function subscribe(fields: Fields, ref: Ref | undefined, channel: string): SubscribeRequest {
+  const after = fields.value('after')
+  const cursor = fields.value('cursor')
+  if (cursor !== undefined && cursor !== true) refuse('cursor is true or absent', { field: 'cursor' })
+  if (cursor !== undefined && after !== undefined) refuse('A subscription starts at "after" or at the cursor, not both')
+  return {
+    op: 'subscribe',
+    ref,
+    channel,
+    after: cursor ? undefined : checkPosition(after),
+    epoch: optionalEpoch(fields),
+  }
+}
+
+/** A seq that is a number, not text as in a query. */
+function wholeNumber(fields: Fields, name: string): number {
+  const value = fields.value(name)
+  return checkSeq(typeof value === 'number' ? value : Number.NaN, name)
+}
+
+function optionalEpoch(fields: Fields): string | undefined {
+  const epoch = fields.value('epoch')
+  return epoch === undefined ? undefined : checkEpoch(epoch)
+}
+
+function append(fields: Fields, ref: Ref | undefined, channel: string): AppendRequest {
+  if (ref === undefined) refuse('append has a ref', { field: 'ref' })
+  if (isSystemChannel(channel))
+    throw new TidemarkError('forbidden', 'Names that begin with "_" are the system\'s: nobody else appends there')
+  const key = fields.value('idempotencyKey')
+  return {
+    op: 'append',
+    ref,
+    channel,
+    expectedSeq: fields.value('expectedSeq') === undefined ? undefined : wholeNumber(fields, 'expectedSeq'),
+    idempotencyKey: key === undefined ? undefined : checkIdempotencyKey(key),
+    body: checkBody(fields.events()),
+  }
+}
+
+/** Refused here, so that only what the log can take waits for it. */
+function checkBody(body: Body): Body {
+  if (body.count === 0) refuse('append has at least one event', { field: 'events' })
+  if (body.count > APPEND_EVENTS_MAX || body.bytes.length > BODY_BYTES_MAX)
+    throw new TidemarkError('too-large', `An append holds at most ${APPEND_EVENTS_MAX} events`, {
+      limit: APPEND_EVENTS_MAX,
+    })
+  return body
+}
+
+function checkRef(ref: unknown): Ref | undefined {
+  if (ref === undefined || Number.isSafeInteger(ref)) return ref as number | undefined
+  if (typeof ref === 'string' && ref.length > 0 && ref.length <= REF_MAX) return ref
+  return refuse(`ref is 1–${REF_MAX} characters or a whole number`, { field: 'ref' })
+}
+
+function checkToken(token: unknown): void {
+  if (token !== undefined && (typeof token !== 'string' || token.length > TOKEN_MAX))
+    refuse('token is text', { field: 'token' })
+}
+
+// ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** An append keeps its events' data as the bytes that came; only the small fields around them become values. */
+function jsonMessage(bytes: Uint8Array): Fields {
+  const fields = jsonFields(bytes)
+  return {
+    names: () => fields.keys(),
+    value(name) {
+      const span = fields.get(name)
+      return span && jsonValue(bytes, span)
+    },
+    events: () => parseJsonEvents(bytes, fields.get('events') ?? refuse('append has events', { field: 'events' })),
+  }
+}
+
+const OPEN_OBJECT = 0x7b
+
+/**
+ * Not every text that `jsonFields` refuses is a broken frame: a number that can't be kept exactly, data nested too
+ * deep or a field given twice is the sender's mistake in one message, and the socket lives.
+ */
+function unread(bytes: Uint8Array, binary: boolean, error: unknown): Refused {
+  const refused = toTidemarkError(error)
+  if (refused.code !== 'bad-request') throw error
+  if (binary || bytes[skipSpace(bytes, 0)] !== OPEN_OBJECT || refused.details.malformed === true)
+    throw new BadFrame(binary ? 'not one MessagePack map' : 'not one JSON object', { cause: error })
+  return { op: 'refused', ref: findRef(bytes), of: undefined, channel: undefined, error: refused }
+}
+
+const QUOTE = 0x22
+const BACKSLASH = 0x5c
+
+/**
+ * The `ref` of a JSON object that has something else wrong with it, in one pass and without believing the rest: the
+ * value after the first `"ref":` that stands at the object's own level.
+ */
+function findRef(bytes: Uint8Array): Ref | undefined {
+  let depth = 0
+  for (let at = 0; at < bytes.length; at++) {
+    const c = bytes[at]!
+    if (c === 0x7b || c === 0x5b) depth++
+    else if (c === 0x7d || c === 0x5d) depth--
+    else if (c === QUOTE) {
+      const start = at
+      at = stringEnd(bytes, at)
+      if (depth !== 1 || at - start !== 4 || textOf(bytes, { start, end: at + 1 }) !== '"ref"') continue
+      const colon = skipSpace(bytes, at + 1)
+      if (bytes[colon] === 0x3a) return refAt(bytes, skipSpace(bytes, colon + 1))
+    }
+  }
+  return undefined
+}
+
+/** `at` is the opening quote; the answer is the closing one, or the end of a text that has none. */
+function stringEnd(bytes: Uint8Array, at: number): number {
+  for (at++; at < bytes.length && bytes[at] !== QUOTE; at++) if (bytes[at] === BACKSLASH) at++
+  return at
+}
+
+function refAt(bytes: Uint8Array, start: number): Ref | undefined {
+  let end = start
+  if (bytes[start] === QUOTE) end = stringEnd(bytes, start) + 1
+  else while (bytes[end] === 0x2d || (bytes[end]! >= 0x30 && bytes[end]! <= 0x39)) end++
+  // A text that is longer can not be a ref, and JSON.parse is not asked to take what is not one.
+  if (end === start || end > bytes.length || end - start > REF_MAX * 6 + 2) return undefined
+  try {
+    return checkRef(jsonValue(bytes, { start, end }))
+  } catch (error) {
+    if (error instanceof SyntaxError || error instanceof TidemarkError) return undefined
+    throw error
+  }
+}
+
+// ── MessagePack ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+function msgpackMessage(bytes: Uint8Array): Fields {
+  const message = decodeMsgpack(bytes)
+  if (typeof message !== 'object' || message === null || Array.isArray(message) || ArrayBuffer.isView(message))
+    throw new BadFrame('not one MessagePack map')
+  const fields = message as Record<string, unknown>
+  return {
+    names: () => Object.keys(fields),
+    value: (name) => (Object.hasOwn(fields, name) ? fields[name] : undefined),
+    events: () => msgpackEvents(Object.hasOwn(fields, 'events') ? fields.events : undefined),
+  }
+}

@@ -1,0 +1,181 @@
+/**
+ * What the server counts, for `/metrics`. Labels are words of this file and codes of the error table, never a
+ * channel or a client: their number is not ours to bound.
+ */
+import { Counter, collectDefaultMetrics, Gauge, Histogram, type Metric, Registry } from 'prom-client'
+import type { ErrorCode } from '../errors.ts'
+import type { Log } from '../log/log.ts'
+
+/** Ways in: an HTTP append, an append on a socket. */
+export type AppendDoor = 'http' | 'stream'
+/** Ways out: reads and polls, server-sent events, sockets. */
+export type ReadDoor = 'poll' | 'sse' | 'stream'
+
+const APPEND_DOORS: readonly AppendDoor[] = ['http', 'stream']
+const READ_DOORS: readonly ReadDoor[] = ['poll', 'sse', 'stream']
+const STATES = ['ok', 'reopening', 'full', 'read-only', 'closed'] as const
+/** Upper bounds, seconds: from one fast fsync to an append that waited for a reopened store. */
+const APPEND_SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]
+/** Upper bounds, events of one append. */
+const APPEND_EVENTS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000]
+
+/** Upper bounds, appends and other changes that shared one write. */
+const GROUP_TASKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000]
+
+/**
+ * Figures of the log's writes. Made before the log is opened, given to it as `onGroup`, and to the server:
+ * `openLog({ dir, onGroup: figures.add })`, `startServer(log, { groupFigures: figures })`.
+ */
+export class GroupFigures {
+  readonly #seconds = new Histogram({
+    name: 'tidemark_group_seconds',
+    help: 'One write of the log with its fsync, shared by a group of appends',
+    buckets: APPEND_SECONDS,
+    registers: [],
+  })
+  readonly #tasks = new Histogram({
+    name: 'tidemark_group_changes',
+    help: 'Appends and other changes that shared one write',
+    buckets: GROUP_TASKS,
+    registers: [],
+  })
+  readonly #bytes = new Counter({ name: 'tidemark_group_bytes_total', help: 'Bytes of those writes', registers: [] })
+
+  readonly add = ({ seconds, tasks, bytes }: { seconds: number; tasks: number; bytes: number }): void => {
+    this.#seconds.observe(seconds)
+    this.#tasks.observe(tasks)
+    this.#bytes.inc(bytes)
+  }
+
+  register(registry: Registry): void {
+    for (const metric of [this.#seconds, this.#tasks, this.#bytes]) registry.registerMetric(metric as Metric)
+  }
+}
+
+const perDoor = <Door extends string, Child>(doors: readonly Door[], child: (door: Door) => Child) =>
+  Object.fromEntries(doors.map((door) => [door, child(door)])) as Record<Door, Child>
+
+/** One per server, with a registry of its own. The doors tell it what they did; it is cheap enough for hot calls. */
+export class Metrics {
+  readonly #registry = new Registry()
+  readonly #failures: Counter<'door' | 'code'>
+  readonly #appends: Record<AppendDoor, (events: number, bytes: number, seconds: number) => void>
+  readonly #deliveries: Record<ReadDoor, (events: number, bytes: number) => void>
+  readonly #followers: Record<ReadDoor, Gauge.Internal<'door'>>
+
+  constructor(log: Log, groups?: GroupFigures) {
+    const registers = [this.#registry]
+    groups?.register(this.#registry)
+    collectDefaultMetrics({ register: this.#registry })
+    const counter = <Label extends string>(name: string, help: string, labelNames: readonly Label[]) =>
+      new Counter<Label>({ name: `tidemark_${name}`, help, labelNames: [...labelNames], registers })
+
+    const appends = counter('appends_total', 'Appends that were answered as durable', ['door'])
+    const events = counter('appended_events_total', 'Events of those appends', ['door'])
+    const bytes = counter('appended_bytes_total', 'Bytes of their bodies as they are kept', ['door'])
+    const seconds = new Histogram({
+      name: 'tidemark_append_seconds',
+      help: 'From a whole append at the door to its durable answer: waiting for the group, the write and its fsync',
+      labelNames: ['door'],
+      buckets: APPEND_SECONDS,
+      registers,
+    })
+    const sizes = new Histogram({
+      name: 'tidemark_append_events',
+      help: 'Events of one append',
+      labelNames: ['door'],
+      buckets: APPEND_EVENTS,
+      registers,
+    })
+    this.#appends = perDoor(APPEND_DOORS, (door) => {
+      const [count, countEvents, countBytes] = [appends.labels(door), events.labels(door), bytes.labels(door)]
+      const [time, size] = [seconds.labels(door), sizes.labels(door)]
+      return (n, length, took) => {
+        count.inc()
+        countEvents.inc(n)
+        countBytes.inc(length)
+        time.observe(took)
+        size.observe(n)
+      }
+    })
+
+    const deliveredEvents = counter('delivered_events_total', 'Events given to readers', ['door'])
+    const deliveredBytes = counter('delivered_bytes_total', 'Bytes of the answers and frames that held them', ['door'])
+    this.#deliveries = perDoor(READ_DOORS, (door) => {
+      const [countEvents, countBytes] = [deliveredEvents.labels(door), deliveredBytes.labels(door)]
+      return (n, length) => {
+        countEvents.inc(n)
+        countBytes.inc(length)
+      }
+    })
+
+    const followers = new Gauge({
+      name: 'tidemark_followers',
+      help: 'Waiting polls, open SSE streams and open sockets',
+      labelNames: ['door'],
+      registers,
+    })
+    this.#followers = perDoor(READ_DOORS, (door) => {
+      const child = followers.labels(door)
+      child.set(0)
+      return child
+    })
+    this.#failures = counter('failures_total', 'Refused or failed calls, by the code that was answered', [
+      'door',
+      'code',
+    ])
+    watchLog(log, registers)
+  }
+
+  /** An append that was answered as durable. @param bytes of the body as kept. @param ms since it was whole. */
+  appended(door: AppendDoor, events: number, bytes: number, ms: number): void {
+    this.#appends[door](events, bytes, ms / 1_000)
+  }
+
+  /** An answer or frame with events that was handed to a connection. */
+  delivered(door: ReadDoor, events: number, bytes: number): void {
+    this.#deliveries[door](events, bytes)
+  }
+
+  /** A poll began to wait, a stream or socket was opened; call what is returned once when it is over. */
+  follows(door: ReadDoor): () => void {
+    const gauge = this.#followers[door]
+    gauge.inc()
+    return () => gauge.dec()
+  }
+
+  /** A call or operation that was answered with an error, or ended by one. */
+  failed(door: 'http' | 'sse' | 'stream', code: ErrorCode): void {
+    this.#failures.inc({ door, code })
+  }
+
+  /** The Prometheus text and its content type. */
+  async text(): Promise<{ text: string; contentType: string }> {
+    return { text: await this.#registry.metrics(), contentType: this.#registry.contentType }
+  }
+}
+
+/** Gauges that ask the log when they are read. */
+function watchLog(log: Log, registers: Registry[]): void {
+  const gauge = (name: string, help: string, value: () => number) =>
+    new Gauge({
+      name: `tidemark_${name}`,
+      help,
+      registers,
+      collect() {
+        this.set(value())
+      },
+    })
+  gauge('pending_appends', 'Appends that wait for a write', () => log.health().pendingAppends)
+  gauge('pending_bytes', 'Bytes of those appends', () => log.health().pendingBytes)
+  new Gauge({
+    name: 'tidemark_log_state',
+    help: '1 for the state that the log is in',
+    labelNames: ['state'],
+    registers,
+    collect() {
+      const { state } = log.health()
+      for (const each of STATES) this.set({ state: each }, each === state ? 1 : 0)
+    },
+  })
+}

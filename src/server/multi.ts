@@ -1,0 +1,87 @@
+/** `POST /v1/append`: one append to several channels, all or nothing. */
+import { performance } from 'node:perf_hooks'
+import { TidemarkError } from '../errors.ts'
+import { checkChannel, checkIdempotencyKey, checkSeq, isSystemChannel } from '../event.ts'
+import type { Append } from '../log/log.ts'
+import { POLL_CHANNELS_MAX } from '../wire.ts'
+import type { App } from './app.ts'
+import type { Doors } from './doors.ts'
+import { MULTI_APPEND_BYTES_MAX } from './limits.ts'
+import { jsonFields, jsonItems, jsonValue, parseJsonEvents } from './parse.ts'
+import * as schemas from './schemas.ts'
+
+export function addMultiAppend(app: App, doors: Doors): void {
+  const { log, metrics } = doors
+  app.post(
+    '/v1/append',
+    {
+      bodyLimit: MULTI_APPEND_BYTES_MAX,
+      // The events are read from the bytes, where their data stand verbatim; the schema is for the OpenAPI page.
+      validatorCompiler: () => () => true,
+      schema: {
+        tags: ['events'],
+        summary: 'Append to several channels at once',
+        description:
+          'All or nothing; each channel once. With an `Idempotency-Key` header a retry is answered as the first time, with status 200.',
+        body: schemas.MultiAppend,
+        response: { 200: schemas.MultiAppended, 201: schemas.MultiAppended, default: schemas.Refusal },
+      },
+    },
+    async (request, reply) => {
+      const started = performance.now()
+      const key = request.headers['idempotency-key']
+      const options = key === undefined ? {} : { idempotencyKey: checkIdempotencyKey(key) }
+      const entries = readAppends(request.bytes ?? noBody())
+      const answers = await log.append(entries, options)
+      const duplicate = answers[0]!.duplicate
+      if (!duplicate) {
+        const events = entries.reduce((sum, { body }) => sum + body.count, 0)
+        const bytes = entries.reduce((sum, { body }) => sum + body.bytes.length, 0)
+        metrics.appended('http', events, bytes, performance.now() - started)
+      }
+      return reply.code(duplicate ? 200 : 201).send({
+        appended: answers.map(({ channel, epoch, first, last, head }) => ({ channel, epoch, first, last, head })),
+        durability: log.about.durability,
+        ...(duplicate && { duplicate }),
+      })
+    },
+  )
+}
+
+const refuse = (why: string, field: string): never => {
+  throw new TidemarkError('bad-request', why, { field })
+}
+
+const noBody = (): never => {
+  throw new TidemarkError('unsupported-type', 'This call takes application/json')
+}
+
+/** @throws bad-request, too-large, forbidden (a system channel) */
+function readAppends(bytes: Uint8Array): Append[] {
+  const fields = knownFields(jsonFields(bytes), ['appends'], '')
+  const entries = jsonItems(bytes, fields.get('appends') ?? refuse('appends is a list', 'appends'), POLL_CHANNELS_MAX)
+  if (entries.length === 0) refuse('appends has at least one entry', 'appends')
+  return entries.map(({ start, end }, i) => readAppend(bytes, jsonFields(bytes, start, end), `appends/${i}/`))
+}
+
+type Fields = ReturnType<typeof jsonFields>
+
+function readAppend(bytes: Uint8Array, given: Fields, where: string): Append {
+  const fields = knownFields(given, ['channel', 'events', 'expectedSeq'], where)
+  const value = (name: string): unknown => {
+    const span = fields.get(name)
+    return span && jsonValue(bytes, span)
+  }
+  const channel = checkChannel(value('channel'))
+  if (isSystemChannel(channel)) throw new TidemarkError('forbidden', 'Only the server appends to it', { channel })
+  const body = parseJsonEvents(bytes, fields.get('events') ?? refuse('events is a list', `${where}events`))
+  const expectedSeq = value('expectedSeq')
+  if (expectedSeq === undefined) return { channel, body }
+  return { channel, body, expectedSeq: checkSeq(expectedSeq, `${where}expectedSeq`) }
+}
+
+function knownFields(fields: Fields, known: readonly string[], where: string): Fields {
+  for (const name of fields.keys())
+    if (!known.includes(name)) refuse(`${JSON.stringify(name)} is not known here`, where + name)
+  return fields
+}

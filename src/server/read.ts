@@ -1,0 +1,196 @@
+/** `GET /v1/channels/{channel}/events`: a page from a position, at once or as soon as there is one. */
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import { crc32 } from 'node:zlib'
+import { hasCode, TidemarkError } from '../errors.ts'
+import { checkClient, checkEpoch, checkPosition, checkSeq, JSON_TYPE, type Position } from '../event.ts'
+import { infoOrNone, readOrWait, seqAt } from '../log/follow.ts'
+import { type ChannelInfo, type Log, type Page, sameHistory } from '../log/log.ts'
+import { READ_BYTES, READ_EVENTS, READ_EVENTS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
+import type { Doors } from './doors.ts'
+import { ALWAYS, acceptedType, checkMethod, parsePath, parseQuery, READ_TYPES, untilGone } from './http.ts'
+import { refuse } from './json.ts'
+import { blocksMap, cutPage, eventLines, pageFields, pageJson, type Rendered } from './render.ts'
+
+interface Asked {
+  readonly channel: string
+  readonly epoch: string | undefined
+  /** From this client's cursor, in place of `after`. */
+  readonly client: string | undefined
+  readonly after: Position
+  /** Most events. */
+  readonly limit: number
+  /** Seconds; undefined when it was not spoken of. */
+  readonly wait: number | undefined
+}
+
+/** @throws what is told to the caller; nothing is sent then */
+export async function read(req: IncomingMessage, res: ServerResponse, doors: Doors): Promise<void> {
+  checkMethod(req, 'GET')
+  const type = acceptedType(req, READ_TYPES)
+  const asked = askedOf(req.url!)
+  const page = asked.wait ? await waitForPage(res, doors, asked, asked.wait) : await findPage(doors.log, asked)
+  if (res.destroyed) return
+  const form = formOf(page, type, asked.limit)
+  const headers = headersOf(page, form, type, asked)
+  if (headers.ETag !== undefined && isKnown(req.headers['if-none-match'], headers.ETag as string)) {
+    res.writeHead(304, headers)
+    res.end()
+    return
+  }
+  doors.metrics.delivered('poll', form.count, form.bytes.length)
+  res.writeHead(200, { 'Content-Type': type, 'Content-Length': form.bytes.length, ...headers })
+  res.end(form.bytes)
+}
+
+const QUERY = ['after', 'limit', 'wait', 'epoch', 'client'] as const
+
+/** @throws bad-request, not-found */
+function askedOf(url: string): Asked {
+  const path = parsePath(url)
+  if (path?.resource !== 'events') throw new TidemarkError('not-found', 'There is nothing at this address')
+  const query = parseQuery(url, QUERY)
+  const given = (name: (typeof QUERY)[number]): string | undefined => query.get(name)?.[0]
+  const epoch = given('epoch')
+  const client = given('client')
+  if (client !== undefined && query.has('after')) refuse('A read begins at after or at the cursor of client, not both')
+  return {
+    channel: path.channel,
+    epoch: epoch === undefined ? undefined : checkEpoch(epoch),
+    client: client === undefined ? undefined : checkClient(client),
+    after: checkPosition(given('after')),
+    limit: within('limit', given('limit'), 1, READ_EVENTS_MAX) ?? READ_EVENTS,
+    wait: within('wait', given('wait'), 0, WAIT_SECONDS_MAX),
+  }
+}
+
+function within(field: string, given: string | undefined, least: number, most: number): number | undefined {
+  if (given === undefined) return undefined
+  const value = checkSeq(given, field)
+  return value >= least && value <= most ? value : refuse(`${field} is ${least} … ${most}`, { field })
+}
+
+// ── Finding the page ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Ends, with an empty page if there is no other, when the time is over, the caller is gone or the server stops. */
+async function waitForPage(res: ServerResponse, doors: Doors, asked: Asked, seconds: number): Promise<Page> {
+  const wait = untilGone(res, doors.stopping, seconds * 1_000)
+  const over = doors.metrics.follows('poll')
+  try {
+    return await findPage(doors.log, asked, wait.signal)
+  } finally {
+    over()
+    wait.end()
+  }
+}
+
+/** `earliest` is looked up this often while it moves under the lookup. */
+const LOOKUPS_MAX = 3
+
+/** @throws as Log.read */
+async function findPage(log: Log, asked: Asked, until?: AbortSignal): Promise<Page> {
+  const limits = { events: asked.limit, bytes: READ_BYTES }
+  for (let lookups = 1; ; lookups++) {
+    const place = await lookUp(log, asked, until !== undefined)
+    const from = place.epoch === undefined ? { after: place.after } : { after: place.after, epoch: place.epoch }
+    try {
+      return await (until ? readOrWait(log, asked.channel, from, limits, until) : log.read(asked.channel, from, limits))
+    } catch (error) {
+      // What stands first now was trimmed since it was looked up.
+      if (!place.isEarliest || !hasCode(error, 'gap') || lookups === LOOKUPS_MAX) throw error
+    }
+  }
+}
+
+interface LookedUp {
+  readonly after: number
+  readonly epoch: string | undefined
+  /** The caller did not say a seq: wherever the history begins. */
+  readonly isEarliest: boolean
+}
+
+/** The place that a caller means. @throws no-channel, unless it `waits`; epoch-changed */
+async function lookUp(log: Log, asked: Asked, waits: boolean): Promise<LookedUp> {
+  const { channel, epoch, client, after } = asked
+  const isEarliest = client === undefined && after.at === 'earliest'
+  // The hot case: what the caller says is what is read.
+  if (client === undefined && after.at === 'seq') return { after: after.seq, epoch, isEarliest }
+  // Whoever names an epoch has known the channel, and hears that it is gone.
+  const info = waits && epoch === undefined ? await infoOrNone(log, channel) : await log.info(channel)
+  if (info === undefined) return { after: 0, epoch, isEarliest }
+  if (epoch !== undefined) checkHistory(info, epoch)
+  if (client === undefined) return { after: await seqAt(log, info, after), epoch: info.epoch, isEarliest }
+  const cursor = await log.cursor(client, channel)
+  if (cursor === undefined) return { after: info.trimmed, epoch: info.epoch, isEarliest: true }
+  checkHistory(info, cursor.epoch)
+  return { after: cursor.seq, epoch: info.epoch, isEarliest }
+}
+
+function checkHistory({ channel, epoch, head, trimmed }: ChannelInfo, believed: string): void {
+  if (sameHistory(epoch, believed)) return
+  const facts = { channel, epoch, head, trimmed }
+  throw new TidemarkError('epoch-changed', `The epoch of ${channel} is ${epoch}, not ${believed}`, facts)
+}
+
+// ── Answering ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+type ReadType = (typeof READ_TYPES)[number]
+
+/** The page as `type`; followers at one place share what was made once, unless their limits cut it. */
+function formOf(page: Page, type: ReadType, limit: number): Rendered {
+  const whole = page.last - page.after <= limit
+  return whole ? page.form(`read ${type}`, (all) => render(all, type, limit)) : render(page, type, limit)
+}
+
+/** Without keys every caller is an admin, who is told whom an event is addressed to. */
+const WITH_TO = true
+
+function render(page: Page, type: ReadType, limit: number): Rendered {
+  switch (type) {
+    case JSON_TYPE:
+      return pageJson(page, { limit, withTo: WITH_TO })
+    case 'application/x-ndjson':
+      return eventLines(page, { limit, withTo: WITH_TO })
+    case 'application/msgpack': {
+      // Blocks that reach over the page's edges are sent as they are, unless that would be too much.
+      const cut = page.last - page.after <= limit ? page : cutPage(page, limit)
+      const bytes = blocksMap(pageFields(cut, cut.last), cut.blocks)
+      return { bytes, length: bytes.length, last: cut.last, count: cut.last - cut.after }
+    }
+  }
+}
+
+const VARY = 'Accept, Accept-Encoding, Authorization, Cookie, Origin'
+
+function headersOf(page: Page, form: Rendered, type: ReadType, asked: Asked): OutgoingHttpHeaders {
+  const headers: OutgoingHttpHeaders = { ...ALWAYS, Vary: VARY }
+  if (type === 'application/x-ndjson') {
+    // Lines have no place for what stands around the events.
+    const { epoch, after, last, head, trimmed } = pageFields(page, form.last)
+    const facts = { Epoch: epoch, After: after, Last: last, Head: head, Trimmed: trimmed }
+    for (const [name, value] of Object.entries(facts)) headers[`Tidemark-${name}`] = value
+  }
+  const byNumber = asked.after.at === 'seq' && asked.client === undefined && asked.wait === undefined
+  if (byNumber && asked.epoch !== undefined && form.last < page.head) {
+    headers['Cache-Control'] = 'private, no-cache'
+    headers.ETag = tagOf(page, type, form.last)
+  }
+  return headers
+}
+
+/**
+ * Weak, because the head beside the events moves on: it changes with the events themselves (compaction and erase make
+ * other blocks), with where the page ends and with how it is written.
+ */
+function tagOf(page: Page, type: ReadType, last: number): string {
+  let crc = crc32(`${page.epoch} ${type} ${page.after} ${last} ${WITH_TO}`)
+  // The crc of a block stands in its header.
+  for (const block of page.blocks) crc = crc32(block.subarray(8, 12), crc)
+  return `W/"${page.after}-${last}-${crc.toString(36)}"`
+}
+
+/** Whether `If-None-Match` names the tag. */
+function isKnown(given: string | undefined, tag: string): boolean {
+  if (given === undefined) return false
+  const weak = (text: string): string => text.trim().replace(/^W\//, '')
+  return given.trim() === '*' || given.split(',').some((each) => weak(each) === weak(tag))
+}

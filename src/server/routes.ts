@@ -1,0 +1,27 @@
+/** All calls by their addresses. */
+import { addAdmin } from './admin.ts'
+import type { App } from './app.ts'
+import { addChannels } from './channels.ts'
+import { addCursors } from './cursors.ts'
+import type { Doors } from './doors.ts'
+import { addHotCalls } from './hot.ts'
+import { addMultiAppend } from './multi.ts'
+import { addPages } from './pages.ts'
+import { addPoll } from './poll.ts'
+
+export interface RoutesOptions {
+  /** Open sockets. */
+  readonly sockets: () => number
+  /** What `/client.js` gives out. */
+  readonly clientFile: string
+}
+
+export function addRoutes(app: App, doors: Doors, { sockets, clientFile }: RoutesOptions): void {
+  addHotCalls(app, doors)
+  addMultiAppend(app, doors)
+  addPoll(app, doors)
+  addCursors(app, doors)
+  addChannels(app, doors)
+  addAdmin(app, doors, sockets)
+  addPages(app, clientFile)
+}

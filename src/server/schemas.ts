@@ -1,0 +1,322 @@
+/**
+ * The shapes of the HTTP calls but the two hot ones: what they take is checked by these, and /openapi.json is made of
+ * them. Unknown fields are refused everywhere. What answers hold is described, and checked in tests only.
+ */
+import { z } from 'zod'
+import { ERRORS, TidemarkError } from '../errors.ts'
+import {
+  APPEND_EVENTS_MAX,
+  CHANNEL_BYTES_MAX,
+  CLIENT_BYTES_MAX,
+  checkChannel,
+  checkClient,
+  checkEpoch,
+  checkPosition,
+  checkSeq,
+  checkTime,
+  ID_BYTES_MAX,
+  SEQ_MAX,
+} from '../event.ts'
+import { POLL_CHANNELS_MAX, READ_EVENTS, READ_EVENTS_MAX, SSE_CHANNELS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
+
+/** Longest `settings.note`, characters. */
+export const NOTE_MAX = 1_000
+/** Most channels of one `GET /v1/channels` answer; default LIST_CHANNELS. */
+export const LIST_CHANNELS_MAX = 1_000
+export const LIST_CHANNELS = 100
+
+/** A schema whose rule is one of the words' own checks, so that it stands in one place. */
+const word = <Schema extends z.ZodType>(schema: Schema, check: (value: unknown) => unknown) =>
+  schema.superRefine((value, context) => {
+    try {
+      check(value)
+    } catch (error) {
+      if (!(error instanceof TidemarkError)) throw error
+      context.addIssue({ code: 'custom', message: error.message })
+    }
+  })
+
+/** A whole number in a query. */
+const digits = (least: number, most: number, or: number) =>
+  z
+    .string()
+    .regex(/^\d{1,16}$/, 'is a whole number')
+    .transform(Number)
+    .pipe(z.number().min(least).max(most))
+    .default(or)
+    .meta({ type: 'integer', minimum: least, maximum: most, description: `Default ${or}` })
+
+// ── Words ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export const Channel = word(z.string().max(CHANNEL_BYTES_MAX), checkChannel).meta({
+  description: 'A channel; in a path `/` and `%2F` mean the same',
+  examples: ['orders'],
+})
+export const Client = word(z.string().max(CLIENT_BYTES_MAX), checkClient).meta({
+  description: 'A client: the name that one follower keeps its cursors under',
+  examples: ['web-42'],
+})
+export const Epoch = word(z.string().max(32), checkEpoch).meta({
+  description: "The life of a channel's history, opaque",
+})
+export const Seq = word(z.number(), checkSeq).meta({ type: 'integer', minimum: 0, maximum: SEQ_MAX })
+const Time = z.string().meta({ format: 'date-time', description: 'RFC 3339, UTC, with milliseconds' })
+const After = word(z.union([z.number(), z.string()]), checkPosition).meta({
+  description: 'A seq, or `earliest`, `head`, `head-50`, `time:<RFC 3339>`: the events after it',
+  examples: [41, 'head'],
+})
+
+export const ChannelPath = z.strictObject({ channel: Channel })
+export const CursorPath = z.strictObject({ channel: Channel, client: Client })
+export const ClientPath = z.strictObject({ client: Client })
+export const NoQuery = z.strictObject({})
+
+// ── Events and pages (their data are not looked at here) ─────────────────────────────────────────────────────────
+
+const Audience = z.strictObject({ users: z.array(z.string()).optional(), groups: z.array(z.string()).optional() })
+
+export const NewEvent = z
+  .strictObject({
+    type: z.string().optional(),
+    key: z.string().optional(),
+    id: z.string().optional(),
+    contentType: z.string().optional(),
+    data: z.unknown().optional(),
+    dataBase64: z.string().optional(),
+    to: Audience.optional(),
+  })
+  .meta({ id: 'NewEvent', description: 'An event as it is appended: data, a key or a type at least' })
+
+export const EventRead = z
+  .object({
+    seq: Seq,
+    time: Time,
+    type: z.string().optional(),
+    key: z.string().optional(),
+    id: z.string().optional(),
+    contentType: z.string().optional(),
+    data: z.unknown().optional(),
+    dataBase64: z.string().optional(),
+    tombstone: z.literal(true).optional(),
+    to: Audience.optional(),
+  })
+  .meta({ id: 'Event', description: 'An event as it is read' })
+
+export const Page = z
+  .object({
+    channel: Channel,
+    epoch: Epoch,
+    after: Seq,
+    last: Seq,
+    head: Seq,
+    trimmed: Seq,
+    caughtUp: z.boolean(),
+    events: z.array(EventRead),
+  })
+  .meta({ id: 'Page', description: "Events after a position. The next request's `after` is this `last`" })
+
+const ANSWERED = { channel: Channel, epoch: Epoch, first: Seq, last: Seq, head: Seq }
+const DURABILITY = z.enum(['fsync', 'replicated', 'memory', 'unknown'])
+
+// The hot calls check by themselves; these describe them.
+
+export const AppendQuery = z.strictObject({
+  expectedSeq: z.string().optional().meta({ type: 'integer', description: 'The head that the writer believes' }),
+  type: z.string().optional().meta({ description: 'Of the one event of a raw body, as are key and id' }),
+  key: z.string().optional(),
+  id: z.string().optional(),
+})
+
+export const AppendHeaders = z.object({
+  'idempotency-key': z
+    .string()
+    .max(ID_BYTES_MAX)
+    .optional()
+    .meta({ description: 'One per append, 1–128 printable ASCII' }),
+})
+
+export const AppendBody = z.union([NewEvent, z.array(NewEvent).min(1).max(APPEND_EVENTS_MAX)])
+
+export const ReadQuery = z.strictObject({
+  after: z.string().optional().meta({ description: 'A position; default `earliest`' }),
+  limit: digits(1, READ_EVENTS_MAX, READ_EVENTS),
+  wait: digits(0, WAIT_SECONDS_MAX, 0),
+  epoch: Epoch.optional(),
+  client: Client.optional().meta({ description: 'From the cursor of this client, in place of `after`' }),
+})
+
+export const StreamQuery = z.strictObject({
+  channel: z
+    .array(z.string())
+    .min(1)
+    .max(SSE_CHANNELS_MAX)
+    .meta({ description: 'A channel, with where to begin: `orders`, `orders@41`, `orders@x1:41`' }),
+  named: z.enum(['0', '1']).optional().meta({ description: '0 sends every event as `message`' }),
+})
+
+export const Appended = z
+  .object({ ...ANSWERED, durability: DURABILITY, duplicate: z.literal(true).optional() })
+  .meta({ id: 'Appended' })
+
+export const Problem = z
+  .looseObject({
+    type: z.string(),
+    title: z.string(),
+    status: z.number(),
+    code: z.enum(Object.keys(ERRORS) as [keyof typeof ERRORS]),
+    detail: z.string(),
+  })
+  .meta({ id: 'Problem', description: 'RFC 9457. `code` never changes; /errors explains each' })
+
+/** Every failed call. */
+export const Refusal = { content: { 'application/problem+json': { schema: Problem } } }
+
+// ── POST /v1/append ──────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Its `events` are left as text by the parser (`data` is kept verbatim), so this only describes them. */
+export const MultiAppend = z
+  .strictObject({
+    appends: z
+      .array(
+        z.strictObject({
+          channel: Channel,
+          events: z.array(NewEvent).min(1).max(APPEND_EVENTS_MAX),
+          expectedSeq: Seq.optional(),
+        }),
+      )
+      .min(1)
+      .max(POLL_CHANNELS_MAX),
+  })
+  .meta({ id: 'MultiAppend', description: 'Appends to several channels, each once: all or nothing' })
+
+export const MultiAppended = z
+  .object({
+    appended: z.array(z.object(ANSWERED)),
+    durability: DURABILITY,
+    duplicate: z.literal(true).optional(),
+  })
+  .meta({ id: 'MultiAppended' })
+
+// ── POST /v1/poll ────────────────────────────────────────────────────────────────────────────────────────────────
+
+export const PollChannel = z.strictObject({
+  commit: Seq.optional().meta({ description: 'Moves the cursor of `client` before reading' }),
+  after: After.optional(),
+  epoch: Epoch.nullish().meta({ description: 'The history that the caller knows; null for none' }),
+})
+
+export const Poll = z
+  .strictObject({
+    client: Client.optional(),
+    channels: z.record(z.string(), PollChannel).meta({ maxProperties: POLL_CHANNELS_MAX }),
+    wait: z.number().min(0).max(WAIT_SECONDS_MAX).default(0).meta({ description: 'Seconds to wait for something' }),
+    limit: z.number().int().min(1).max(READ_EVENTS_MAX).default(READ_EVENTS),
+  })
+  .meta({ id: 'Poll' })
+
+const PollPage = z.union([
+  Page.extend({
+    epoch: Epoch.nullable(),
+    gap: z.object({ after: Seq, trimmed: Seq }).optional(),
+    reset: z.literal(true).optional(),
+  }),
+  z.object({
+    channel: z.string(),
+    error: z.looseObject({ code: z.string(), status: z.number(), detail: z.string() }),
+  }),
+])
+
+export const PollAnswer = z
+  .object({
+    pages: z.array(PollPage),
+    streamer: z.enum(['on', 'off']),
+    streamerRetryAfter: z.number().optional(),
+  })
+  .meta({ id: 'PollAnswer' })
+
+// ── Cursors ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export const CursorMove = z
+  .strictObject({ seq: Seq, epoch: Epoch.optional(), seek: z.boolean().default(false) })
+  .meta({ id: 'CursorMove', description: 'Forward only, unless `seek`' })
+
+export const Cursor = z
+  .object({ client: Client, channel: Channel, epoch: Epoch, seq: Seq, lag: Seq, time: Time })
+  .meta({ id: 'Cursor' })
+
+export const Cursors = z.object({ cursors: z.array(Cursor) })
+
+// ── Channels ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export const Settings = z.strictObject({ note: z.string().max(NOTE_MAX).optional() }).meta({ id: 'Settings' })
+
+export const ChannelInfo = z
+  .object({ channel: Channel, epoch: Epoch, head: Seq, trimmed: Seq, time: Time.nullable(), settings: Settings })
+  .meta({ id: 'Channel' })
+
+export const ListChannels = z.strictObject({
+  prefix: z.string().max(CHANNEL_BYTES_MAX).default(''),
+  after: z.string().max(CHANNEL_BYTES_MAX).optional().meta({ description: 'A name: those behind it are listed' }),
+  limit: digits(1, LIST_CHANNELS_MAX, LIST_CHANNELS),
+})
+
+export const Channels = z.object({
+  channels: z.array(ChannelInfo),
+  next: Channel.optional().meta({ description: 'There are more: the next `after`' }),
+})
+
+export const Trim = z
+  .strictObject({
+    upTo: Seq.optional().meta({ description: 'The last seq to drop' }),
+    olderThan: z
+      .union([z.number().min(0), word(z.string(), checkTime)])
+      .optional()
+      .meta({ description: 'Drops events from before this time: RFC 3339, or a number of seconds ago' }),
+    keepLast: Seq.optional().meta({ description: 'How many seqs up to the head stay' }),
+  })
+  .refine((trim) => Object.values(trim).filter((given) => given !== undefined).length === 1, {
+    message: 'takes exactly one of upTo, olderThan, keepLast',
+  })
+  .meta({ id: 'Trim', description: 'Exactly one of the three' })
+
+export const Compact = z
+  .strictObject({ dryRun: z.boolean().optional(), minLag: Seq.optional(), minAge: z.number().min(0).optional() })
+  .meta({ id: 'Compact' })
+
+// ── Server ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const ABOUT = {
+  engine: z.string(),
+  durability: DURABILITY,
+  capabilities: z.array(z.string()).readonly(),
+  idWindow: z.number().meta({ description: 'How long an idempotency key is remembered at least, ms' }),
+  state: z.string(),
+  streamer: z.enum(['on', 'off']),
+}
+
+export const Ready = z.object(ABOUT).meta({ id: 'Ready' })
+
+export const Status = z
+  .object({
+    ...ABOUT,
+    server: z.string(),
+    reason: z.string().optional(),
+    startedAt: Time,
+    sockets: z.number(),
+    pendingAppends: z.number(),
+    pendingBytes: z.number(),
+    memory: z.number().meta({ description: 'Resident memory of the process, bytes' }),
+  })
+  .meta({ id: 'Status' })
+
+export const Streamer = z.strictObject({ on: z.boolean() }).meta({ id: 'Streamer' })
+
+export const Nothing = z.undefined().meta({ description: 'Done; there is nothing to say' })
+export const Live = z.object({ live: z.literal(true) })
+/** An answer of lines without an end. */
+export const Lines = z.string()
+/** An answer of MessagePack. */
+export const Bytes = z.string().meta({ contentEncoding: 'binary' })
+/** An answer that is not JSON. */
+export const textOf = (type: string) => ({ content: { [type]: { schema: z.string() } } })
+export const OpenApi = z.looseObject({ openapi: z.string() })

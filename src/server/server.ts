@@ -1,0 +1,158 @@
+/** The server: one port for every door, from `listen` to a stop that loses nothing. */
+import { setMaxListeners } from 'node:events'
+import { createServer } from 'node:http'
+import { fileURLToPath } from 'node:url'
+import { type Logger, pino } from 'pino'
+import { TidemarkError } from '../errors.ts'
+import type { Log } from '../log/log.ts'
+import { Access, isLoopback } from './access.ts'
+import { makeApp } from './app.ts'
+import { Connections, openWithoutKeys } from './connections.ts'
+import type { Doors } from './doors.ts'
+import { logFailure } from './failure.ts'
+import { Front } from './front.ts'
+import { hotCall } from './hot.ts'
+import * as limits from './limits.ts'
+import { type GroupFigures, Metrics } from './metrics.ts'
+import { addRoutes } from './routes.ts'
+import { Streamer } from './streamer.ts'
+import { LogSwitch } from './switch.ts'
+
+export interface ServerOptions {
+  /** Address to listen on; only loopback while there are no keys. Default 127.0.0.1. */
+  readonly host?: string
+  /** Default 7070; 0 takes a free one. */
+  readonly port?: number
+  /** Prefix of the calls. Default `/v1`. */
+  readonly path?: string
+  /** Origins whose pages may call beside this server's own: `https://app.example`. */
+  readonly origins?: readonly string[]
+  /** Host names under which this server may be called beside the loopback names. */
+  readonly hostNames?: readonly string[]
+  /** Default: none is written. */
+  readonly logger?: Logger
+  /** Version of the program, told to clients. */
+  readonly version?: string
+  /** Most open connections. Default CONNECTIONS_MAX. */
+  readonly connections?: number
+  /** A request is whole after this, ms, its head within HEADERS_MS. Default REQUEST_MS. */
+  readonly requestTimeout?: number
+  /** Clients that are sent away spread their return over this window, ms. Default RETRY_WINDOW_MS. */
+  readonly retryWindow?: number
+  /** Figures of the log's writes, for `/metrics`. */
+  readonly groupFigures?: GroupFigures
+  /** The browser client that `/client.js` gives out. Default: as built, dist/client.js. */
+  readonly clientFile?: string
+  /** Checks every answer against its schema; for tests. */
+  readonly checkAnswers?: boolean
+}
+
+export interface RunningServer {
+  /** `http://127.0.0.1:7070` */
+  readonly url: string
+  readonly port: number
+  /**
+   * Stops within STOP_MS and a little: `/readyz` red, nothing more accepted, polls answered, streams and sockets ended
+   * with a hint when to come back, appends under way answered. The log is its owner's to close, after this.
+   */
+  close(): Promise<void>
+}
+
+const PORT = 7070
+
+/** @throws wrong-config; the system's own error when the port is taken */
+export async function startServer(log: Log, options: ServerOptions = {}): Promise<RunningServer> {
+  const host = options.host ?? '127.0.0.1'
+  if (!isLoopback(host)) throw openWithoutKeys(host)
+  const path = checkPath(options.path ?? '/v1')
+  const access = new Access({ hostNames: options.hostNames ?? [], origins: options.origins ?? [] })
+  const logger = options.logger ?? pino({ enabled: false })
+  const metrics = new Metrics(log, options.groupFigures)
+  const stopping = new AbortController()
+  // Every waiting poll and stream listens to it.
+  setMaxListeners(0, stopping.signal)
+  const streamerSwitch = await LogSwitch.open(log, logger)
+  const doors: Doors = {
+    log,
+    switch: streamerSwitch,
+    logger,
+    metrics,
+    stopping: stopping.signal,
+    settings: {
+      server: `tidemark/${options.version ?? '0'}`,
+      path,
+      retryWindow: options.retryWindow ?? limits.RETRY_WINDOW_MS,
+    },
+    failed: (door, error, facts) => metrics.failed(door, logFailure(logger, door, error, facts)),
+  }
+
+  const requestTimeout = options.requestTimeout ?? limits.REQUEST_MS
+  const server = createServer({
+    keepAlive: true,
+    keepAliveTimeout: limits.KEEP_ALIVE_MS,
+    headersTimeout: Math.min(limits.HEADERS_MS, requestTimeout),
+    requestTimeout,
+    connectionsCheckingInterval: limits.CHECK_MS,
+    maxHeaderSize: limits.HEADER_BYTES_MAX,
+    // Missing hosts and too many headers are refused by access.ts, with a code.
+    requireHostHeader: false,
+  })
+  server.maxHeadersCount = 0
+  server.maxConnections = options.connections ?? limits.CONNECTIONS_MAX
+  server.on('drop', () => metrics.failed('http', 'too-many'))
+
+  const streamer = new Streamer(doors, {})
+  const front: Front = new Front({
+    doors,
+    access,
+    hot: hotCall,
+    route: (req, res) => app.routing(req, res),
+    upgrade: (req, socket, head) => streamer.upgrade(req, socket, head),
+  })
+  const app = await makeApp({
+    fail: (req, res, error) => front.fail(req, res, error),
+    version: options.version ?? '0',
+    path,
+    checkAnswers: options.checkAnswers ?? false,
+  })
+  addRoutes(app, doors, { sockets: () => streamer.sockets, clientFile: options.clientFile ?? CLIENT_FILE })
+  await app.ready()
+  front.attach(server)
+
+  const connections = new Connections(server)
+  const release = () => Promise.all([streamerSwitch.close(), app.close()])
+  const { url, port } = await connections.listen(host, options.port ?? PORT).catch(async (error) => {
+    await Promise.all([streamer.close(), release()])
+    throw error
+  })
+  logger.debug({ url: url + path }, 'Listening')
+
+  const stop = async () => {
+    logger.info('Stopping')
+    stopping.abort()
+    const [cut] = await Promise.all([connections.drain((socket) => front.busy(socket)), streamer.close()])
+    await release()
+    if (cut > 0) logger.warn({ connections: cut }, 'Calls that did not end in time were cut')
+    logger.info('Stopped')
+  }
+  let stopped: Promise<void> | undefined
+  return {
+    url,
+    port,
+    close: () => {
+      stopped ??= stop()
+      return stopped
+    },
+  }
+}
+
+/** Beside the compiled server, and where the build puts it for sources that run as they are. */
+const CLIENT_FILE = fileURLToPath(
+  new URL(import.meta.url.endsWith('.ts') ? '../../dist/client.js' : '../../client.js', import.meta.url),
+)
+
+function checkPath(path: string): string {
+  if (!/^(?:\/[A-Za-z0-9._~-]+)+$/.test(path))
+    throw new TidemarkError('wrong-config', `--path is like /v1 or /tidemark/v1, not ${path}`)
+  return path
+}

@@ -1,0 +1,290 @@
+/**
+ * Server-sent events: `GET /v1/channels/{channel}/events` and `GET /v1/events` (several channels) with
+ * `Accept: text/event-stream`. One stream is its followers and one loop: read a page, write it, wait until it has left.
+ *
+ * Every message carries the whole position as its id, so that a browser that comes back goes on behind the last
+ * message that it saw. Whatever happens after the beginning is told in the stream under status 200: an EventSource
+ * gives up for good on any other answer, and comes back after a closed connection.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { hasCode, TidemarkError } from '../errors.ts'
+import { Follower, type Item } from '../log/follow.ts'
+import type { Page } from '../log/log.ts'
+import { type Doors, retryAfter } from './doors.ts'
+import { ALWAYS, checkMethod, untilGone } from './http.ts'
+import { type AskedStream, askedStream, firstPlace, isWord, placeId, type Start, Told } from './places.ts'
+import { type Rendered, render } from './render.ts'
+
+/** A comment this often keeps proxies from closing a quiet stream, ms. */
+const COMMENT_MS = 15_000
+/** A client that takes no byte for this long while it is behind is cut, ms. */
+const STALLED_MS = 60_000
+/** First page of a channel; larger ones only after it was taken. */
+const FIRST_BYTES = 64 * 1024
+const PAGE_BYTES = 256 * 1024
+const PAGE_EVENTS = 1_000
+/** What all streams together were given and have not taken: 64 MiB. Beyond it the longest stalled one is cut. */
+const UNSENT_BYTES_MAX = 64 * 1024 * 1024
+/** When a client comes back, ms; a random part of the retry window is added. */
+const RETRY_MS = 1_000
+/** When a client comes back whose channels have all ended, ms. */
+const ENDED_RETRY_MS = 30_000
+
+/** @throws what is wrong with the request; nothing is sent then */
+export async function stream(req: IncomingMessage, res: ServerResponse, doors: Doors): Promise<void> {
+  checkMethod(req, 'GET')
+  const asked = askedStream(req)
+  if (doors.stopping.aborted) {
+    res.destroy()
+    return
+  }
+  const gone = untilGone(res, doors.stopping)
+  const over = doors.metrics.follows('sse')
+  const way = new Way(res, gone.signal)
+  try {
+    const streamed = new Stream(way, doors, asked, gone.signal)
+    const allEnded = await streamed.run()
+    way.end((allEnded ? ENDED_RETRY_MS : RETRY_MS) + retryAfter(doors))
+  } catch (error) {
+    // A log that is not there now sends its readers away, and they come back.
+    if (!way.hasBegun && !hasCode(error, 'unavailable')) throw error
+    doors.failed('sse', error)
+    way.end(RETRY_MS + retryAfter(doors))
+  } finally {
+    over()
+    gone.end()
+  }
+}
+
+/** One channel of a stream. */
+interface Feed {
+  readonly index: number
+  readonly follower: Follower
+  /** Bytes of its next page. */
+  bytes: number
+}
+
+class Stream {
+  readonly #way: Way
+  readonly #doors: Doors
+  readonly #asked: AskedStream
+  readonly #gone: AbortSignal
+  #told = new Told(undefined, [])
+  /** Feeds that have something to tell, in the order of their turns: one page each, then behind the others. */
+  readonly #turns = new Set<Feed>()
+  /** Feeds that have not ended. */
+  #open = 0
+  #wake = (): void => {}
+  #failure: unknown
+
+  constructor(way: Way, doors: Doors, asked: AskedStream, gone: AbortSignal) {
+    this.#way = way
+    this.#doors = doors
+    this.#asked = asked
+    this.#gone = gone
+  }
+
+  /** Until the client is gone or the server stops, or, then true, every channel has ended. @throws unavailable, … */
+  async run(): Promise<boolean> {
+    const wake = (): void => this.#wake()
+    this.#gone.addEventListener('abort', wake)
+    try {
+      await this.#begin()
+      while (this.#open > 0 && !this.#gone.aborted) {
+        if (this.#failure !== undefined) throw this.#failure
+        const [feed] = this.#turns
+        if (feed === undefined) await this.#quiet()
+        else await this.#turn(feed)
+      }
+    } finally {
+      this.#gone.removeEventListener('abort', wake)
+    }
+    return this.#open === 0
+  }
+
+  /** Finds all places, then sends the head of the answer. */
+  async #begin(): Promise<void> {
+    const { starts, digest } = this.#asked
+    const found = await Promise.all(starts.map((start) => this.#find(start)))
+    this.#told = new Told(
+      digest,
+      starts.map((start, i) => firstPlace(start, found[i]?.opened)),
+    )
+    let first = `retry: ${RETRY_MS + retryAfter(this.#doors)}\n\n`
+    if (starts.some(isWord)) first += `id: ${this.#told.id}\n\n`
+    await this.#way.write(first)
+    for (const [index, { follower, error }] of found.entries()) {
+      if (error !== undefined) await this.#way.write(this.#ended(index, error))
+      if (follower === undefined) continue
+      this.#turns.add({ index, follower, bytes: FIRST_BYTES })
+      this.#open++
+    }
+  }
+
+  /** A channel whose place can't be found has ended before it began. @throws unavailable */
+  async #find({ channel, from }: Start): Promise<Found> {
+    try {
+      return await Follower.open(this.#doors.log, channel, from)
+    } catch (error) {
+      if (!(error instanceof TidemarkError) || error.code === 'unavailable') throw error
+      return { error }
+    }
+  }
+
+  async #turn(feed: Feed): Promise<void> {
+    this.#turns.delete(feed)
+    const item = await feed.follower.next({ events: PAGE_EVENTS, bytes: feed.bytes })
+    if (item === undefined) {
+      this.#waitFor(feed)
+      return
+    }
+    await this.#way.write(this.#message(feed, item))
+    feed.bytes = PAGE_BYTES
+    if (item.is === 'ended') this.#open--
+    else this.#turns.add(feed)
+  }
+
+  #waitFor(feed: Feed): void {
+    const changed = (): void => {
+      this.#turns.add(feed)
+      this.#wake()
+    }
+    const failed = (error: unknown): void => {
+      // Whoever is gone waits for nothing more.
+      if (!this.#gone.aborted) this.#failure ??= error
+      this.#wake()
+    }
+    feed.follower.changed(this.#gone).then(changed, failed)
+  }
+
+  /** Resolves when there is a turn to give, a failure, or no client. */
+  async #quiet(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve
+    })
+  }
+
+  #message(feed: Feed, item: Item): Buffer | string {
+    if (item.is === 'page') return this.#page(feed, item.page)
+    if (item.is === 'ended') return this.#ended(feed.index, item.error)
+    const { channel, place } = feed.follower
+    const { is, ...facts } = item
+    this.#told.set(feed.index, place.epoch, place.after)
+    return this.#control(is, { channel, epoch: place.epoch ?? null, ...facts })
+  }
+
+  #page(feed: Feed, page: Page): Buffer {
+    const { named, digest } = this.#asked
+    const { before, behind } = this.#told.around(feed.index)
+    const make = (all: Page): Rendered => messages(all, named, before, behind)
+    // The followers of one channel at one place get the same bytes.
+    const form = digest === undefined ? page.form(named ? 'sse' : 'sse message', make) : make(page)
+    this.#told.set(feed.index, page.epoch, page.last)
+    this.#doors.metrics.delivered('sse', form.count, form.length)
+    return form.bytes
+  }
+
+  #ended(index: number, error: TidemarkError): string {
+    this.#doors.failed('sse', error)
+    const { channel } = this.#asked.starts[index]!
+    return this.#control('ended', { ...error.details, channel, code: error.code, detail: error.message })
+  }
+
+  #control(name: string, facts: object): string {
+    return `id: ${this.#told.id}\nevent: tidemark.${name}\ndata: ${JSON.stringify(facts)}\n\n`
+  }
+}
+
+type Found = Partial<Awaited<ReturnType<typeof Follower.open>>> & { readonly error?: TidemarkError }
+
+/** A page's events as messages, and its end where that is no event. `before` and `behind` stand in ids around the place. */
+function messages(page: Page, named: boolean, before: string, behind: string): Rendered {
+  const id = (seq: number): string => `id: ${before}${placeId(page.epoch, seq)}${behind}\n`
+  let told = page.after
+  return render(
+    page,
+    { withChannel: true, withTo: true },
+    (json, { seq, type }) => {
+      told = seq
+      return `${id(seq)}event: ${(named && type) || 'message'}\ndata: ${json}\n\n`
+    },
+    { end: () => (told < page.last ? `${id(page.last)}\n` : '') },
+  )
+}
+
+// ── The way to the client ────────────────────────────────────────────────────────────────────────────────────────
+
+/** The answer of a stream: paced by what the client takes. */
+class Way {
+  readonly #res: ServerResponse
+  readonly #gone: AbortSignal
+  #comments: NodeJS.Timeout | undefined
+
+  constructor(res: ServerResponse, gone: AbortSignal) {
+    this.#res = res
+    this.#gone = gone
+  }
+
+  get hasBegun(): boolean {
+    return this.#res.headersSent
+  }
+
+  /** Resolves when the socket has room for more, or there is nobody to write to. */
+  async write(chunk: Buffer | string): Promise<void> {
+    this.#begin()
+    if (this.#gone.aborted || this.#res.write(chunk)) return
+    const taken = countUnsent(this.#res)
+    await new Promise<void>((resolve) => {
+      const over = (): void => {
+        this.#res.off('drain', over)
+        this.#gone.removeEventListener('abort', over)
+        resolve()
+      }
+      this.#res.on('drain', over)
+      this.#gone.addEventListener('abort', over)
+    })
+    taken()
+  }
+
+  /** @param retry when the client is to come back, ms. */
+  end(retry: number): void {
+    this.#begin()
+    clearInterval(this.#comments)
+    if (!this.#res.destroyed) this.#res.end(`retry: ${retry}\n\n`)
+  }
+
+  #begin(): void {
+    if (this.#res.headersSent || this.#res.destroyed) return
+    this.#res.setTimeout(STALLED_MS, () => this.#res.destroy())
+    this.#res.writeHead(200, {
+      'Content-Type': 'text/event-stream',
+      ...ALWAYS,
+      Vary: 'Accept, Accept-Encoding, Authorization, Cookie, Origin',
+      // Proxies that collect answers would hold events back.
+      'X-Accel-Buffering': 'no',
+    })
+    this.#comments = setInterval(() => {
+      if (!this.#res.writableNeedDrain) this.#res.write(':\n\n')
+    }, COMMENT_MS)
+  }
+}
+
+/** What streams were given and have not taken, of all streams of this process; the one that waits longest first. */
+const unsent = new Map<ServerResponse, number>()
+let unsentBytes = 0
+
+/** Counts what a response has not sent. Returns what is to be called when it was taken. */
+function countUnsent(res: ServerResponse): () => void {
+  const taken = (stalled: ServerResponse): void => {
+    unsentBytes -= unsent.get(stalled) ?? 0
+    unsent.delete(stalled)
+  }
+  unsent.set(res, res.writableLength)
+  unsentBytes += res.writableLength
+  for (const stalled of unsent.keys()) {
+    if (unsentBytes <= UNSENT_BYTES_MAX) break
+    taken(stalled)
+    stalled.destroy()
+  }
+  return () => taken(res)
+}

@@ -1,0 +1,254 @@
+/**
+ * The WebSocket door, `GET /v1/stream`: takes upgrades, keeps all sockets, and holds what they share. PROTOCOL.md says
+ * what goes over a socket; session.ts does it.
+ */
+import type { IncomingMessage } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { type RawData, type ServerOptions, WebSocket, WebSocketServer } from 'ws'
+import { CLOSE } from '../wire.ts'
+import { type Doors, retryAfter } from './doors.ts'
+import type { Following } from './following.ts'
+import { type Frames, JSON_FRAMES, MSGPACK_FRAMES } from './frames.ts'
+import { Backlog, clock } from './outlet.ts'
+import { Queue, Rounds } from './rounds.ts'
+import { FRAME_BYTES_MAX, type Host, Session, type StreamLimits } from './session.ts'
+import { Watches } from './watches.ts'
+
+/** Most sockets; further ones are closed 4429. Fewer than a server's connections, so that calls still get in. */
+export const SOCKETS_MAX = 18_000
+/** What all sockets together have not taken, bytes: 128 MiB. Beyond it those that stand still are cut, the longest first. */
+export const UNSENT_BYTES_MAX = 128 * 1024 * 1024
+/** Most channels of one socket. */
+export const SUBSCRIPTIONS_MAX = 1_000
+export const HEARTBEAT_MS = 25_000
+export const HELLO_MS = 5_000
+export const STALLED_MS = 60_000
+/** Most frames of one message, and most pieces in which a frame may arrive. */
+const FRAGMENTS_MAX = 64
+const CHUNKS_MAX = 1_024
+/** PINGs of a client whose PONGs it does not read. */
+const PONGS_MAX = 8
+/** Time for the other side to answer a close frame, ms. */
+const CLOSE_MS = 2_000
+/** Commits that nobody waits for are written after this, ms; they are promised within a second. */
+const COMMIT_MS = 500
+/** The clocks of all sockets are looked at this often, ms. */
+const SWEEP_MS = 1_000
+/** Clients that the switch sends away go on by polling within this, ms. */
+const SWITCH_RETRY_MS = 1_000
+
+export interface StreamerOptions extends Partial<StreamLimits> {
+  /** Most sockets. */
+  readonly sockets?: number
+  /** Most bytes that all sockets together have not taken. */
+  readonly unsentBytes?: number
+}
+
+const FRAMES: ReadonlyMap<string, Frames> = new Map(
+  [JSON_FRAMES, MSGPACK_FRAMES].map((frames) => [frames.subprotocol, frames]),
+)
+
+/** How its listeners find the session of a socket: one function for all of them, no closure for each. */
+const SESSION = Symbol('session')
+interface Held {
+  [SESSION]?: Session
+}
+
+class StreamSocket extends WebSocket {
+  [SESSION]: Session | undefined = undefined
+}
+
+export class Streamer implements Host {
+  readonly doors: Doors
+  readonly limits: StreamLimits
+  readonly backlog: Backlog
+  readonly watches: Watches
+  readonly rounds = new Rounds()
+  readonly queue = new Queue()
+  readonly #socketsMax: number
+  readonly #server: WebSocketServer
+  readonly #sessions = new Map<Session, () => void>()
+  readonly #tick: number
+  readonly #sweeper: NodeJS.Timeout
+  #committing = new Set<Following>()
+  /** Commits under way of sockets that may be gone. */
+  #background = 0
+  #delivered = { events: 0, bytes: 0 }
+  readonly #closing = new AbortController()
+  /** Resolves `close`. */
+  #whenEmpty: (() => void) | undefined
+
+  constructor(doors: Doors, options: StreamerOptions = {}) {
+    this.doors = doors
+    this.limits = {
+      heartbeat: options.heartbeat ?? HEARTBEAT_MS,
+      helloMs: options.helloMs ?? HELLO_MS,
+      stalledMs: options.stalledMs ?? STALLED_MS,
+      subscriptions: options.subscriptions ?? SUBSCRIPTIONS_MAX,
+    }
+    this.backlog = new Backlog(options.unsentBytes ?? UNSENT_BYTES_MAX, this.queue)
+    this.watches = new Watches(doors.log)
+    this.#socketsMax = options.sockets ?? SOCKETS_MAX
+    this.#server = new WebSocketServer(SOCKET_OPTIONS)
+    const { heartbeat, helloMs, stalledMs } = this.limits
+    this.#tick = Math.min(SWEEP_MS, Math.max(10, Math.min(heartbeat, helloMs, stalledMs) / 5))
+    this.#sweeper = setInterval(() => this.#sweep(), this.#tick)
+    this.#sweeper.unref()
+    void this.#followSwitch()
+  }
+
+  /** Open sockets. */
+  get sockets(): number {
+    return this.#sessions.size
+  }
+
+  /** Takes over an upgrade whose access was checked. */
+  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
+    this.#server.handleUpgrade(req, socket, head, (ws) => this.#open(ws as StreamSocket, socket))
+  }
+
+  #open(ws: StreamSocket, socket: Duplex & Held): void {
+    // What is wrong with a frame closes the socket within ws; what is wrong with the connection is its `close`.
+    ws.on('error', nothing)
+    const refusal = this.#refusal()
+    if (refusal) {
+      ws.close(refusal.code, refusal.reason)
+      return
+    }
+    const session = new Session(ws, socket, FRAMES.get(ws.protocol) ?? JSON_FRAMES, this)
+    ws[SESSION] = session
+    socket[SESSION] = session
+    ws.on('message', onMessage)
+    ws.on('pong', onPong)
+    ws.on('close', onClose)
+    socket.on('drain', onDrain)
+    this.#sessions.set(session, this.doors.metrics.follows('stream'))
+  }
+
+  /** Browsers are told nothing of a refused handshake: an upgrade is accepted and closed with the reason. */
+  #refusal(): { code: number; reason: string } | undefined {
+    if (this.doors.stopping.aborted) return { code: CLOSE.goingAway, reason: this.retryReason() }
+    if (!this.doors.switch.on) return { code: CLOSE.streamerOff, reason: `retry=${switchRetry(this.doors)}` }
+    if (this.#sessions.size >= this.#socketsMax) return { code: CLOSE.tooMany, reason: this.retryReason() }
+    return undefined
+  }
+
+  // ── For all sessions ───────────────────────────────────────────────────────────────────────────────────────────
+
+  delivered(events: number, bytes: number): void {
+    this.#delivered.events += events
+    this.#delivered.bytes += bytes
+  }
+
+  commitSoon(following: Following): void {
+    this.#committing.add(following)
+    if (this.#committing.size === 1) setTimeout(this.#commit, COMMIT_MS)
+  }
+
+  readonly #commit = (): void => {
+    const all = this.#committing
+    this.#committing = new Set()
+    for (const following of all) following.flushCommits()
+  }
+
+  background(work: Promise<void>): void {
+    this.#background++
+    void work.finally(() => {
+      this.#background--
+      this.#checkEmpty()
+    })
+  }
+
+  retryReason(): string {
+    return `retry=${retryAfter(this.doors)}`
+  }
+
+  gone(session: Session): void {
+    this.#sessions.get(session)?.()
+    this.#sessions.delete(session)
+    this.#checkEmpty()
+  }
+
+  #sweep(): void {
+    const now = clock()
+    for (const session of this.#sessions.keys()) session.sweep(now, this.#tick)
+    this.backlog.sweep()
+    const { events, bytes } = this.#delivered
+    if (bytes === 0) return
+    this.#delivered = { events: 0, bytes: 0 }
+    this.doors.metrics.delivered('stream', events, bytes)
+  }
+
+  async #followSwitch(): Promise<void> {
+    const { signal } = this.#closing
+    while (!signal.aborted) {
+      if (!this.doors.switch.on) this.#turnedOff()
+      try {
+        await this.doors.switch.changed(signal)
+      } catch (error) {
+        if (signal.aborted) return
+        this.doors.failed('stream', error)
+        return
+      }
+    }
+  }
+
+  #turnedOff(): void {
+    for (const session of this.#sessions.keys()) {
+      const after = switchRetry(this.doors)
+      session.finish(CLOSE.streamerOff, `retry=${after}`, { op: 'switch', streamer: 'off', retryAfter: after })
+    }
+  }
+
+  /** Answers what was taken, closes all sockets 1001, and refuses new ones. Resolves when the last one is gone. */
+  async close(): Promise<void> {
+    this.#closing.abort()
+    this.#server.close()
+    for (const session of this.#sessions.keys()) session.finish(CLOSE.goingAway, this.retryReason())
+    await new Promise<void>((resolve) => {
+      this.#whenEmpty = resolve
+      this.#checkEmpty()
+    })
+    clearInterval(this.#sweeper)
+    this.#sweep()
+  }
+
+  #checkEmpty(): void {
+    if (this.#sessions.size === 0 && this.#background === 0) this.#whenEmpty?.()
+  }
+}
+
+const SOCKET_OPTIONS: ServerOptions<typeof StreamSocket> & { closeTimeout: number; maxPendingAutoPongs: number } = {
+  noServer: true,
+  clientTracking: false,
+  WebSocket: StreamSocket,
+  perMessageDeflate: false,
+  maxPayload: FRAME_BYTES_MAX,
+  maxFragments: FRAGMENTS_MAX,
+  maxBufferedChunks: CHUNKS_MAX,
+  maxPendingAutoPongs: PONGS_MAX,
+  skipUTF8Validation: false,
+  closeTimeout: CLOSE_MS,
+  handleProtocols: (offered) => [...offered].find((name) => FRAMES.has(name)) ?? false,
+}
+
+const switchRetry = (doors: Doors): number =>
+  Math.floor(Math.random() * Math.min(doors.settings.retryWindow, SWITCH_RETRY_MS))
+
+function nothing(): void {}
+
+function onMessage(this: WebSocket, data: RawData, binary: boolean): void {
+  ;(this as StreamSocket)[SESSION]!.message(data as Buffer, binary)
+}
+
+function onPong(this: WebSocket): void {
+  ;(this as StreamSocket)[SESSION]!.pong()
+}
+
+function onClose(this: WebSocket): void {
+  ;(this as StreamSocket)[SESSION]!.gone()
+}
+
+function onDrain(this: Duplex & Held): void {
+  this[SESSION]!.drained()
+}

@@ -1,0 +1,144 @@
+/**
+ * One channel followed on one socket: a position and nothing else. While it is behind it takes turns with the socket's
+ * other subscriptions, one page a turn; at the head it stands in a watch until the channel has changed.
+ */
+import { TidemarkError } from '../errors.ts'
+import type { Follower } from '../log/follow.ts'
+import { type CursorMove, type Place, sameHistory } from '../log/log.ts'
+import { READ_EVENTS_MAX } from '../wire.ts'
+import type { Following } from './following.ts'
+import type { Session } from './session.ts'
+import type { Watcher } from './watches.ts'
+
+/** After a turn: there is more to read · it is at the head · it is over. */
+export type Outcome = 'more' | 'head' | 'over'
+
+export class Subscription implements Watcher {
+  readonly channel: string
+  readonly #following: Following
+  readonly #session: Session
+  readonly #follower: Follower
+  /** The history that the client was told last; commits count for it. Null until there is one. */
+  #epoch: string | null
+  /** The client knows that it is at the head. */
+  #isLive = false
+  /** A commit beyond what was sent since a reset speaks of the history before it. */
+  wasReset = false
+  #isOver = false
+  /** The newest commit that nobody waits for. */
+  #commit: Required<CursorMove> | undefined
+  watch: Watcher['watch']
+  /** Behind it in its socket's row; kept by Following. */
+  next: Subscription | undefined
+
+  constructor(following: Following, session: Session, follower: Follower, epoch: string | null) {
+    this.channel = follower.channel
+    this.#following = following
+    this.#session = session
+    this.#follower = follower
+    this.#epoch = epoch
+  }
+
+  get place(): Place {
+    return this.#follower.place
+  }
+
+  get epoch(): string | null {
+    return this.#epoch
+  }
+
+  /** It was at the head the last time it looked, and its client knows. */
+  get isLive(): boolean {
+    return this.#isLive
+  }
+
+  get isOver(): boolean {
+    return this.#isOver
+  }
+
+  /** No frame of it leaves after this, whatever it is reading now. */
+  stop(): void {
+    this.#isOver = true
+    this.#session.host.watches.leave(this)
+  }
+
+  /** Writes what comes next, a page of about `bytes` at most. @throws unavailable */
+  async take(bytes: number): Promise<Outcome> {
+    const item = await this.#follower.next({ events: READ_EVENTS_MAX, bytes })
+    if (this.#isOver) return 'over'
+    const { channel } = this
+    const session = this.#session
+    switch (item?.is) {
+      case undefined:
+        return 'head'
+      case 'page': {
+        const { page } = item
+        const frame = session.frames.page(page)
+        this.#epoch = page.epoch
+        session.outlet.write(frame)
+        session.host.delivered(page.last - page.after, frame.length)
+        if (!page.caughtUp) this.#isLive = false
+        return this.#isLive ? 'head' : 'more'
+      }
+      case 'caughtup':
+        this.#isLive = true
+        session.tell({ op: 'caughtup', channel, seq: item.seq })
+        return 'head'
+      case 'gap':
+        session.tell({ op: 'gap', channel, after: item.after, trimmed: item.trimmed })
+        return 'more'
+      case 'reset':
+        this.#following.flushCommit(this)
+        this.#epoch = item.epoch
+        this.#isLive = false
+        this.wasReset = true
+        session.tell({ op: 'reset', channel, epoch: item.epoch, trimmed: item.trimmed, head: item.head })
+        return 'more'
+      case 'ended':
+        this.#following.ended(this, item.error)
+        return 'over'
+    }
+  }
+
+  /** The watch: a round of live delivery is next. */
+  changed(): void {
+    this.#session.host.rounds.join(this)
+  }
+
+  /** The watch: the log can't be waited for. */
+  failed(error: unknown): void {
+    this.#following.failed(this, error)
+  }
+
+  /** The round. */
+  turn(): void {
+    this.#following.ready(this)
+  }
+
+  // ── Commits ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * The history that a commit of `seq` counts for; undefined while there is none.
+   * @throws epoch-changed when it can only speak of the history before the reset
+   */
+  epochOf(seq: number): string | undefined {
+    if (this.wasReset && seq > this.place.after)
+      throw new TidemarkError('epoch-changed', `Seq ${seq} of ${this.channel} was not sent since its reset`, {
+        epoch: this.#epoch,
+      })
+    return this.#epoch ?? undefined
+  }
+
+  /** Keeps a commit that nobody waits for, together with those that follow it soon. */
+  commitLater({ seq, epoch }: Required<CursorMove>): void {
+    if (this.#commit && !sameHistory(this.#commit.epoch, epoch)) this.#following.flushCommit(this)
+    this.#commit = { epoch, seq: Math.max(seq, this.#commit?.seq ?? 0) }
+  }
+
+  /** Gives the kept commit out, once. */
+  takeCommit(): Required<CursorMove> | undefined {
+    const commit = this.#commit
+    this.#commit = undefined
+    return commit
+  }
+}

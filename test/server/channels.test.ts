@@ -1,0 +1,144 @@
+import { describe, expect, test } from 'vitest'
+import type { Log } from '../../src/log/log.ts'
+import { body, range } from '../parts.ts'
+import { call, problemOf } from './calls.ts'
+import { startTestServer } from './serve.ts'
+
+const append = (log: Log, channel: string, ...values: unknown[]) => log.append([{ channel, body: body(...values) }])
+
+describe('the list of channels', () => {
+  test('goes by name, in pieces that say where the next one begins', async () => {
+    const { url, log } = await startTestServer()
+    for (const channel of ['b', 'repo/10', 'repo/2', 'repo/1', 'a', 'z']) await append(log, channel, 1)
+    const names = async (query = '') => {
+      const { channels, next } = (await call(`${url}/v1/channels${query}`)).json
+      return [channels.map(({ channel }: { channel: string }) => channel).join(), next]
+    }
+    expect(await names()).toEqual(['a,b,repo/1,repo/10,repo/2,z', undefined])
+    expect(await names('?limit=2')).toEqual(['a,b', 'b'])
+    expect(await names('?limit=2&after=b')).toEqual(['repo/1,repo/10', 'repo/10'])
+    expect(await names('?limit=2&after=repo/10')).toEqual(['repo/2,z', undefined])
+    expect(await names('?prefix=repo/')).toEqual(['repo/1,repo/10,repo/2', undefined])
+    expect(await names('?prefix=repo%2F1&after=repo/1')).toEqual(['repo/10', undefined])
+    expect(await names('?prefix=nothing')).toEqual(['', undefined])
+  })
+
+  test.each(['?limit=0', '?limit=1001', '?limit=x', '?limit=1&limit=2', '?lim=1'])(
+    '%s is a bad request',
+    async (query) => {
+      const { url } = await startTestServer()
+      expect(problemOf(await call(`${url}/v1/channels${query}`)).code).toBe('bad-request')
+    },
+  )
+})
+
+describe('one channel', () => {
+  test('it is told with its head, and under any spelling of its name', async () => {
+    const { url, log } = await startTestServer()
+    await append(log, 'repo/42:x', ...range(1, 3))
+    const { epoch } = await log.info('repo/42:x')
+    for (const name of ['repo/42:x', 'repo%2F42:x', 'repo%2f42%3Ax', '%72epo/42:x']) {
+      const { status, json } = await call(`${url}/v1/channels/${name}`)
+      expect([name, status]).toEqual([name, 200])
+      expect(json).toEqual({
+        ...{ channel: 'repo/42:x', epoch, head: 3, trimmed: 0, settings: {} },
+        time: expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/),
+      })
+    }
+  })
+
+  test('settings make a channel or replace what was set', async () => {
+    const { url, log } = await startTestServer()
+    const made = await call(`${url}/v1/channels/new/one`, 'PUT', { note: 'for a test' })
+    expect(made.json).toMatchObject({ channel: 'new/one', head: 0, time: null, settings: { note: 'for a test' } })
+    expect((await call(`${url}/v1/channels/new/one`, 'PUT', {})).json.settings).toEqual({})
+    expect((await log.info('new/one')).settings).toEqual({})
+  })
+
+  test('a deleted channel is gone, and its name begins another history', async () => {
+    const { url, log } = await startTestServer()
+    await append(log, 'a', 1)
+    const { epoch } = await log.info('a')
+    const answer = await call(`${url}/v1/channels/a`, 'DELETE')
+    expect([answer.status, answer.text]).toEqual([204, ''])
+    expect(problemOf(await call(`${url}/v1/channels/a`)).code).toBe('no-channel')
+    expect(problemOf(await call(`${url}/v1/channels/a`, 'DELETE')).code).toBe('no-channel')
+    await append(log, 'a', 1)
+    expect((await call(`${url}/v1/channels/a`)).json.epoch).not.toBe(epoch)
+  })
+
+  test('a long note, an unknown setting and a missing body are refused', async () => {
+    const { url } = await startTestServer()
+    for (const settings of [{ note: 'x'.repeat(1_001) }, { notes: 'x' }, { note: 1 }, [], null, 'x'])
+      expect(problemOf(await call(`${url}/v1/channels/a`, 'PUT', JSON.stringify(settings))).code).toBe('bad-request')
+    expect(problemOf(await call(`${url}/v1/channels/a`, 'PUT')).code).toBe('bad-request')
+    expect(problemOf(await call(`${url}/v1/channels/a`)).code).toBe('no-channel')
+  })
+
+  test('system channels are read by everybody and changed by nobody', async () => {
+    const { url, log } = await startTestServer()
+    await append(log, '_own', 1)
+    expect((await call(`${url}/v1/channels/_own`)).status).toBe(200)
+    const changes: [string, string, unknown][] = [
+      ['', 'PUT', {}],
+      ['', 'DELETE', undefined],
+      ['/trim', 'POST', { upTo: 1 }],
+      ['/compact', 'POST', {}],
+    ]
+    for (const [resource, method, request] of changes)
+      expect(problemOf(await call(`${url}/v1/channels/_own${resource}`, method, request)).code).toBe('forbidden')
+    expect(await log.info('_own')).toMatchObject({ head: 1, trimmed: 0 })
+  })
+})
+
+describe('trim', () => {
+  const setUp = async () => {
+    const server = await startTestServer()
+    await append(server.log, 'a', ...range(1, 10))
+    return { ...server, trim: (request: unknown) => call(`${server.url}/v1/channels/a/trim`, 'POST', request) }
+  }
+
+  test('up to a seq', async () => {
+    const { trim } = await setUp()
+    expect((await trim({ upTo: 4 })).json).toMatchObject({ channel: 'a', head: 10, trimmed: 4 })
+    expect((await trim({ upTo: 2 })).json.trimmed).toBe(4)
+    expect((await trim({ upTo: 99 })).json).toMatchObject({ head: 10, trimmed: 10 })
+  })
+
+  test('to the last so many', async () => {
+    const { trim } = await setUp()
+    expect((await trim({ keepLast: 3 })).json.trimmed).toBe(7)
+    expect((await trim({ keepLast: 99 })).json.trimmed).toBe(7)
+    expect((await trim({ keepLast: 0 })).json.trimmed).toBe(10)
+  })
+
+  test('older than a time or an age', async () => {
+    const { trim, log } = await setUp()
+    expect((await trim({ olderThan: 3_600 })).json.trimmed).toBe(0)
+    const { time } = await log.info('a')
+    expect((await trim({ olderThan: new Date(time).toISOString() })).json.trimmed).toBe(0)
+    expect((await trim({ olderThan: new Date(time + 1).toISOString() })).json.trimmed).toBe(10)
+  })
+
+  test('exactly one of the three is asked for', async () => {
+    const { trim, log } = await setUp()
+    const wrong = [{}, { upTo: 1, keepLast: 1 }, { upTo: -1 }, { upTo: '1' }, { keepLast: 1.5 }, { olderThan: 'soon' }]
+    for (const request of [...wrong, { olderThan: -1 }, { before: 1 }, [], null])
+      expect([request, problemOf(await trim(request)).code]).toEqual([request, 'bad-request'])
+    expect((await log.info('a')).trimmed).toBe(0)
+  })
+
+  test('of an unknown channel is no-channel', async () => {
+    const { url } = await setUp()
+    for (const request of [{ upTo: 1 }, { keepLast: 1 }, { olderThan: 0 }])
+      expect(problemOf(await call(`${url}/v1/channels/none/trim`, 'POST', request)).code).toBe('no-channel')
+  })
+})
+
+test('compaction is not supported yet', async () => {
+  const { url, log } = await startTestServer()
+  await append(log, 'a', 1)
+  expect(problemOf(await call(`${url}/v1/channels/a/compact`, 'POST', { dryRun: true })).code).toBe('not-supported')
+  expect(problemOf(await call(`${url}/v1/channels/a/compact`, 'POST', { dry: true })).code).toBe('bad-request')
+  expect(problemOf(await call(`${url}/v1/channels/none/compact`, 'POST', {})).code).toBe('no-channel')
+})

@@ -1,0 +1,25 @@
+/** Real parts for tests: a server on a free port over a log of its own, both closed when the test ends. */
+import { onTestFinished } from 'vitest'
+import type { Log } from '../../src/log/log.ts'
+import { type RunningServer, type ServerOptions, startServer } from '../../src/server/server.ts'
+import { tempLog } from '../parts.ts'
+
+export interface TestServer {
+  readonly url: string
+  readonly port: number
+  readonly log: Log
+  readonly server: RunningServer
+}
+
+export interface TestServerOptions extends ServerOptions {
+  /** A log to serve; its owner closes it. Default: a fresh one. */
+  readonly log?: Log
+}
+
+/** Every answer is checked against its schema on the way out. */
+export async function startTestServer({ log, ...options }: TestServerOptions = {}): Promise<TestServer> {
+  const served = log ?? (await tempLog())
+  const server = await startServer(served, { port: 0, checkAnswers: true, ...options })
+  onTestFinished(() => server.close())
+  return { url: server.url, port: server.port, log: served, server }
+}
