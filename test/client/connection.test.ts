@@ -1,0 +1,436 @@
+import { expect, onTestFinished, test } from 'vitest'
+import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
+import { connect, NodeSocket } from '../../src/client/node.ts'
+import type { SocketClass } from '../../src/client/socket.ts'
+import { HELD_EVENTS_MAX, type Item } from '../../src/client/subscription.ts'
+import { CLOSE_RETRIED } from '../../src/wire.ts'
+import { range } from '../parts.ts'
+import { type Peer, Scripted } from './scripted.ts'
+
+function client(server: Scripted, options: TidemarkOptions = {}): Tidemark {
+  const tidemark = connect(server.url, options)
+  onTestFinished(() => tidemark.close())
+  return tidemark
+}
+
+/** The seqs of the next events of a loop. */
+async function seqs(loop: AsyncIterator<{ seq: number }>, count: number): Promise<number[]> {
+  const found: number[] = []
+  while (found.length < count) found.push((await loop.next()).value!.seq)
+  return found
+}
+
+test('hello says who we are, and one socket serves all channels', async () => {
+  const server = await Scripted.start()
+  const tidemark = client(server, { token: 'secret', client: 'web-1' })
+  const a = tidemark.channel('a').follow()
+  const b = tidemark.channel('b/c').follow({ after: 'head-5' })
+  const peer = await server.peer()
+  expect(await peer.next('hello')).toMatchObject({ token: 'secret', client: 'web-1' })
+  expect(await peer.accept()).toMatchObject({ channel: 'a' })
+  expect(await peer.accept({ after: 7 })).toMatchObject({ channel: 'b/c', after: 'head-5' })
+  peer.events('a', 1, 1)
+  peer.events('b/c', 8, 8)
+  expect((await a.next()).value).toMatchObject({ channel: 'a', seq: 1, data: 1 })
+  expect((await b.next()).value).toMatchObject({ channel: 'b/c', seq: 8 })
+  expect(server.asked.map(({ url }) => url)).toEqual(['/v1/stream'])
+  expect(server.asked[0]!.headers['sec-websocket-protocol']).toBe('tidemark.v1.json')
+})
+
+test('a lost socket is replaced, and each channel goes on from its own place', async () => {
+  const server = await Scripted.start()
+  const tidemark = client(server)
+  const a = tidemark.channel('a').follow()
+  const b = tidemark.channel('b').follow({ after: 3, epoch: 'e1' })
+  const first = await server.peer()
+  await first.accept()
+  await first.accept()
+  first.events('a', 1, 5)
+  expect(await seqs(a, 2)).toEqual([1, 2])
+  first.cut()
+  const second = await server.peer()
+  const asked = [await second.accept(), await second.accept()]
+  expect(asked).toMatchObject([
+    { channel: 'a', after: 5, epoch: 'e1' },
+    { channel: 'b', after: 3, epoch: 'e1' },
+  ])
+  second.events('a', 4, 8)
+  second.events('b', 4, 4)
+  expect(await seqs(a, 6)).toEqual(range(3, 8))
+  expect(await seqs(b, 1)).toEqual([4])
+})
+
+test('a frame that skips events is not taken: the channel is asked for again from our own place', async () => {
+  const server = await Scripted.start()
+  const a = client(server).channel('a').follow()
+  const peer = await server.peer()
+  await peer.accept()
+  peer.events('a', 1, 2)
+  peer.events('a', 5, 6)
+  // These belong to the subscription that is being replaced.
+  peer.events('a', 7, 8)
+  expect(await peer.accept()).toMatchObject({ after: 2, epoch: 'e1' })
+  peer.events('a', 3, 8)
+  expect(await seqs(a, 8)).toEqual(range(1, 8))
+})
+
+test('a server that skips events every time is told off with data-loss, and the other channels live', async () => {
+  const server = await Scripted.start()
+  const tidemark = client(server)
+  const a = tidemark.channel('a').follow()
+  const b = tidemark.channel('b').follow()
+  const peer = await server.peer()
+  await peer.accept()
+  await peer.accept()
+  peer.events('a', 1, 1)
+  for (let i = 0; i < 3; i++) {
+    peer.events('a', 5, 6)
+    if (i < 2) await peer.accept()
+  }
+  expect(await seqs(a, 1)).toEqual([1])
+  await expect(a.next()).rejects.toMatchObject({ code: 'data-loss', details: { after: 1, upTo: 4 } })
+  expect(await peer.next('unsubscribe')).toMatchObject({ channel: 'a' })
+  peer.events('b', 1, 1)
+  expect(await seqs(b, 1)).toEqual([1])
+})
+
+test('items tell gap, reset and caughtup in their place', async () => {
+  const server = await Scripted.start()
+  const items = client(server).channel('a').followItems({ after: 2, epoch: 'e0' })
+  const peer = await server.peer()
+  const { ref } = await peer.next('subscribe')
+  peer.say({ op: 'subscribed', ref, channel: 'a', epoch: 'e1', after: 0, trimmed: 0, head: 1 })
+  peer.say({ op: 'reset', channel: 'a', epoch: 'e1', trimmed: 0, head: 1 })
+  peer.events('a', 1, 1)
+  peer.say({ op: 'caughtup', channel: 'a', seq: 1 })
+  peer.say({ op: 'gap', channel: 'a', after: 1, trimmed: 7 })
+  peer.events('a', 8, 9)
+  const found: Item[] = []
+  for await (const item of items) {
+    found.push(item)
+    if (found.length === 5) break
+  }
+  expect(found).toMatchObject([
+    { is: 'reset', epoch: 'e1', trimmed: 0, head: 1 },
+    { is: 'events', epoch: 'e1', after: 0, last: 1, events: [{ seq: 1 }] },
+    { is: 'caughtup', seq: 1 },
+    { is: 'gap', after: 1, trimmed: 7 },
+    { is: 'events', after: 7, last: 9, events: [{ seq: 8 }, { seq: 9 }] },
+  ])
+  expect(items.place).toEqual({ epoch: 'e1', after: 9 })
+})
+
+test('a loop over events throws on a gap or a reset that nobody handles', async () => {
+  const server = await Scripted.start()
+  const tidemark = client(server)
+  const a = tidemark.channel('a').follow()
+  const b = tidemark.channel('b').follow()
+  const peer = await server.peer()
+  await peer.accept()
+  await peer.accept()
+  peer.say({ op: 'gap', channel: 'a', after: 0, trimmed: 7 })
+  peer.say({ op: 'reset', channel: 'b', epoch: 'e2', trimmed: 3, head: 9 })
+  await expect(a.next()).rejects.toMatchObject({ code: 'gap', details: { after: 0, trimmed: 7 } })
+  await expect(b.next()).rejects.toMatchObject({ code: 'epoch-changed', details: { epoch: 'e2', trimmed: 3 } })
+  expect(await a.next()).toEqual({ value: undefined, done: true })
+  expect(await peer.next('unsubscribe')).toMatchObject({ channel: 'a' })
+})
+
+test('handlers of gap and reset are awaited before the events behind them', async () => {
+  const server = await Scripted.start()
+  const told: unknown[] = []
+  const later = async (what: unknown) => {
+    await Promise.resolve()
+    told.push(what)
+  }
+  const loop = client(server)
+    .channel('a')
+    .follow({ onGap: ({ trimmed }) => later(['gap', trimmed]), onReset: ({ epoch }) => later(['reset', epoch]) })
+  const peer = await server.peer()
+  await peer.accept()
+  peer.events('a', 1, 1)
+  peer.say({ op: 'gap', channel: 'a', after: 1, trimmed: 4 })
+  peer.events('a', 5, 5)
+  peer.say({ op: 'reset', channel: 'a', epoch: 'e2', trimmed: 0, head: 1 })
+  peer.events('a', 1, 1, { epoch: 'e2' })
+  for await (const { seq } of loop) {
+    told.push(seq)
+    if (told.length === 5) break
+  }
+  expect(told).toEqual([1, ['gap', 4], 5, ['reset', 'e2'], 1])
+})
+
+test('a reset that was cut off on its way is asked for again, not forgotten', async () => {
+  const server = await Scripted.start()
+  const items = client(server).channel('a').followItems({ after: 5, epoch: 'e0' })
+  const first = await server.peer()
+  await first.accept({ epoch: 'e1', after: 0 })
+  first.cut()
+  const second = await server.peer()
+  expect(await second.accept({ epoch: 'e1', after: 0 })).toMatchObject({ after: 5, epoch: 'e0' })
+  second.say({ op: 'reset', channel: 'a', epoch: 'e1', trimmed: 0, head: 3 })
+  expect((await items.next()).value).toMatchObject({ is: 'reset', epoch: 'e1' })
+})
+
+test('every close that may pass is retried', async () => {
+  const server = await Scripted.start()
+  server.respond = () => ({ body: { pages: [], streamer: 'on' } })
+  const tidemark = client(server)
+  const loop = tidemark.channel('a').follow()
+  let seq = 0
+  for (const code of CLOSE_RETRIED) {
+    const peer = await server.peer()
+    await peer.accept()
+    seq++
+    peer.events('a', seq, seq)
+    expect(await seqs(loop, 1)).toEqual([seq])
+    if (code === 1006) peer.cut()
+    else peer.socket.close(code, 'retry=1')
+  }
+  const last = await server.peer()
+  expect(await last.accept()).toMatchObject({ after: seq })
+})
+
+test('a close that never passes ends each loop with an error, and the next loop starts anew', async () => {
+  const codes = {
+    1002: 'bad-request',
+    1003: 'bad-request',
+    1007: 'bad-request',
+    1008: 'forbidden',
+    1009: 'too-large',
+    4400: 'bad-request',
+    4403: 'forbidden',
+    4401: 'unauthorized',
+  }
+  const server = await Scripted.start()
+  const tidemark = client(server, { token: 'fixed' })
+  for (const [close, code] of Object.entries(codes)) {
+    const loops = ['a', 'b'].map((name) => tidemark.channel(name).follow())
+    const peer = await server.peer()
+    await peer.accept()
+    await peer.accept()
+    peer.events('a', 1, 1)
+    peer.socket.close(Number(close), 'so it is')
+    expect(await seqs(loops[0]!, 1)).toEqual([1])
+    for (const loop of loops)
+      await expect(loop.next()).rejects.toMatchObject({ code, details: { close: Number(close) } })
+    expect(tidemark.state).toBe('idle')
+  }
+})
+
+test('a refused token is asked for anew once, and a second refusal is final', async () => {
+  const server = await Scripted.start()
+  let given = 0
+  const tidemark = client(server, { token: async () => `token-${++given}` })
+  const loop = tidemark.channel('a').follow()
+  const refuse = async (token: string) => {
+    const peer = await server.peer()
+    expect(await peer.next('hello')).toMatchObject({ token })
+    peer.socket.close(4401, 'expired')
+    return peer
+  }
+  server.meets = 'silence'
+  await refuse('token-1')
+  server.meets = 'greet'
+  const peer = await server.peer()
+  expect(await peer.next('hello')).toMatchObject({ token: 'token-2' })
+  await peer.accept()
+  peer.events('a', 1, 1)
+  expect(await seqs(loop, 1)).toEqual([1])
+  server.meets = 'silence'
+  peer.socket.close(4401, 'expired')
+  await refuse('token-3')
+  await expect(loop.next()).rejects.toMatchObject({ code: 'unauthorized' })
+})
+
+test('a token that can not be had ends the loops with its reason', async () => {
+  const server = await Scripted.start()
+  const cause = new Error('no session')
+  const tidemark = client(server, { token: () => Promise.reject(cause) })
+  await expect(tidemark.channel('a').follow().next()).rejects.toMatchObject({ code: 'unauthorized', cause })
+})
+
+test('a line that went silent is asked once, then replaced', async () => {
+  const server = await Scripted.start()
+  server.meets = 'silence'
+  const loop = client(server).channel('a').follow()
+  const first = await server.peer()
+  first.welcome(40)
+  await first.accept()
+  first.events('a', 1, 1)
+  await first.next('ping')
+  const second = await server.peer()
+  second.welcome()
+  await second.accept()
+  second.events('a', 2, 2)
+  expect(await seqs(loop, 2)).toEqual([1, 2])
+  await first.closed()
+})
+
+test('a line whose server answers a ping is kept', async () => {
+  const server = await Scripted.start()
+  server.meets = 'silence'
+  const loop = client(server).channel('a').follow()
+  const peer = await server.peer()
+  peer.welcome(40)
+  await peer.accept()
+  for (let i = 0; i < 3; i++) {
+    await peer.next('ping')
+    peer.say({ op: 'pong' })
+  }
+  peer.events('a', 1, 1)
+  expect(await seqs(loop, 1)).toEqual([1])
+  expect(server.peers.length).toBe(1)
+})
+
+test('a frame that is no message ends the loops', async () => {
+  const server = await Scripted.start()
+  const loop = client(server).channel('a').follow()
+  const peer = await server.peer()
+  await peer.accept()
+  peer.socket.send('{"op":')
+  await expect(loop.next()).rejects.toMatchObject({ code: 'bad-request', details: { close: 1007 } })
+})
+
+test('messages of a newer server are passed over', async () => {
+  const server = await Scripted.start()
+  const loop = client(server).channel('a').follow()
+  const peer = await server.peer()
+  await peer.accept()
+  peer.say({ op: 'tide', height: 3 })
+  peer.events('a', 1, 1)
+  expect(await seqs(loop, 1)).toEqual([1])
+})
+
+test('a subscription that ended throws its code; one that can not be served now is asked for again', async () => {
+  const server = await Scripted.start()
+  const tidemark = client(server)
+  const a = tidemark.channel('a').follow()
+  const b = tidemark.channel('b').follow()
+  const c = tidemark.channel('c').follow()
+  const peer = await server.peer()
+  await peer.accept()
+  await peer.accept()
+  const { ref } = await peer.next('subscribe')
+  peer.say({ op: 'error', ref, channel: 'c', code: 'forbidden', detail: 'not yours' })
+  await expect(c.next()).rejects.toMatchObject({ code: 'forbidden' })
+  peer.say({ op: 'ended', channel: 'a', code: 'no-channel', detail: 'deleted' })
+  await expect(a.next()).rejects.toMatchObject({ code: 'no-channel' })
+  peer.events('b', 1, 1)
+  peer.say({ op: 'ended', channel: 'b', code: 'unavailable', detail: 'later', retryAfter: 1 })
+  expect(await peer.accept()).toMatchObject({ channel: 'b', after: 1 })
+  peer.events('b', 2, 2)
+  expect(await seqs(b, 2)).toEqual([1, 2])
+})
+
+test('leaving a loop leaves the channel, and the channel can be followed again', async () => {
+  const server = await Scripted.start()
+  const tidemark = client(server)
+  const stop = new AbortController()
+  const first = tidemark.channel('a').follow({ signal: stop.signal })
+  const peer = await server.peer()
+  await peer.accept()
+  peer.events('a', 1, 3)
+  expect(() => tidemark.channel('a').follow()).toThrowError(expect.objectContaining({ code: 'bad-request' }))
+  expect(await seqs(first, 1)).toEqual([1])
+  expect(first.place).toEqual({ epoch: 'e1', after: 1 })
+  stop.abort()
+  const second = tidemark.channel('a').follow({ ...first.place!, epoch: 'e1' })
+  expect(await first.next()).toEqual({ value: undefined, done: true })
+  await peer.next('unsubscribe')
+  // Of the first subscription, before the second was accepted.
+  peer.events('a', 4, 4)
+  expect(await peer.accept()).toMatchObject({ after: 1, epoch: 'e1' })
+  peer.events('a', 2, 4)
+  expect(await seqs(second, 3)).toEqual([2, 3, 4])
+})
+
+test('close ends each loop as if it had been left', async () => {
+  const server = await Scripted.start()
+  const tidemark = client(server)
+  const states: string[] = []
+  tidemark.onState((state) => states.push(state))
+  const loop = tidemark.channel('a').follow()
+  const peer = await server.peer()
+  await peer.accept()
+  const waiting = loop.next()
+  await tidemark.close()
+  expect(await waiting).toEqual({ value: undefined, done: true })
+  expect(states).toEqual(['connecting', 'open', 'closed'])
+  expect(() => tidemark.channel('a').follow()).toThrowError(expect.objectContaining({ code: 'unavailable' }))
+  await peer.closed()
+})
+
+test('two calls of next that overlap get two events, in order', async () => {
+  const server = await Scripted.start()
+  const loop = client(server).channel('a').follow()
+  const peer = await server.peer()
+  await peer.accept()
+  const both = [loop.next(), loop.next(), loop.next()]
+  peer.events('a', 1, 1)
+  peer.events('a', 2, 3)
+  expect((await Promise.all(both)).map(({ value }) => value?.seq)).toEqual([1, 2, 3])
+})
+
+// ── An app that is slower than the server ────────────────────────────────────────────────────────────────────────
+
+/** Sends frames without end while the channel is subscribed, from the asked place at each `subscribe`. */
+async function flood(peer: Peer, channel: string, frameEvents: number): Promise<void> {
+  while (!peer.isClosed) {
+    let { after: last = 0 } = await peer.accept()
+    let isLeft = false
+    void peer.next('unsubscribe').then(() => {
+      isLeft = true
+    })
+    while (!isLeft && !peer.isClosed) {
+      peer.events(channel, last + 1, last + frameEvents)
+      last += frameEvents
+      await new Promise<void>((resolve) => peer.socket.send('{"op":"heartbeat"}', () => setImmediate(resolve)))
+    }
+  }
+}
+
+/** Events in one read of a socket, 64 KiB of frames, at most. */
+const READ_EVENTS = 2_000
+
+/** As in a browser, where nobody can stop reading. */
+class PauselessSocket extends NodeSocket {
+  override pause = undefined as unknown as () => void
+  override resume = undefined as unknown as () => void
+}
+
+for (const [name, WebSocket] of [
+  ['in Node', NodeSocket],
+  ['in a browser', PauselessSocket],
+] as const)
+  test(`an app that stops taking events ${name} costs a bounded number of them, and misses none`, async () => {
+    const server = await Scripted.start()
+    const tidemark = client(server, { WebSocket: WebSocket as unknown as SocketClass })
+    const loop = tidemark.channel('a').follow()
+    const peer = await server.peer()
+    const frameEvents = 500
+    void flood(peer, 'a', frameEvents)
+    expect(await seqs(loop, 1)).toEqual([1])
+    // The app holds still until the client has left the channel; then it goes on, and so does the client.
+    await peer.until(() => peer.received.some(({ op }) => op === 'unsubscribe'))
+    expect(await seqs(loop, 3 * HELD_EVENTS_MAX)).toEqual(range(2, 3 * HELD_EVENTS_MAX + 1))
+    const places = peer.received.filter(({ op }) => op === 'subscribe').map(({ after }) => after)
+    expect(places.length).toBeGreaterThan(1)
+    // It held its bound, and at most what was read from the socket by then.
+    expect(places[1]).toBeLessThanOrEqual(HELD_EVENTS_MAX + frameEvents + READ_EVENTS)
+  })
+
+test('a loop body may append over a socket that its own backlog has stopped', async () => {
+  const server = await Scripted.start()
+  const tidemark = client(server)
+  const loop = tidemark.channel('a').follow()
+  const peer = await server.peer()
+  void flood(peer, 'a', 1_000)
+  await loop.next()
+  void peer
+    .next('append')
+    .then(({ ref, channel }) =>
+      peer.say({ op: 'appended', ref, channel, epoch: 'e1', first: 1, last: 1, head: 1, durability: 'fsync' }),
+    )
+  expect(await tidemark.channel('b').append({ data: 1 })).toMatchObject({ first: 1, last: 1 })
+})
