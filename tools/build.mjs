@@ -33,6 +33,8 @@ if (!typescript) {
         outDir: 'dist',
         emptyOutDir: false,
         lib: { entry: 'src/client/browser.ts', formats: ['es'], fileName: () => 'client.js' },
+        // One file, the msgpack decoder in it: the server gives out /client.js and nothing beside it.
+        rolldownOptions: { output: { codeSplitting: false, minify: true } },
       },
     })
   }

@@ -1,0 +1,309 @@
+/**
+ * Every setting of every program, once: this one object gives the flags, the `TIDEMARK_…` variables, the keys of the
+ * configuration file, the defaults and the help. A flag wins over the environment, that over the file, that over the
+ * default; where a value came from is kept beside it.
+ *
+ * What one call is about (the event that `append` sends) is an argument, not a setting, and stands with its command.
+ */
+import { parseDocument } from 'yaml'
+import { z } from 'zod'
+import { TidemarkError } from './errors.ts'
+
+/** What a person needs to know about a setting. */
+export interface About {
+  readonly about: string
+  /** What `--no-…` means, for a setting that is true by default. */
+  readonly otherwise?: string
+  /** Name of the value in help, `PORT`; without it the setting is yes or no. */
+  readonly takes?: string
+  /** May be given many times; in the environment separated by commas. */
+  readonly many?: true
+  /** One letter for the flag: `-n`. */
+  readonly short?: string
+  /** As it would stand in a file. Without one the setting is unset. */
+  readonly default?: string | number | boolean | readonly string[]
+}
+
+const abouts = z.registry<About>()
+
+function setting<T extends z.ZodType>(schema: T, about: About & { default: NonNullable<About['default']> }): T
+function setting<T extends z.ZodType>(schema: T, about: About): z.ZodOptional<T>
+function setting(schema: z.ZodType, about: About): z.ZodType {
+  const { default: given } = about
+  const whole = given === undefined ? schema.optional() : schema.prefault(given)
+  return whole.register(abouts, about)
+}
+
+const DURATION_UNITS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+const SIZE_UNITS: Record<string, number> = { '': 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 }
+
+/** `30s` or `64MiB` as a number of the smallest unit; anything else as it is, for the check behind it to refuse. */
+const withUnit = (raw: unknown, units: Record<string, number>): unknown => {
+  const match = /^(\d{1,12}(?:\.\d{1,3})?) ?([A-Za-z]*)$/.exec(String(raw))
+  const unit = match && units[match[2]!]
+  return unit ? Number(match[1]) * unit : raw
+}
+
+const between = (min: number, max: number, error: string) => z.int({ error }).min(min, { error }).max(max, { error })
+
+const text = z.string({ error: 'takes a text' }).min(1, { error: 'takes a text that is not empty' })
+const yesNo = z.union([z.boolean(), z.stringbool()], { error: 'takes true or false' })
+const list = z.preprocess(
+  (raw) => (typeof raw === 'string' ? raw.split(',').map((part) => part.trim()) : raw),
+  z.array(text, { error: 'takes a list of texts' }),
+)
+const whole = (min: number, max: number) =>
+  z.preprocess(
+    (raw) => (typeof raw === 'string' && /^\d{1,16}$/.test(raw) ? Number(raw) : raw),
+    between(min, max, `takes a whole number, ${min} … ${max}`),
+  )
+/** Milliseconds, written with a unit. */
+const duration = (min: number, max: number, range: string) =>
+  z.preprocess(
+    (raw) => (typeof raw === 'string' ? withUnit(raw, DURATION_UNITS) : raw === 0 ? 0 : String(raw)),
+    between(min, max, `takes a time with its unit (ms, s, m, h, d), ${range}`),
+  )
+/** Bytes, a plain number or with a unit. */
+const size = (min: number, max: number, range: string) =>
+  z.preprocess(
+    (raw) => withUnit(raw, SIZE_UNITS),
+    between(min, max, `takes bytes or a size with its unit (KiB, MiB, GiB), ${range}`),
+  )
+
+const DAY_MS = DURATION_UNITS.d!
+const GIB = SIZE_UNITS.GiB!
+
+export const SETTINGS = z.object({
+  host: setting(text, { about: 'address to listen on', takes: 'HOST', default: '127.0.0.1' }),
+  port: setting(whole(0, 65_535), { about: 'port to listen on; 0 takes a free one', takes: 'PORT', default: 7070 }),
+  data: setting(text, { about: 'directory of the log', takes: 'DIR', default: 'data/log' }),
+  engine: setting(text.regex(/^(?:level|nats:\/\/\S+)$/, { error: 'takes level or nats://host:port' }), {
+    about: 'what keeps the log: level (in --data), or the address of a cluster',
+    takes: 'ENGINE',
+    default: 'level',
+  }),
+  path: setting(
+    text.regex(/^(?:\/[A-Za-z0-9._~-]+)+$/, { error: 'takes a path that begins with / and does not end with it' }),
+    { about: 'where the calls stand', takes: 'PATH', default: '/v1' },
+  ),
+  origin: setting(list, {
+    about: 'another origin whose pages may call: https://app.example',
+    takes: 'ORIGIN',
+    many: true,
+    default: [],
+  }),
+  hostName: setting(list, {
+    about: 'another host name under which this server is called',
+    takes: 'NAME',
+    many: true,
+    default: [],
+  }),
+  idWindow: setting(duration(60_000, 30 * DAY_MS, '1m … 30d'), {
+    about: 'how long an idempotency key is remembered at least',
+    takes: 'TIME',
+    default: '24h',
+  }),
+  tailBytes: setting(size(0, 64 * GIB, '0 … 64GiB'), {
+    about: 'memory for the newest events, ready to send',
+    takes: 'SIZE',
+    default: '64MiB',
+  }),
+  logLevel: setting(
+    z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], {
+      error: 'takes trace, debug, info, warn, error, fatal or silent',
+    }),
+    { about: 'least important lines of the log that are written', takes: 'LEVEL', default: 'info' },
+  ),
+  acceptCopy: setting(yesNo, {
+    about: 'open a directory that was copied; every epoch changes, followers start over',
+    default: false,
+  }),
+  acceptDataLoss: setting(yesNo, {
+    about: 'open a log whose newest events are lost; every epoch changes, followers start over',
+    default: false,
+  }),
+
+  url: setting(z.url({ protocol: /^https?$/, error: 'takes an http:// or https:// address' }), {
+    about: 'address of the server',
+    takes: 'URL',
+    default: 'http://127.0.0.1:7070',
+  }),
+  json: setting(yesNo, { about: 'machine-readable results, one JSON value a line', default: false }),
+  patience: setting(duration(0, 7 * DAY_MS, '0s … 7d'), {
+    about: 'how long to go on trying while the server can not be reached',
+    takes: 'TIME',
+    default: '10s',
+  }),
+
+  lines: setting(whole(0, Number.MAX_SAFE_INTEGER), {
+    about: 'begin with the last N events (20 when nothing else says where)',
+    takes: 'N',
+    short: 'n',
+  }),
+  after: setting(z.coerce.string(), {
+    about: 'begin after a seq, at earliest, head, head-50 or time:2026-11-22T18:48:00Z',
+    takes: 'POSITION',
+  }),
+  client: setting(text, { about: 'begin at the cursor of this client, and move it', takes: 'NAME' }),
+  follow: setting(yesNo, {
+    about: 'wait for more at the end',
+    otherwise: 'end at the end of what is there',
+    default: true,
+  }),
+
+  channel: setting(text, { about: 'channel that holds the tree', takes: 'CHANNEL', default: 'files' }),
+  ignore: setting(list, {
+    about: 'leave out what matches: a name (*.tmp) or, with a slash, a path (build/**)',
+    takes: 'GLOB',
+    many: true,
+    default: [],
+  }),
+  rescan: setting(duration(1_000, DAY_MS, '1s … 1d'), {
+    about: 'how often everything is looked at again',
+    takes: 'TIME',
+    default: '60s',
+  }),
+})
+
+export type Settings = z.output<typeof SETTINGS>
+export type SettingName = keyof Settings
+
+export const SETTING_NAMES = Object.keys(SETTINGS.shape) as SettingName[]
+
+export const aboutOf = (name: SettingName): About => abouts.get(SETTINGS.shape[name])!
+
+/** `hostName` → `host-name`: the flag without its dashes, and the key in a file. */
+export const flagOf = (name: SettingName): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+
+/** `hostName` → `TIDEMARK_HOST_NAME`. */
+export const variableOf = (name: SettingName): string => PREFIX + flagOf(name).replaceAll('-', '_').toUpperCase()
+
+const PREFIX = 'TIDEMARK_'
+/** Names the configuration file when `--config` does not. */
+export const CONFIG_VARIABLE = `${PREFIX}CONFIG`
+
+export type Source = 'flag' | 'environment' | 'file' | 'default'
+
+/** Where a value came from; `value` is as it was given there, undefined when the setting is unset. */
+export interface Origin {
+  readonly source: Source
+  /** The flag, the variable, the file's name. */
+  readonly where?: string
+  readonly value: unknown
+}
+
+export interface Config {
+  readonly settings: Settings
+  readonly origins: Readonly<Record<SettingName, Origin>>
+  /** What may be a mistake: variables that are almost one of ours. */
+  readonly warnings: readonly string[]
+}
+
+export interface ConfigSources {
+  /** As the command line gave them; undefined is not given. */
+  readonly flags?: Partial<Record<SettingName, unknown>>
+  readonly env?: Readonly<Record<string, string | undefined>>
+  /** The configuration file; YAML, of which JSON is a part. */
+  readonly file?: { readonly name: string; readonly text: string }
+}
+
+/**
+ * Joins the four sources.
+ * @throws bad-request for a wrong flag; wrong-config for a wrong variable, file, key of the file or value in it.
+ */
+export function resolveConfig({ flags = {}, env = {}, file }: ConfigSources): Config {
+  const inFile = file ? readFile(file) : new Map<SettingName, unknown>()
+  const settings: Partial<Record<SettingName, unknown>> = {}
+  const origins: Partial<Record<SettingName, Origin>> = {}
+  for (const name of SETTING_NAMES) {
+    const origin = originOf(name, flags[name], env[variableOf(name)], inFile.get(name), file?.name)
+    const parsed = SETTINGS.shape[name].safeParse(origin.value)
+    if (!parsed.success) throw refusal(name, origin, parsed.error.issues[0]!.message)
+    settings[name] = parsed.data
+    origins[name] = origin
+  }
+  return { settings: settings as Settings, origins: origins as Record<SettingName, Origin>, warnings: strays(env) }
+}
+
+function originOf(name: SettingName, flag: unknown, variable: string | undefined, key: unknown, file = ''): Origin {
+  if (flag !== undefined) return { source: 'flag', where: `--${flagOf(name)}`, value: flag }
+  // An empty variable is how containers say "not set".
+  if (variable) return { source: 'environment', where: variableOf(name), value: variable }
+  if (key !== undefined && key !== null) return { source: 'file', where: file, value: key }
+  return { source: 'default', value: aboutOf(name).default }
+}
+
+function refusal(name: SettingName, { source, where, value }: Origin, rule: string): TidemarkError {
+  const shown = JSON.stringify(value)
+  if (source === 'flag') return new TidemarkError('bad-request', `${where} ${rule}, not ${shown}`, { setting: name })
+  const place = source === 'file' ? `${where}: ${flagOf(name)}` : where
+  return new TidemarkError('wrong-config', `${place} ${rule}, not ${shown}`, { setting: name })
+}
+
+/** The file's keys as settings. An unknown key is refused: a setting that is silently ignored is the worst kind. */
+function readFile(file: { name: string; text: string }): Map<SettingName, unknown> {
+  const wrong = (why: string): never => {
+    throw new TidemarkError('wrong-config', `${file.name}: ${why}`, { file: file.name })
+  }
+  const document = parseDocument(file.text, { prettyErrors: true, uniqueKeys: true })
+  const problem = document.errors[0] ?? document.warnings[0]
+  if (problem) return wrong(problem.message.split('\n')[0]!.replace(/:$/, ''))
+  const values: unknown = document.toJS({ maxAliasCount: 100 })
+  const found = new Map<SettingName, unknown>()
+  if (values === null || values === undefined) return found
+  if (typeof values !== 'object' || Array.isArray(values)) return wrong('it holds no settings (key: value)')
+  for (const [key, value] of Object.entries(values)) {
+    const name = SETTING_NAMES.find((name) => flagOf(name) === key)
+    if (name === undefined) return wrong(`there is no setting ${JSON.stringify(key)}${hint(key, FLAGS)}`)
+    found.set(name, value)
+  }
+  return found
+}
+
+const FLAGS = SETTING_NAMES.map(flagOf)
+const VARIABLES = [...SETTING_NAMES.map(variableOf), CONFIG_VARIABLE]
+const SUFFIXES = VARIABLES.map((name) => name.slice(PREFIX.length))
+
+function strays(env: Readonly<Record<string, string | undefined>>): string[] {
+  return Object.keys(env)
+    .filter((name) => name.startsWith(PREFIX) && !VARIABLES.includes(name))
+    .flatMap((name) => {
+      const meant = nearest(name.slice(PREFIX.length), SUFFIXES)
+      return meant === undefined ? [] : [`${name} is no setting; did you mean ${PREFIX}${meant}?`]
+    })
+}
+
+const hint = (word: string, known: readonly string[]): string => {
+  const meant = nearest(word.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`).replaceAll('_', '-'), known)
+  return meant === undefined ? '' : `; did you mean ${JSON.stringify(meant)}?`
+}
+
+/** The known word with the fewest edits to this one, if they are few for its length. */
+function nearest(word: string, known: readonly string[]): string | undefined {
+  const near = known
+    .map((candidate) => ({ candidate, edits: editsBetween(word, candidate) }))
+    .reduce((best, next) => (next.edits < best.edits ? next : best))
+  return near.edits <= Math.max(1, Math.min(3, near.candidate.length / 3)) ? near.candidate : undefined
+}
+
+/** Letters put in, left out, changed, or swapped with their neighbour (optimal string alignment). */
+function editsBetween(a: string, b: string): number {
+  const rows: number[][] = [Array.from({ length: b.length + 1 }, (_, j) => j)]
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const above = rows[i - 1]!
+      const swapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]
+      row.push(
+        Math.min(
+          above[j]! + 1,
+          row[j - 1]! + 1,
+          above[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1),
+          swapped ? rows[i - 2]![j - 2]! + 1 : Number.POSITIVE_INFINITY,
+        ),
+      )
+    }
+    rows.push(row)
+  }
+  return rows[a.length]![b.length]!
+}

@@ -1,0 +1,209 @@
+import { randomUUID } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { type Command, Option } from 'commander'
+import { type Http, isPassing } from '../src/client/http.ts'
+import { TidemarkError } from '../src/errors.ts'
+import { BLOCK_BYTES_MAX, checkIdempotencyKey, checkSeq } from '../src/event.ts'
+import type { AppendedJson } from '../src/wire.ts'
+import { askPatiently, channelOf, connect, pathOf, wrongUsage } from './ask.ts'
+import { command, type Run } from './command.ts'
+import { type Batch, linesOf, Outbox } from './lines.ts'
+import type { Terminal } from './terminal.ts'
+
+export const appendCommand = (terminal: Terminal): Command =>
+  command(
+    {
+      usage: 'append <CHANNEL>',
+      summary: 'append one event, or many from stdin',
+      more:
+        'With --data, --file, --type or --tombstone: one event. With none of them: one event per line of stdin, each a ' +
+        'JSON object { data?, type?, key?, id?, contentType?, dataBase64? }, appended as they come in atomic batches of ' +
+        'up to 1,000. Prints the channel and the first and last seq. Asks again under the same idempotency key while ' +
+        'the server gives no answer, so that nothing is appended twice.',
+      settings: ['url', 'json', 'patience'],
+      options: [
+        new Option('--data <JSON>', 'data of the event, a JSON value'),
+        new Option('--file <FILE>', 'data of the event, the bytes of a file (- is stdin)').conflicts('data'),
+        new Option('--content-type <TYPE>', 'what the file holds (default application/octet-stream)'),
+        new Option('--type <TYPE>', 'what kind of event it is'),
+        new Option('--key <KEY>', 'what the event is about; its newest event is the state of a key'),
+        new Option('--id <ID>', 'your own name for the event'),
+        new Option('--tombstone', 'the key is gone: an event with a key and no data').conflicts(['data', 'file']),
+        new Option('--expected-seq <SEQ>', 'append only if this is the head'),
+        new Option('--idempotency-key <KEY>', 'take up an earlier try of this same append (default: a new one)'),
+      ],
+      examples: [
+        [`tidemark append orders --type order.placed --data '{"id":7}'`, 'one event'],
+        ['tidemark append photos --key a.jpg --file a.jpg --content-type image/jpeg', 'bytes'],
+        ['tidemark append orders --key order/7 --tombstone', 'the key is gone'],
+        ['tidemark append orders < events.ndjson', 'many'],
+      ],
+    },
+    terminal,
+    append,
+  )
+
+export async function append(run: Run): Promise<void> {
+  const channel = channelOf(run.args[0])
+  const event = await eventOf(run)
+  await (event === undefined ? appendLines(run, channel) : appendOne(run, channel, event))
+}
+
+/** The one event that the options tell, as JSON; undefined when events come from stdin. */
+async function eventOf({ options, terminal }: Run): Promise<string | undefined> {
+  const { data, file, contentType, type, key, id, tombstone, expectedSeq, idempotencyKey } = options
+  if (contentType !== undefined && file === undefined) throw wrongUsage('--content-type is about --file')
+  if ([data, file, type, key, id, tombstone].every((given) => given === undefined)) {
+    if (expectedSeq !== undefined || idempotencyKey !== undefined)
+      throw wrongUsage('--expected-seq and --idempotency-key are about one event: give --data or --file')
+    if (terminal.input.isTTY) throw wrongUsage('nothing to append: give --data, --file, or JSON lines on stdin')
+    return undefined
+  }
+  const hasData = data !== undefined || file !== undefined
+  // A key without data deletes. Whoever forgets --data must not find that out later.
+  if (key !== undefined && !hasData && !tombstone) throw wrongUsage('--key needs --data or --file (or --tombstone)')
+  if (tombstone && key === undefined) throw wrongUsage('--tombstone needs --key')
+  const fields = Object.entries({ type, key, id }).filter(([, given]) => given !== undefined)
+  if (file !== undefined) {
+    fields.push(['contentType', contentType ?? 'application/octet-stream'])
+    fields.push(['dataBase64', (await bytesOf(String(file), terminal)).toString('base64')])
+  }
+  const texts = fields.map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`)
+  // As it was given: parsed and written again, a long number would be another one.
+  if (data !== undefined) texts.push(`"data":${checkJson(String(data))}`)
+  return `{${texts.join(',')}}`
+}
+
+function checkJson(text: string): string {
+  try {
+    JSON.parse(text)
+    return text
+  } catch (cause) {
+    const why = '--data takes a JSON value; a text stands in quotes of its own: --data \'"hello"\''
+    throw new TidemarkError('bad-request', why, {}, { cause })
+  }
+}
+
+async function bytesOf(file: string, { input }: Terminal): Promise<Buffer> {
+  const pieces: Uint8Array[] = []
+  let size = 0
+  try {
+    for await (const piece of file === '-' ? input : createReadStream(file)) {
+      pieces.push(piece)
+      size += piece.length
+      if (size > BLOCK_BYTES_MAX)
+        throw new TidemarkError('too-large', `An append holds at most ${BLOCK_BYTES_MAX} bytes`, {
+          limit: BLOCK_BYTES_MAX,
+        })
+    }
+  } catch (cause) {
+    if (cause instanceof TidemarkError) throw cause
+    const { code } = cause as NodeJS.ErrnoException
+    const why = `${file} can not be read (${code})`
+    throw new TidemarkError(code === 'ENOENT' ? 'bad-request' : 'io-error', why, {}, { cause })
+  }
+  return Buffer.concat(pieces)
+}
+
+async function appendOne({ options, settings, terminal }: Run, channel: string, event: string): Promise<void> {
+  const { expectedSeq } = options
+  const key = options.idempotencyKey === undefined ? randomUUID() : checkIdempotencyKey(options.idempotencyKey)
+  const query = expectedSeq === undefined ? '' : `?expectedSeq=${checkSeq(expectedSeq, '--expected-seq')}`
+  const http = connect(settings)
+  const appended = await appendUnder(key, http, channel, query, event, settings.patience)
+  await terminal.print(settings.json ? JSON.stringify(appended) : shown(channel, appended.first, appended.last))
+}
+
+/** Appends what comes on stdin until it ends, or Ctrl-C; what was taken until then is still sent and told. */
+async function appendLines({ settings, terminal }: Run, channel: string): Promise<void> {
+  const http = connect(settings)
+  const done = { channel, epoch: '', first: 0, last: 0, events: 0 }
+  const outbox = new Outbox(async (batch) => {
+    const events = eventsOf(batch)
+    if (events.length === 0) return
+    const { epoch, first, last } = await appendEvents(http, channel, events, settings.patience)
+    if (done.events === 0) done.first = first
+    Object.assign(done, { epoch, last, events: done.events + events.length })
+  })
+  try {
+    for await (const lines of until(terminal.stopped(), linesOf(terminal.input))) {
+      for (const line of lines) await outbox.add(line)
+      outbox.flush()
+    }
+  } finally {
+    await outbox.end().finally(async () => {
+      const text = `${shown(channel, done.first, done.last)} (${done.events} events)`
+      if (done.events > 0) await terminal.print(settings.json ? JSON.stringify(done) : text)
+    })
+  }
+}
+
+interface Line {
+  readonly text: string
+  readonly number: number
+}
+
+/** Lines that hold an event. @throws bad-request naming the line, before anything of the batch is sent */
+function eventsOf({ lines, number }: Batch): Line[] {
+  const events = lines.map((text, i) => ({ text, number: number + i })).filter(({ text }) => text.trim() !== '')
+  for (const { text, number: line } of events) {
+    let value: unknown
+    try {
+      value = JSON.parse(text)
+    } catch (cause) {
+      throw new TidemarkError('bad-request', `Line ${line} is not JSON`, { line }, { cause })
+    }
+    if (typeof value !== 'object' || value === null || Array.isArray(value))
+      throw new TidemarkError('bad-request', `Line ${line} is no event: { "data": … }`, { line })
+  }
+  return events
+}
+
+async function appendEvents(http: Http, channel: string, events: readonly Line[], patience: number) {
+  try {
+    const body = `[${events.map(({ text }) => text).join(',')}]`
+    return await appendUnder(randomUUID(), http, channel, '', body, patience)
+  } catch (error) {
+    if (!(error instanceof TidemarkError)) throw error
+    const { event } = error.details
+    const at = events[typeof event === 'number' ? event : 0]!.number
+    const where = typeof event === 'number' ? `Line ${at}` : `Lines ${at}–${events.at(-1)!.number}`
+    throw new TidemarkError(error.code, `${where}: ${error.message}`, { ...error.details, line: at }, { cause: error })
+  }
+}
+
+/** One append, asked again under its key while there is no answer. @param body an event or a list of them, as JSON */
+async function appendUnder(
+  key: string,
+  http: Http,
+  channel: string,
+  query: string,
+  body: string,
+  patience: number,
+): Promise<AppendedJson> {
+  try {
+    const path = `${pathOf(channel)}/events${query}`
+    const call = { method: 'POST', path, body, headers: { 'idempotency-key': key } } as const
+    return await askPatiently<AppendedJson>(http, call, patience)
+  } catch (error) {
+    if (!isPassing(error)) throw error
+    const why = `${error.message}; whether it was appended is unknown: try again with --idempotency-key ${key}`
+    throw new TidemarkError(error.code, why, { ...error.details, idempotencyKey: key }, { cause: error })
+  }
+}
+
+const shown = (channel: string, first: number, last: number): string =>
+  first === last ? `${channel} ${first}` : `${channel} ${first}–${last}`
+
+/** The items of a source until it ends or the signal aborts. */
+async function* until<T>(signal: AbortSignal, source: AsyncIterable<T>): AsyncGenerator<T, void> {
+  const iterator = source[Symbol.asyncIterator]()
+  const stopped = new Promise<{ done: true; value: undefined }>((resolve) => {
+    signal.addEventListener('abort', () => resolve({ done: true, value: undefined }))
+  })
+  for (;;) {
+    const { done, value } = await Promise.race([iterator.next(), stopped])
+    if (done) return
+    yield value
+  }
+}

@@ -1,0 +1,85 @@
+/** W1: appends of many producers to one channel, in every form that a client may send. */
+import type { LoadOptions } from './drive.ts'
+import type { Measure } from './figures.ts'
+import { appendMeasure, type Lab } from './lab.ts'
+import { fsyncLimit } from './limits.ts'
+import { type Form, httpAppends, streamAppends, type Wire } from './requests.ts'
+import { channelState } from './target.ts'
+
+type How =
+  | { readonly over: 'http'; readonly form: Form; readonly size: number }
+  | { readonly over: 'ws'; readonly wire: Wire; readonly depth: number }
+
+interface Kind {
+  readonly name: string
+  readonly how: How
+  /** The bare server to measure; without it, Tidemark. */
+  readonly bare?: 'http' | 'net' | 'ws'
+  readonly limits?: readonly string[]
+}
+
+const CHANNEL = 'bench'
+const FSYNC = 'write + fdatasync, 4 KiB'
+
+/** In the order in which they are measured: each limit close to what it limits. */
+function kindsOf({ batch, inFlight }: Lab['scale']): readonly Kind[] {
+  const batches = `batches of ${batch}`
+  const http = (form: Form, size: number): How => ({ over: 'http', form, size })
+  const ws = (wire: Wire, depth: number): How => ({ over: 'ws', wire, depth })
+  const one = ['bare node:http + fsync', 'bare net + fsync', FSYNC]
+  const many = ['bare node:http + fsync, batches', 'bare net + fsync, batches']
+  const pipelined = ['bare ws + fsync, pipelined']
+  return [
+    { name: 'HTTP JSON, 1 event', how: http('json', 1), limits: one },
+    { name: 'bare node:http + fsync', bare: 'http', how: http('json', 1), limits: [FSYNC] },
+    { name: 'bare net + fsync', bare: 'net', how: http('json', 1), limits: [FSYNC] },
+    { name: 'HTTP MessagePack, 1 event', how: http('msgpack', 1), limits: one },
+    { name: `HTTP JSON, ${batches}`, how: http('json', batch), limits: many },
+    { name: `HTTP NDJSON, ${batches}`, how: http('ndjson', batch), limits: many },
+    { name: 'bare node:http + fsync, batches', bare: 'http', how: http('json', batch) },
+    { name: 'bare net + fsync, batches', bare: 'net', how: http('json', batch) },
+    { name: `HTTP MessagePack, ${batches}`, how: http('msgpack', batch), limits: many },
+    { name: `HTTP MessagePack, opaque, ${batches}`, how: http('opaque', batch), limits: many },
+    { name: 'WebSocket JSON, 1 in flight', how: ws('json', 1), limits: ['bare ws + fsync', FSYNC] },
+    { name: 'bare ws + fsync', bare: 'ws', how: ws('json', 1), limits: [FSYNC] },
+    { name: `WebSocket JSON, ${inFlight} in flight`, how: ws('json', inFlight), limits: pipelined },
+    { name: 'bare ws + fsync, pipelined', bare: 'ws', how: ws('json', inFlight) },
+    { name: `WebSocket MessagePack, ${inFlight} in flight`, how: ws('msgpack', inFlight), limits: pipelined },
+  ]
+}
+
+export const title = (lab: Lab): string => `W1  append, ${lab.scale.producers} producers, one channel`
+
+export async function* run(lab: Lab): AsyncGenerator<Measure> {
+  if (lab.wants(FSYNC)) yield fsyncLimit(FSYNC, lab)
+  for (const [i, kind] of kindsOf(lab.scale).entries())
+    if (lab.wants(kind.name)) yield kind.bare ? await bareAppends(lab, kind, kind.bare) : await appends(lab, kind, i)
+}
+
+/** Row `i`: a channel of its own, also where rows share a server. */
+async function appends(lab: Lab, { name, how, limits = [] }: Kind, i: number): Promise<Measure> {
+  const channel = `${CHANNEL}-${i}`
+  const server = await lab.tidemark(channel)
+  const before = await channelState(server.port, channel)
+  const load = loadOf(lab, server.port, channel, how)
+  const report = await lab.watched(server, name, () => lab.drive.load(server.child, load))
+  const after = await channelState(server.port, channel)
+  await server.stop()
+  const count = { what: 'events in the log', wanted: report.total, got: after.head - before.head }
+  return appendMeasure({ name, subject: 'tidemark', durability: server.durability, limits }, report, [count])
+}
+
+async function bareAppends(lab: Lab, { name, how, limits = [] }: Kind, mode: 'http' | 'net' | 'ws'): Promise<Measure> {
+  const server = await lab.bare(mode)
+  const report = await lab.drive.load(server.child, loadOf(lab, server.port, CHANNEL, how))
+  await server.stop()
+  return appendMeasure({ name, subject: 'limit', durability: server.durability, limits }, report, [])
+}
+
+function loadOf(lab: Lab, port: number, channel: string, how: How): LoadOptions {
+  const { producers: connections, seconds, warm } = lab.scale
+  const common = { port, connections, seconds, warm }
+  return how.over === 'http'
+    ? { ...common, protocol: 'http', requests: httpAppends(port, channel, how.form, how.size) }
+    : { ...common, protocol: 'ws', depth: how.depth, requests: streamAppends(port, channel, how.wire) }
+}

@@ -1,0 +1,160 @@
+#!/usr/bin/env node
+/**
+ * `npm run bench -- [W1..W6]`: how fast Tidemark is on this machine, and beside each figure what the machine itself
+ * could do, measured in the same run. Tables on stdout, progress on stderr. Exit 1 when a count is wrong.
+ */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import * as append from './append.ts'
+import * as catchup from './catchup.ts'
+import { stopAll } from './child.ts'
+import { compressedShare } from './events.ts'
+import * as fanout from './fanout.ts'
+import { type Measure, type Row, rowsOf, short, tableOf, wrongCounts } from './figures.ts'
+import * as idle from './idle.ts'
+import { Lab } from './lab.ts'
+import * as latency from './latency.ts'
+import { cpuTicks, describeMachine, type Machine, stolenShare } from './machine.ts'
+import { type Language, type Programs, preparePrograms } from './programs.ts'
+import * as restart from './restart.ts'
+import { FULL, QUICK } from './scale.ts'
+
+interface Workload {
+  title(lab: Lab): string
+  /** One run. */
+  run(lab: Lab): AsyncIterable<Measure>
+}
+
+const WORKLOADS: Readonly<Record<string, Workload>> = {
+  W1: append,
+  W2: fanout,
+  W3: latency,
+  W4: catchup,
+  W5: idle,
+  W6: restart,
+}
+
+interface Options {
+  readonly runs?: number
+  readonly json?: string
+  readonly quick: boolean
+  readonly profile: boolean
+  readonly rows?: string
+  readonly load?: Language
+  readonly dir: string
+}
+
+const RUNS = 3
+
+function parse(): { readonly names: readonly string[]; readonly options: Options } {
+  const positive = (text: string): number => {
+    const n = Number(text)
+    if (!Number.isInteger(n) || n < 1) throw new InvalidArgumentError('takes a whole number from 1')
+    return n
+  }
+  const program = new Command('bench')
+    .description('Measures Tidemark and, in the same run, the limits of this machine.')
+    .argument('[workloads...]', `${Object.keys(WORKLOADS).join(' ')}; all if none is given`)
+    .option('--runs <n>', `runs of each workload; default ${RUNS}, or 1 with --quick or --profile`, positive)
+    .option('--json <file>', 'write every figure of every run to this file')
+    .option('--quick', 'tiny sizes: shows that all of it works, measures nothing', false)
+    .option('--profile', "show what the server's CPU time goes into (its figures are then a little lower)", false)
+    .option('--rows <text>', 'only rows whose name holds this text')
+    .addOption(new Option('--load <language>', 'load programs in C or in Node').choices(['c', 'node']))
+    .option('--dir <dir>', 'where logs are written: the file system that is measured', tmpdir())
+  program.parse()
+  const names = program.args.length > 0 ? program.args.map((name) => name.toUpperCase()) : Object.keys(WORKLOADS)
+  const unknown = names.find((name) => !(name in WORKLOADS))
+  if (unknown !== undefined) program.error(`There is no workload ${unknown}`, { exitCode: 2 })
+  return { names, options: program.opts<Options>() }
+}
+
+function introduce(machine: Machine, programs: Programs, options: Options): void {
+  const { cpu, cores, memoryGiB, kernel, node, fileSystem, load } = machine
+  console.log(
+    `${cpu}, ${cores} cores, ${memoryGiB} GiB, Linux ${kernel}, Node ${node}, ${fileSystem}, load ${short(load)}`,
+  )
+  console.log(
+    `events of 200 B JSON, all different (deflate makes ${short(100 * compressedShare())} % of them); over loopback`,
+  )
+  console.log(
+    programs.language === 'c'
+      ? 'load and receivers: C programs on the same cores'
+      : `load and receivers: Node programs (${programs.note}): they take more of the cores than C would, figures are lower`,
+  )
+  if (fileSystem === 'tmpfs') console.log('WARNING: on tmpfs an fsync costs nothing; use --dir')
+  if (load > cores / 2) console.log(`WARNING: this machine is busy (load ${short(load)}): trust ratios, not figures`)
+  if (options.quick) console.log('QUICK: sizes are tiny, no figure means anything')
+  console.log()
+}
+
+/** All runs of one workload; figures appear on stderr as they come. */
+async function measure(name: string, workload: Workload, lab: Lab, runs: number): Promise<Row[]> {
+  const all: Measure[][] = []
+  for (let run = 1; run <= runs; run++) {
+    const measures: Measure[] = []
+    for await (const measure of workload.run(lab)) {
+      measures.push(measure)
+      console.error(`${name} ${run}/${runs}  ${measure.name}: ${short(measure.figure)} ${measure.unit}`)
+    }
+    all.push(measures)
+  }
+  return rowsOf(all)
+}
+
+async function main(names: readonly string[], options: Options, dir: string): Promise<number> {
+  const scale = options.quick ? QUICK : FULL
+  const runs = options.runs ?? (options.quick || options.profile ? 1 : RUNS)
+  const programs = preparePrograms(options.load)
+  const machine = describeMachine(dir)
+  const { profile, rows: wanted, quick } = options
+  const lab = new Lab({ dir, scale, programs, profile, share: quick && !profile, rows: wanted })
+  introduce(machine, programs, options)
+  const results: object[] = []
+  const wrong: string[] = []
+  for (const name of names) {
+    const workload = WORKLOADS[name]!
+    const before = cpuTicks()
+    const rows = await measure(name, workload, lab, runs)
+    if (rows.length === 0) continue
+    const stolen = stolenShare(before, cpuTicks())
+    console.log(tableOf(workload.title(lab), rows))
+    console.log(stolen === undefined ? '' : `  CPU taken by other guests meanwhile: ${short(stolen)} %\n`)
+    for (const { row, lines } of lab.profiles.splice(0)) console.log([`  ${row}`, ...lines, ''].join('\n    '))
+    results.push({ workload: name, title: workload.title(lab), stolenPercent: stolen, rows })
+    wrong.push(...wrongCounts(rows).map((text) => `${name} ${text}`))
+  }
+  if (options.json !== undefined) {
+    const about = { at: new Date().toISOString(), machine, language: programs.language, runs, quick: options.quick }
+    writeFileSync(options.json, `${JSON.stringify({ ...about, scale, results }, null, 2)}\n`)
+  }
+  for (const text of wrong) console.log(`WRONG COUNT  ${text}`)
+  return wrong.length > 0 ? 1 : 0
+}
+
+const { names, options } = parse()
+mkdirSync(options.dir, { recursive: true })
+const dir = mkdtempSync(join(options.dir, 'tidemark-bench-'))
+const cleanUp = async (): Promise<void> => {
+  await stopAll()
+  rmSync(dir, { recursive: true, force: true })
+}
+let interrupted = false
+for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  process.once(signal, () => {
+    interrupted = true
+    cleanUp().then(() => process.exit(signal === 'SIGINT' ? 130 : 143))
+  })
+try {
+  process.exitCode = await main(names, options, dir)
+} catch (error) {
+  // Interrupted, everything fails because its processes are gone.
+  if (!interrupted) {
+    console.error(error)
+    process.exitCode = 1
+  }
+} finally {
+  if (!interrupted) await cleanUp()
+}

@@ -1,0 +1,114 @@
+/** W4: one reader that has nothing reads everything that is stored. */
+import { Child } from './child.ts'
+import type { DrainOptions, DrainReport } from './drive.ts'
+import type { Measure } from './figures.ts'
+import { type Filled, fill, headCount } from './fill.ts'
+import { grouped, type Lab, type Server } from './lab.ts'
+import { rawWritesLimit, rawWritesName } from './limits.ts'
+import { compiled } from './programs.ts'
+import { pollRequest, subscription } from './requests.ts'
+import { storeOf } from './target.ts'
+
+const CHANNEL = 'bench'
+const SCAN = 'LevelDB scan of the same store'
+/** Most events of a poll's answer: the most that the server gives. */
+const POLL_LIMIT = 10_000
+
+type Reader = Omit<DrainOptions, 'port' | 'connections'>
+
+const readers: readonly { readonly name: string; open(port: number): Reader }[] = [
+  {
+    name: 'WebSocket MessagePack',
+    open: (port) => ({ mode: 'ws', opening: subscription(port, 'msgpack', CHANNEL, 0) }),
+  },
+  { name: 'WebSocket JSON', open: (port) => ({ mode: 'ws', opening: subscription(port, 'json', CHANNEL, 0) }) },
+  { name: 'poll MessagePack', open: (port) => poll(port, 'application/msgpack') },
+  { name: 'poll JSON', open: (port) => poll(port, 'application/json') },
+  { name: 'SSE', open: (port) => ({ mode: 'stream', opening: stream(port) }) },
+]
+
+const poll = (port: number, accept: string): Reader => ({
+  mode: 'poll',
+  opening: pollRequest(port, CHANNEL, accept, POLL_LIMIT),
+})
+
+const stream = (port: number): Uint8Array =>
+  Buffer.from(
+    `GET /v1/channels/${CHANNEL}/events?after=0 HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nAccept: text/event-stream\r\n\r\n`,
+  )
+
+export const title = (lab: Lab): string => `W4  catch-up: one reader, ${grouped(lab.scale.stored)} stored events`
+
+export async function* run(lab: Lab): AsyncGenerator<Measure> {
+  const wanted = readers.filter((reader) => lab.wants(reader.name))
+  const raw = rawWritesName(lab, lab.scale.batch, 1)
+  if (wanted.length > 0 || lab.wants(SCAN)) {
+    const server = await lab.fresh()
+    const filled = await fill(lab, server, CHANNEL, lab.scale.stored)
+    for (const { name, open } of wanted) yield await measure(lab, server, filled, name, open, [SCAN, raw])
+    await server.child.stop()
+    if (lab.wants(SCAN)) yield await scan(server, filled)
+    await server.stop()
+  }
+  if (lab.wants(raw)) yield await rawWritesLimit(lab, lab.scale.batch, 1)
+}
+
+async function measure(
+  lab: Lab,
+  server: Server,
+  filled: Filled,
+  name: string,
+  open: (port: number) => Reader,
+  limits: readonly string[],
+): Promise<Measure> {
+  const read = async (): Promise<{ got: DrainReport; rate: number; cpu: number | undefined }> => {
+    const before = server.child.usage()
+    const drain = await lab.drive.drain({ port: server.port, connections: 1, ...open(server.port) })
+    const got = await drain.exactly(filled.events)
+    const after = server.child.usage()
+    await drain.stop()
+    const cpu = before && after ? ((after.cpu - before.cpu) / got.events) * 1e6 : undefined
+    return { got, rate: (got.events / (got.last - got.asked)) * 1e6, cpu }
+  }
+  const cold = await read()
+  const warm = await lab.watched(server, name, read)
+  return {
+    name,
+    subject: 'tidemark',
+    figure: warm.rate,
+    unit: 'events/s',
+    durability: server.durability,
+    limits,
+    cpu: warm.cpu,
+    counts: [
+      await headCount(server, CHANNEL, filled.events, 'events in the log'),
+      ...[cold, warm].flatMap(({ got }) => [
+        { what: 'events delivered', wanted: filled.events, got: got.events },
+        { what: 'sum of their stamps', wanted: filled.sum, got: got.sum },
+      ]),
+    ],
+    facts: {
+      firstReadPerSecond: cold.rate,
+      firstByteMs: (warm.got.first - warm.got.asked) / 1e3,
+      bytesPerEvent: warm.got.bytes / warm.got.events,
+      filledPerSecond: filled.perSecond,
+    },
+  }
+}
+
+/** Reads the store of a server that has stopped. */
+async function scan(server: Server, filled: Filled): Promise<Measure> {
+  const child = Child.start('scan', [...compiled('tools/bench/scan.js'), '--dir', storeOf(server.data)])
+  const got = await child.json<{ events: number; blocks: number; bytes: number; seconds: number }>('events')
+  await child.ended()
+  return {
+    name: SCAN,
+    subject: 'limit',
+    figure: got.events / got.seconds,
+    unit: 'events/s',
+    durability: '-',
+    // With the event of the channel `probe`.
+    counts: [{ what: 'events in the store', wanted: filled.events + 1, got: got.events }],
+    facts: { eventsPerBlock: got.events / got.blocks, bytesPerEvent: got.bytes / got.events },
+  }
+}

@@ -1,0 +1,175 @@
+/** The Node form of drain.c, for machines without a C compiler: the same flags, commands and report. */
+import { readFileSync } from 'node:fs'
+import type { Socket } from 'node:net'
+import { createInterface } from 'node:readline'
+import {
+  cpuSeconds,
+  dial,
+  epochMicros,
+  flags,
+  Histogram,
+  nowMicros,
+  pong,
+  STAMP,
+  STAMP_DIGITS,
+  Walker,
+} from './sockets.ts'
+
+const values = flags(['port', 'connections', 'mode', 'opening', 'ready', 'skip'])
+const connections = Number(values.connections ?? 1)
+const skip = Number(values.skip ?? 0)
+const opening = values.opening === undefined ? Buffer.alloc(0) : readFileSync(values.opening)
+const stampLength = STAMP.length + STAMP_DIGITS
+const ORDER_PRIME = 1_000_003
+const ORDER_RANGE = 2 ** 31
+
+class Conn {
+  socket: Socket | undefined
+  events = 0
+  /** Of the stamps: exact sum in two halves, and a digest that knows their order. */
+  high = 0
+  low = 0
+  order = 0
+  /** Events of all time: where a poll goes on. */
+  position = 0
+  #carry = Buffer.alloc(0)
+  #skip = 0
+  #asked = 0
+  #body = -1
+  #open = false
+  readonly #walker = new Walker((opcode, kept) => this.#onFrame(opcode, kept))
+
+  receive(bytes: Buffer): void {
+    total.bytes += bytes.length
+    total.last = nowMicros()
+    total.first ||= total.last
+    if (values.mode === 'poll') this.#onAnswer(bytes)
+    else {
+      if (values.mode === 'ws') this.#walker.walk(bytes)
+      this.#scan(bytes)
+    }
+    tell()
+  }
+
+  setOpen(): void {
+    if (this.#open) return
+    this.#open = true
+    if (++total.open === connections) console.log(JSON.stringify({ ready: connections }))
+  }
+
+  ask(): void {
+    this.#asked = this.position
+    this.#body = -1
+    this.#carry = Buffer.alloc(0)
+    this.#skip = 0
+    this.socket!.write(opening.toString('latin1').replace('{after}', String(this.position)))
+  }
+
+  /** The bytes of a poll's answers; the head of an answer comes whole with the first read. */
+  #onAnswer(bytes: Buffer): void {
+    let body = bytes
+    if (this.#body < 0) {
+      const end = bytes.indexOf('\r\n\r\n')
+      const head = bytes.toString('latin1', 0, Math.max(end, 0))
+      const length = /\r\ncontent-length: ?(\d+)/i.exec(head)
+      if (!head.startsWith('HTTP/1.1 200') || length === null) throw new Error(`refused: ${bytes.toString('latin1')}`)
+      this.#body = Number(length[1])
+      body = bytes.subarray(end + 4)
+    }
+    this.#scan(body)
+    this.#body -= body.length
+    if (this.#body === 0 && this.position > this.#asked) this.ask()
+  }
+
+  #onFrame(opcode: number, kept: Buffer): void {
+    total.frames++
+    if (opcode === 9) pong(this.socket!, kept)
+    if (values.ready !== undefined && kept.includes(values.ready)) this.setOpen()
+  }
+
+  #scan(read: Buffer): void {
+    const now = epochMicros()
+    const skipped = Math.min(this.#skip, read.length)
+    this.#skip -= skipped
+    const rest = read.subarray(skipped)
+    const bytes = this.#carry.length > 0 ? Buffer.concat([this.#carry, rest]) : rest
+    this.#carry = Buffer.alloc(0)
+    let at = 0
+    for (let s = bytes.indexOf(STAMP); s >= 0; s = bytes.indexOf(STAMP, at)) {
+      if (s + stampLength > bytes.length) {
+        this.#carry = Buffer.from(bytes.subarray(s))
+        return
+      }
+      this.#count(bytes, s + STAMP.length, now)
+      at = s + stampLength + skip
+      if (at < bytes.length) continue
+      this.#skip = at - bytes.length
+      return
+    }
+    this.#carry = Buffer.from(bytes.subarray(Math.max(at, bytes.length - STAMP.length + 1)))
+  }
+
+  #count(bytes: Buffer, at: number, now: number): void {
+    const stamp = Number(bytes.toString('latin1', at, at + STAMP_DIGITS))
+    latency.add(now - stamp)
+    this.events++
+    this.position++
+    total.events++
+    this.high += Math.floor(stamp / 2 ** 26)
+    this.low += stamp % 2 ** 26
+    this.order = (this.order * ORDER_PRIME + (stamp % ORDER_RANGE)) % ORDER_RANGE
+  }
+
+  get sum(): bigint {
+    return BigInt.asUintN(64, (BigInt(this.high) << 26n) + BigInt(this.low))
+  }
+}
+
+const total = { events: 0, frames: 0, bytes: 0, first: 0, last: 0, open: 0, closed: 0, asked: 0 }
+const conns = Array.from({ length: connections }, () => new Conn())
+let latency = new Histogram()
+let until = 0
+
+/** Answers a waiting `until`. */
+function tell(): void {
+  if (until === 0 || total.events < until) return
+  until = 0
+  report()
+}
+
+function report(): void {
+  const { events, frames, bytes, closed, asked, first, last } = total
+  const first0 = conns[0]!
+  const counts = conns.map((conn) => conn.events)
+  const agree = conns.filter((conn) => conn.events === first0.events && conn.order === first0.order).length
+  const times = { asked, first, last, p50us: latency.at(0.5), p99us: latency.at(0.99), maxus: latency.max }
+  const [least, most] = [Math.min(...counts), Math.max(...counts)]
+  const sum = String(first0.sum)
+  console.log(JSON.stringify({ events, frames, bytes, least, most, agree, sum, closed, ...times, cpu: cpuSeconds() }))
+}
+
+function reset(): void {
+  Object.assign(total, { events: 0, frames: 0, bytes: 0, first: 0, last: 0 })
+  latency = new Histogram()
+  for (const conn of conns) Object.assign(conn, { events: 0, high: 0, low: 0, order: 0 })
+  console.log('{"reset":true}')
+}
+
+createInterface({ input: process.stdin })
+  .on('line', (line) => {
+    until = 0
+    if (line.startsWith('until ')) until = Number(line.slice(6))
+    else if (line === 'reset') return reset()
+    else return report()
+    tell()
+  })
+  .on('close', () => process.exit(0))
+
+for (const conn of conns) {
+  total.asked ||= nowMicros()
+  const first = values.mode === 'poll' ? Buffer.alloc(0) : opening
+  conn.socket = await dial(Number(values.port), first, values.mode === 'ws', (bytes) => conn.receive(bytes))
+  conn.socket.on('close', () => total.closed++)
+  if (values.mode === 'poll') conn.ask()
+  if (values.ready === undefined) conn.setOpen()
+}

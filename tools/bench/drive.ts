@@ -1,0 +1,176 @@
+/** Starts the load programs and reads their reports. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Child } from './child.ts'
+import { BYTES_AFTER_STAMP } from './events.ts'
+import type { Programs } from './programs.ts'
+
+/** Longest wait for events that were sent to arrive. */
+const ARRIVAL_MS = 60_000
+/** After the last event that was wanted: more within this time would be too many. */
+const SURPLUS_MS = 150
+
+export interface LoadOptions {
+  readonly port: number
+  /** A request file (requests.ts). */
+  readonly requests: Uint8Array
+  readonly protocol: 'http' | 'ws'
+  readonly connections: number
+  /** Requests in flight on each connection. Default 1. */
+  readonly depth?: number
+  /** Events a second in all. Default: as fast as they are answered. */
+  readonly rate?: number
+  /** Measured time; with `warm` seconds before it. */
+  readonly seconds?: number
+  readonly warm?: number
+  /** Instead of a time: this many requests. */
+  readonly count?: number
+}
+
+/** What load.c prints, and what the server used meanwhile. */
+export interface LoadReport {
+  readonly answered: number
+  readonly events: number
+  readonly seconds: number
+  readonly p50us: number
+  readonly p99us: number
+  /** Events that were sent and answered in all, the warm-up included. */
+  readonly total: number
+  /** Of the stamps of all events, modulo 2^64. */
+  readonly sum: string
+  readonly errors: number
+  readonly late: number
+  /** CPU seconds of the load program. */
+  readonly cpu: number
+  /** CPU seconds of the server within the measured time; undefined where it can't be known. */
+  readonly serverCpu: number | undefined
+}
+
+export interface DrainOptions {
+  readonly port: number
+  readonly connections: number
+  readonly mode: 'stream' | 'ws' | 'poll'
+  readonly opening?: Uint8Array
+  /** A connection is open once this text came. */
+  readonly ready?: string
+}
+
+/** What drain.c prints. */
+export interface DrainReport {
+  readonly events: number
+  readonly frames: number
+  readonly bytes: number
+  /** Fewest and most events of a connection. */
+  readonly least: number
+  readonly most: number
+  /** Connections that got the same events in the same order as the first. */
+  readonly agree: number
+  readonly sum: string
+  readonly closed: number
+  /** When the first opening was sent; first and last arrival: microseconds of one clock, 0 when nothing came. */
+  readonly asked: number
+  readonly first: number
+  readonly last: number
+  readonly p50us: number
+  readonly p99us: number
+  readonly maxus: number
+  readonly cpu: number
+}
+
+/** Starts programs; their input files lie in `dir`. */
+export class Drive {
+  readonly #programs: Programs
+  readonly #dir: string
+  #files = 0
+
+  constructor(programs: Programs, dir: string) {
+    this.#programs = programs
+    this.#dir = dir
+  }
+
+  #file(bytes: Uint8Array): string {
+    const path = join(this.#dir, `input-${this.#files++ % 8}`)
+    writeFileSync(path, bytes)
+    return path
+  }
+
+  /** Runs a load to its end. A refused request is an error. */
+  async load(server: Child, options: LoadOptions): Promise<LoadReport> {
+    const { requests, ...flags } = options
+    const given = { ...flags, requests: this.#file(requests) }
+    const child = Child.start('load', [...this.#programs.command('load'), ...flagsOf(given)])
+    await child.json('phase')
+    const before = server.usage()
+    await child.json('phase')
+    const after = server.usage()
+    const report = await child.json<LoadReport>('answered')
+    await child.ended()
+    if (report.errors > 0) throw new Error(`${report.errors} requests were refused\n${child.stderr}`)
+    return { ...report, serverCpu: before && after ? after.cpu - before.cpu : undefined }
+  }
+
+  /** Starts receivers; resolves when every connection is open. */
+  async drain(options: DrainOptions): Promise<Drain> {
+    const { opening, ...flags } = options
+    const given = { ...flags, skip: BYTES_AFTER_STAMP, opening: opening && this.#file(opening) }
+    const child = Child.start('drain', [...this.#programs.command('drain'), ...flagsOf(given)])
+    await child.json('ready')
+    return new Drain(child)
+  }
+
+  /** Starts a sender of `body` (which holds `events` events); resolves when it listens. */
+  async send(options: {
+    connections: number
+    events: number
+    seconds: number
+    body: Uint8Array
+  }): Promise<{ child: Child; port: number }> {
+    const given = { ...options, body: this.#file(options.body) }
+    const child = Child.start('send', [...this.#programs.command('send'), ...flagsOf(given)])
+    const { port } = await child.json<{ port: number }>('port')
+    return { child, port }
+  }
+}
+
+const flagsOf = (flags: object): string[] =>
+  Object.entries(flags).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}`, String(value)]))
+
+/** Receivers that are running. */
+export class Drain {
+  readonly #child: Child
+
+  constructor(child: Child) {
+    this.#child = child
+  }
+
+  async reset(): Promise<void> {
+    this.#child.send('reset')
+    await this.#child.json('reset')
+  }
+
+  async report(): Promise<DrainReport> {
+    this.#child.send('report')
+    return this.#child.json<DrainReport>('events')
+  }
+
+  /** Waits until this many events came. After ARRIVAL_MS: what came till then; the caller compares. */
+  async arrived(events: number): Promise<DrainReport> {
+    this.#child.send(`until ${events}`)
+    const timer = setTimeout(() => this.#child.send('report'), ARRIVAL_MS)
+    const report = await this.#child.json<DrainReport>('events')
+    clearTimeout(timer)
+    return report
+  }
+
+  /** Waits until this many events came, then a moment for events too many; times are those of the first moment. */
+  async exactly(wanted: number): Promise<DrainReport> {
+    const report = await this.arrived(wanted)
+    await new Promise((resolve) => setTimeout(resolve, SURPLUS_MS))
+    const { events, least, most, agree, sum, closed } = await this.report()
+    return { ...report, events, least, most, agree, sum, closed }
+  }
+
+  async stop(): Promise<void> {
+    await this.#child.stop('SIGKILL')
+  }
+}

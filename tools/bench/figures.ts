@@ -1,0 +1,159 @@
+/**
+ * What a workload measures, and what becomes of it: one figure a run, a median and a range over the runs, a ratio to
+ * each limit that was measured in the same run, a table for people and a document for programs.
+ */
+
+export type Unit = 'events/s' | 'writes/s' | 'ms' | 'B/socket'
+
+/** A count that must be right; a wrong one fails the whole bench. */
+export interface Count {
+  readonly what: string
+  readonly wanted: number | string
+  readonly got: number | string
+}
+
+/** One figure of one run. */
+export interface Measure {
+  /** Equal in every run. */
+  readonly name: string
+  /** Who was measured; a limit is a bare program that does the least that could be done. */
+  readonly subject: 'tidemark' | 'limit'
+  readonly figure: number
+  readonly unit: Unit
+  /** What an acknowledged event has survived: `fsync`, `none` (memory), or `-` where nothing is written. */
+  readonly durability: string
+  /** Names of the limits of the same run that this figure is compared with. */
+  readonly limits?: readonly string[]
+  /** CPU time of the server, microseconds per event (per delivery where events are delivered). */
+  readonly cpu?: number | undefined
+  /** Milliseconds. */
+  readonly p50?: number
+  readonly p99?: number
+  readonly counts?: readonly Count[]
+  /** Further numbers for the document. */
+  readonly facts?: Readonly<Record<string, number>>
+}
+
+export interface Spread {
+  readonly median: number
+  readonly least: number
+  readonly most: number
+}
+
+/** All runs of one name. */
+export interface Row {
+  readonly name: string
+  readonly subject: Measure['subject']
+  readonly unit: Unit
+  readonly durability: string
+  readonly figure: Spread
+  readonly cpu: Spread | undefined
+  readonly p50: Spread | undefined
+  readonly p99: Spread | undefined
+  /** Ratio to each limit, taken within each run. */
+  readonly ratios: readonly { readonly limit: string; readonly ratio: Spread }[]
+  readonly runs: readonly Measure[]
+}
+
+/** Median, least and most. Of an even number of values, the median is the mean of the middle two. */
+export function spreadOf(values: readonly number[]): Spread {
+  const sorted = values.toSorted((a, b) => a - b)
+  const middle = sorted.length >> 1
+  const median = sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+  return { median, least: sorted[0]!, most: sorted.at(-1)! }
+}
+
+/** Joins runs (each a list of measures) to rows, in the order of the first run. */
+export function rowsOf(runs: readonly (readonly Measure[])[]): Row[] {
+  const names = [...new Set(runs.flatMap((run) => run.map((measure) => measure.name)))]
+  return names.map((name) => {
+    const measures = runs.flatMap((run) => run.filter((measure) => measure.name === name))
+    const first = measures[0]!
+    const optional = (pick: (measure: Measure) => number | undefined): Spread | undefined => {
+      const values = measures.map(pick).filter((value) => value !== undefined)
+      return values.length > 0 ? spreadOf(values) : undefined
+    }
+    const ratios = (first.limits ?? []).flatMap((limit) => {
+      const values = runs.flatMap((run) => ratioIn(run, name, limit))
+      return values.length > 0 ? [{ limit, ratio: spreadOf(values) }] : []
+    })
+    return {
+      name,
+      subject: first.subject,
+      unit: first.unit,
+      durability: first.durability,
+      figure: spreadOf(measures.map((measure) => measure.figure)),
+      cpu: optional((measure) => measure.cpu),
+      p50: optional((measure) => measure.p50),
+      p99: optional((measure) => measure.p99),
+      ratios,
+      runs: measures,
+    }
+  })
+}
+
+function ratioIn(run: readonly Measure[], name: string, limit: string): number[] {
+  const own = run.find((measure) => measure.name === name)
+  const other = run.find((measure) => measure.name === limit)
+  return own && other && other.figure > 0 ? [own.figure / other.figure] : []
+}
+
+/** The counts that are wrong, in words. */
+export function wrongCounts(rows: readonly Row[]): string[] {
+  return rows.flatMap((row) =>
+    row.runs.flatMap((measure) =>
+      (measure.counts ?? [])
+        .filter((count) => count.wanted !== count.got)
+        .map((count) => `${row.name}: ${count.what}: ${count.got}, not ${count.wanted}`),
+    ),
+  )
+}
+
+/** Three significant digits: 5.13M, 24.1k, 812, 1.46, 0.067. */
+export function short(value: number): string {
+  const size = Math.abs(value)
+  if (size >= 999_500) return `${digits(value / 1e6)}M`
+  if (size >= 1e4) return `${digits(value / 1e3)}k`
+  return digits(value)
+}
+
+function digits(value: number): string {
+  const size = Math.abs(value)
+  return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 || size === 0 ? 2 : 3)
+}
+
+const spread = (s: Spread | undefined, runs: number): string =>
+  s === undefined ? '' : runs > 1 ? `${short(s.median)} (${short(s.least)}–${short(s.most)})` : short(s.median)
+
+const HEAD = ['', 'median (range)', 'unit', 'p50 ms', 'p99 ms', 'CPU µs/ev', 'durable', 'beside the limits']
+/** Columns that are set flush right. */
+const NUMERIC: ReadonlySet<number> = new Set([1, 3, 4, 5])
+
+/** A plain table. Limits stand below what they limit, each with a letter; a ratio names its limit by that letter. */
+export function tableOf(title: string, rows: readonly Row[]): string {
+  const limits = rows.filter((row) => row.subject === 'limit')
+  const letterOf = new Map(limits.map((row, i) => [row.name, letter(i)]))
+  const line = (row: Row): string[] => [
+    letterOf.has(row.name) ? `${letterOf.get(row.name)}  ${row.name}` : row.name,
+    spread(row.figure, row.runs.length),
+    row.unit,
+    row.p50 ? short(row.p50.median) : '',
+    row.p99 ? spread(row.p99, row.runs.length) : '',
+    row.cpu ? short(row.cpu.median) : '',
+    row.durability,
+    row.ratios.map(({ limit, ratio }) => `${short(ratio.median)} × ${letterOf.get(limit)}`).join('   '),
+  ]
+  const measured = rows.filter((row) => row.subject === 'tidemark').map(line)
+  const lines = [HEAD, ...measured, ['limits of this machine, same run'], ...limits.map(line)]
+  const widths = HEAD.map((_, column) => Math.max(...lines.filter((l) => l.length > 1).map((l) => l[column]!.length)))
+  const text = lines.map((cells) =>
+    cells
+      .map((cell, column) => (NUMERIC.has(column) ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!)))
+      .join('  ')
+      .trimEnd(),
+  )
+  return [title, ...text.map((l) => `  ${l}`)].join('\n')
+}
+
+/** a … z, then a1 … */
+const letter = (i: number): string => String.fromCharCode(97 + (i % 26)) + (i < 26 ? '' : Math.floor(i / 26))

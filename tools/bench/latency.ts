@@ -1,0 +1,76 @@
+/** W3: from the moment at which an event is due to be appended until it arrived at a subscriber, at a steady rate. */
+import { deliveryCounts, deliveryFacts, subscribers } from './fanout.ts'
+import type { Measure } from './figures.ts'
+import { grouped, type Lab, type Server } from './lab.ts'
+import { fsyncLimit } from './limits.ts'
+import { httpAppends, type Wire } from './requests.ts'
+
+const FSYNC = 'write + fdatasync, 4 KiB, ms'
+const BARE = 'bare node:http + fsync + frames'
+
+export const title = (lab: Lab): string =>
+  `W3  latency at ${grouped(lab.scale.rate)} events/s, ${lab.scale.subscribers} subscribers, ${lab.scale.publishers} publishers over HTTP JSON`
+
+export async function* run(lab: Lab): AsyncGenerator<Measure> {
+  for (const wire of ['msgpack', 'json'] as const) {
+    const name = wire === 'json' ? 'JSON' : 'MessagePack'
+    if (!lab.wants(name)) continue
+    const server = await lab.tidemark(wire)
+    yield* measure(lab, server, wire, { name, subject: 'tidemark', limits: [BARE] })
+    await server.stop()
+  }
+  if (lab.wants(BARE)) {
+    const server = await lab.bare('http')
+    yield* measure(lab, server, 'json', { name: BARE, subject: 'limit' })
+    await server.stop()
+  }
+  if (lab.wants(FSYNC)) {
+    const limit = fsyncLimit(FSYNC, lab)
+    yield { ...limit, figure: limit.p50!, unit: 'ms' }
+  }
+}
+
+async function* measure(
+  lab: Lab,
+  server: Server,
+  wire: Wire,
+  row: { name: string; subject: Measure['subject']; limits?: readonly string[] },
+): AsyncGenerator<Measure> {
+  const { subscribers: sockets, publishers, rate, seconds, warm } = lab.scale
+  const drain = await subscribers(lab, server, wire, wire, sockets)
+  const load = {
+    port: server.port,
+    requests: httpAppends(server.port, wire, 'json', 1),
+    protocol: 'http',
+    connections: publishers,
+    rate,
+  } as const
+  const warmed = await lab.drive.load(server.child, { ...load, seconds: warm })
+  await drain.arrived(warmed.total * sockets)
+  await drain.reset()
+  const work = () => lab.drive.load(server.child, { ...load, seconds })
+  const sent = await (row.subject === 'limit' ? work() : lab.watched(server, row.name, work))
+  const got = await drain.exactly(sent.total * sockets)
+  await drain.stop()
+  const common = { subject: row.subject, unit: 'ms', durability: server.durability } as const
+  const limits = (kind: string): readonly string[] => (row.limits ?? []).map((limit) => `${limit}, ${kind}`)
+  yield {
+    ...common,
+    name: `${row.name}, delivery`,
+    limits: limits('delivery'),
+    figure: got.p50us / 1e3,
+    p99: got.p99us / 1e3,
+    cpu: sent.serverCpu === undefined ? undefined : (sent.serverCpu / (sent.events * sockets)) * 1e6,
+    counts: deliveryCounts(sent, got, sockets),
+    facts: { ...deliveryFacts(sent, got), serverCores: (sent.serverCpu ?? 0) / sent.seconds },
+  }
+  yield {
+    ...common,
+    name: `${row.name}, answer`,
+    limits: limits('answer'),
+    figure: sent.p50us / 1e3,
+    p99: sent.p99us / 1e3,
+    cpu: sent.serverCpu === undefined ? undefined : (sent.serverCpu / sent.events) * 1e6,
+    facts: { reached: sent.events / sent.seconds, serverCores: (sent.serverCpu ?? 0) / sent.seconds },
+  }
+}

@@ -1,0 +1,114 @@
+/**
+ * The files that load and drain programs send from: appends over HTTP in each of its forms, appends and subscriptions
+ * over WebSocket. Both programs know nothing of the protocol but how an answer looks.
+ */
+import { Packr } from 'msgpackr'
+import { SUBPROTOCOL } from '../../src/wire.ts'
+import { dataOf } from './events.ts'
+
+/** How an append is written. `opaque`: MessagePack whose data are bytes that the server does not look into. */
+export type Form = 'json' | 'ndjson' | 'msgpack' | 'opaque'
+export type Wire = keyof typeof SUBPROTOCOL
+
+/** Every byte of a client's frame is XORed with it: the server has the same work with any mask but zero. */
+const MASK = 0x5a
+const TYPE = 'node.changed'
+/** Different events of a request file: enough that no part of the store repeats within a compressor's window. */
+const DIFFERENT_EVENTS = 6_400
+
+const packr = new Packr({ useRecords: false })
+const utf8 = new TextEncoder()
+
+export const contentTypeOf: Record<Form, string> = {
+  json: 'application/json',
+  ndjson: 'application/x-ndjson',
+  msgpack: 'application/msgpack',
+  opaque: 'application/msgpack',
+}
+
+const jsonEvent = (i: number): string => `{"type":"${TYPE}","data":${dataOf(i)}}`
+
+function packedEvent(form: Form, i: number): object {
+  const contentType = form === 'opaque' ? 'application/octet-stream' : 'application/json'
+  return { type: TYPE, contentType, data: utf8.encode(dataOf(i)) }
+}
+
+/** The body of an append of `size` events, the first being event `first`. */
+function bodyOf(form: Form, first: number, size: number): Uint8Array {
+  const each = <T>(make: (i: number) => T): T[] => Array.from({ length: size }, (_, i) => make(first + i))
+  if (form === 'ndjson') return utf8.encode(each(jsonEvent).join('\n'))
+  if (form === 'json') return utf8.encode(size === 1 ? jsonEvent(first) : `[${each(jsonEvent).join(',')}]`)
+  const events = each((i) => packedEvent(form, i))
+  return packr.pack(size === 1 ? events[0] : events)
+}
+
+/** A request file: an opening, then `requests`, each of `size` events. */
+function fileOf(opening: Uint8Array, size: number, requests: Iterable<Uint8Array>): Buffer {
+  const parts: Uint8Array[] = [u32(opening.length), opening]
+  for (const request of requests) parts.push(u32(request.length, size), request)
+  return Buffer.concat(parts)
+}
+
+function u32(...values: number[]): Buffer {
+  const bytes = Buffer.alloc(4 * values.length)
+  values.forEach((value, i) => {
+    bytes.writeUInt32LE(value, 4 * i)
+  })
+  return bytes
+}
+
+/** Appends of `size` events each over HTTP. */
+export function httpAppends(port: number, channel: string, form: Form, size: number): Buffer {
+  const head = `POST /v1/channels/${channel}/events HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Type: ${contentTypeOf[form]}\r\n`
+  const requests = Array.from({ length: DIFFERENT_EVENTS / size }, (_, i) => {
+    const body = bodyOf(form, i * size, size)
+    return Buffer.concat([utf8.encode(`${head}Content-Length: ${body.length}\r\n\r\n`), body])
+  })
+  return fileOf(new Uint8Array(), size, requests)
+}
+
+/** Appends of one event each over a WebSocket. */
+export function streamAppends(port: number, channel: string, wire: Wire): Buffer {
+  const requests = Array.from({ length: DIFFERENT_EVENTS }, (_, i) =>
+    wire === 'json'
+      ? maskedFrame(`{"op":"append","ref":1,"channel":"${channel}","events":[${jsonEvent(i)}]}`)
+      : maskedFrame(packr.pack({ op: 'append', ref: 1, channel, events: [packedEvent('msgpack', i)] })),
+  )
+  return fileOf(opening(port, wire, []), 1, requests)
+}
+
+/** What a subscriber sends: upgrade, hello, subscribe. */
+export function subscription(port: number, wire: Wire, channel: string, after: number | 'head'): Buffer {
+  return opening(port, wire, [{ op: 'subscribe', channel, after }])
+}
+
+/** The request of a poll; the drain program fills in {after}. */
+export function pollRequest(port: number, channel: string, accept: string, limit: number): Buffer {
+  const path = `/v1/channels/${channel}/events?after={after}&limit=${limit}`
+  return Buffer.from(`GET ${path} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nAccept: ${accept}\r\n\r\n`)
+}
+
+function opening(port: number, wire: Wire, messages: readonly object[]): Buffer {
+  const upgrade = [
+    'GET /v1/stream HTTP/1.1',
+    `Host: 127.0.0.1:${port}`,
+    'Upgrade: websocket',
+    'Connection: Upgrade',
+    'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
+    'Sec-WebSocket-Version: 13',
+    `Sec-WebSocket-Protocol: ${SUBPROTOCOL[wire]}`,
+  ]
+  const frames = [{ op: 'hello' }, ...messages].map((message) =>
+    maskedFrame(wire === 'json' ? JSON.stringify(message) : packr.pack(message)),
+  )
+  return Buffer.concat([utf8.encode(`${upgrade.join('\r\n')}\r\n\r\n`), ...frames])
+}
+
+/** One WebSocket frame of a client: text for a string, binary for bytes. */
+function maskedFrame(payload: string | Uint8Array): Buffer {
+  const bytes = Buffer.from(payload)
+  const size = bytes.length < 126 ? [0x80 | bytes.length] : [0x80 | 126, bytes.length >> 8, bytes.length & 255]
+  const head = [typeof payload === 'string' ? 0x81 : 0x82, ...size, MASK, MASK, MASK, MASK]
+  for (let i = 0; i < bytes.length; i++) bytes[i]! ^= MASK
+  return Buffer.concat([Uint8Array.from(head), bytes])
+}

@@ -1,0 +1,60 @@
+/** The whole command line: its commands, its help, and what becomes of a failure. */
+import { Command, CommanderError } from 'commander'
+import { ERRORS } from '../src/errors.ts'
+import { appendCommand } from './append.ts'
+import { channelsCommand } from './channels.ts'
+import { Failed } from './command.ts'
+import { configCommand } from './config.ts'
+import { cursorsCommand } from './cursors.ts'
+import { infoCommand } from './info.ts'
+import { serveCommand } from './serve.ts'
+import { streamerCommand } from './streamer.ts'
+import { tailCommand } from './tail.ts'
+import { type Terminal, tellFailure } from './terminal.ts'
+import { version } from './version.ts'
+import { watchCommand } from './watch.ts'
+
+const COMMANDS = [
+  serveCommand,
+  appendCommand,
+  tailCommand,
+  watchCommand,
+  channelsCommand,
+  infoCommand,
+  cursorsCommand,
+  streamerCommand,
+  configCommand,
+]
+
+const MORE = `
+Every option is also a variable TIDEMARK_… and a key of the file given by --config (see tidemark config).
+
+Exit codes: 0 done · 1 failed · 2 wrong usage · 65 damaged data · 69 server unavailable · 73 can't create
+  74 I/O error · 75 the log is in use · 77 not permitted · 78 wrong configuration`
+
+/** Runs one command line, given without the program's own name. Returns the exit code. */
+export async function runProgram(args: readonly string[], terminal: Terminal): Promise<number> {
+  const program = new Command('tidemark')
+    .description('An event-sourced queue over an append-only log')
+    .version(version())
+    .addHelpText('after', MORE)
+    .showHelpAfterError('See: tidemark --help')
+  for (const make of COMMANDS) program.addCommand(make(terminal))
+  const help: string[] = []
+  for (const command of [program, ...program.commands])
+    command.exitOverride().configureOutput({
+      writeOut: (text) => help.push(text),
+      writeErr: (text) => terminal.say(text.trimEnd()),
+    })
+  try {
+    await program.parseAsync(args, { from: 'user' })
+    return 0
+  } catch (error) {
+    if (error instanceof Failed) return tellFailure(terminal, error.cause, error.json)
+    if (!(error instanceof CommanderError)) throw error
+    // commander has said what is wrong; asking for help or the version is no failure.
+    if (error.exitCode !== 0) return ERRORS['bad-request'].exit
+    await terminal.print(help.join('').trimEnd())
+    return 0
+  }
+}

@@ -1,0 +1,125 @@
+import { resolve } from 'node:path'
+import closeWithGrace from 'close-with-grace'
+import type { Command } from 'commander'
+import { type Logger, pino } from 'pino'
+import type { Settings } from '../src/config.ts'
+import { TidemarkError } from '../src/errors.ts'
+import type { Log } from '../src/log/log.ts'
+import type { RunningServer } from '../src/server/server.ts'
+import { command, type Run } from './command.ts'
+import type { Terminal } from './terminal.ts'
+import { version } from './version.ts'
+
+/** A stop that takes longer is cut, ms; what was answered is on disk by then. */
+const STOP_MS = 9_500
+
+export const serveCommand = (terminal: Terminal): Command =>
+  command(
+    {
+      usage: 'serve',
+      summary: 'serve a log: HTTP, server-sent events and WebSocket on one port',
+      more:
+        'Writes its log to stdout, one JSON object a line. SIGTERM or Ctrl-C stops it: polls are answered, sockets closed ' +
+        'with a hint when to come back, no answered append is lost; a second signal ends it at once. Without keys it ' +
+        'listens on loopback only, and everybody who can reach it there may do everything.',
+      settings: [
+        'host',
+        'port',
+        'data',
+        'engine',
+        'path',
+        'origin',
+        'hostName',
+        'idWindow',
+        'tailBytes',
+        'logLevel',
+        'acceptCopy',
+        'acceptDataLoss',
+      ],
+      examples: [
+        ['tidemark serve', 'on http://127.0.0.1:7070, the log in data/log'],
+        ['tidemark serve --port 8080 --data /var/lib/tidemark', 'elsewhere'],
+        ['tidemark serve --origin https://app.example', 'pages of another site may call'],
+      ],
+    },
+    terminal,
+    serve,
+  )
+
+/** Serves until a signal ends the process; returns when it is serving. */
+export async function serve({ settings, terminal }: Run): Promise<void> {
+  const logger = pino({
+    level: settings.logLevel,
+    base: { pid: process.pid },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+  })
+  const { log, server } = await start(settings, logger)
+  const { engine, durability } = log.about
+  const facts = { url: server.url + settings.path, data: resolve(settings.data), engine, durability }
+  logger.info(facts, 'Serving')
+  const when = durability === 'fsync' ? 'an append is answered after its fsync' : `durability ${durability}`
+  terminal.say(`tidemark: serving ${facts.url} from ${facts.data}, engine ${engine}, ${when}`)
+  const warning = 'NO KEYS: every program and every user of this machine that can reach this address is its admin'
+  logger.warn({ url: facts.url }, warning)
+  terminal.say(`tidemark: ${warning}`)
+
+  closeWithGrace(
+    {
+      delay: STOP_MS,
+      logger: false,
+      onSecondSignal: (signal) => logger.fatal({ signal }, 'Second signal, ending at once'),
+      onSecondError: (error) => logger.fatal({ err: error }, 'Failed while stopping'),
+      onTimeout: (delay) => logger.fatal({ delay }, 'The stop took too long, ending at once'),
+    },
+    async ({ signal, err }) => {
+      if (err) logger.fatal({ err }, 'Failed')
+      else logger.info({ signal }, 'Asked to stop')
+      await server.close()
+      await log.close()
+      logger.info('The log is closed')
+    },
+  )
+}
+
+/**
+ * Opens the log and the server over it.
+ * @throws what openLog and startServer throw; nothing is left open then.
+ */
+async function start(settings: Settings, logger: Logger): Promise<{ log: Log; server: RunningServer }> {
+  if (settings.engine !== 'level')
+    throw new TidemarkError('wrong-config', `The engine ${settings.engine} is not supported yet: use level`)
+  // Loaded here, so that the other commands start without them.
+  const [{ openLog }, { startServer }, { GroupFigures }] = await Promise.all([
+    import('../src/log/open.ts'),
+    import('../src/server/server.ts'),
+    import('../src/server/metrics.ts'),
+  ])
+  const groupFigures = new GroupFigures()
+  const { host, port, path, origin: origins, hostName: hostNames, acceptCopy, acceptDataLoss } = settings
+  const log = await openLog({
+    dir: resolve(settings.data),
+    acceptCopy,
+    acceptDataLoss,
+    idWindow: settings.idWindow,
+    tailBytes: settings.tailBytes,
+    onGroup: groupFigures.add,
+    onNotice: (level, message, facts) => logger[level](facts, message),
+  })
+  try {
+    const server = await startServer(log, {
+      host,
+      port,
+      path,
+      origins,
+      hostNames,
+      logger,
+      version: version(),
+      groupFigures,
+    })
+    return { log, server }
+  } catch (error) {
+    await log.close()
+    throw error
+  }
+}

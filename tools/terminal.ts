@@ -1,0 +1,83 @@
+/** What a command has to do with its surroundings: results on stdout, messages on stderr, an end on Ctrl-C. */
+import { ERRORS, TidemarkError, toProblem } from '../src/errors.ts'
+
+export interface Terminal {
+  readonly input: AsyncIterable<Uint8Array> & { readonly isTTY?: boolean }
+  /** A result, one or more whole lines. Resolves when it left this process. */
+  print(text: string): Promise<void>
+  /** A message for people. */
+  say(message: string): void
+  /** Lets the process end though its input is open. */
+  close(): void
+  /** Aborts at the first Ctrl-C or SIGTERM; the second one ends the process. */
+  stopped(): AbortSignal
+}
+
+export class ProcessTerminal implements Terminal {
+  readonly input = process.stdin
+
+  constructor() {
+    // Whoever reads our results may stop reading (`| head`): that is an end, not a failure.
+    process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'EPIPE') process.exit(0)
+      this.say(`tidemark: ${error.message}`)
+      process.exit(ERRORS['io-error'].exit)
+    })
+    // Nobody listens to messages any more; results and work go on.
+    process.stderr.on('error', () => undefined)
+  }
+
+  print(text: string): Promise<void> {
+    return new Promise((resolve) => {
+      process.stdout.write(`${text}\n`, () => resolve())
+    })
+  }
+
+  say(message: string): void {
+    process.stderr.write(`${message}\n`)
+  }
+
+  close(): void {
+    process.stdin.destroy()
+  }
+
+  stopped(): AbortSignal {
+    const stopping = new AbortController()
+    const stop = () => stopping.abort()
+    process.once('SIGINT', stop)
+    process.once('SIGTERM', stop)
+    return stopping.signal
+  }
+}
+
+/** Tells what went wrong; returns the exit code. Of ours one line, of a mistake in this program the whole trace. */
+export function tellFailure(terminal: Terminal, error: unknown, json: boolean): number {
+  if (!(error instanceof TidemarkError)) {
+    terminal.say(`tidemark: ${error instanceof Error ? error.stack : String(error)}`)
+    return ERRORS.internal.exit
+  }
+  if (json) {
+    const { type: _type, status: _status, ...problem } = toProblem(error)
+    terminal.say(JSON.stringify(problem))
+  } else terminal.say(`tidemark: ${printable(error.message)} (${error.code})`)
+  return ERRORS[error.code].exit
+}
+
+/** Rows as aligned columns, under their names if there are any; numbers to the right. */
+export function table(head: readonly string[] | undefined, rows: readonly (readonly (string | number)[])[]): string {
+  const cells = (head ? [head, ...rows] : rows).map((row) => row.map((cell) => printable(String(cell))))
+  const columns = cells[0]?.map((_, column) => ({
+    width: Math.max(...cells.map((row) => row[column]!.length)),
+    isNumber: rows.length > 0 && rows.every((row) => typeof row[column] === 'number'),
+  }))
+  const line = (row: readonly string[]) =>
+    row.map((cell, i) => (columns![i]!.isNumber ? cell.padStart(columns![i]!.width) : cell.padEnd(columns![i]!.width)))
+  return cells.map((row) => line(row).join('  ').trimEnd()).join('\n')
+}
+
+/** Control characters and those that turn the direction of text, which could make a terminal show something else. */
+const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g
+
+/** A text that others wrote, safe to show: `\u001b` in place of an escape. */
+export const printable = (text: string): string =>
+  text.replace(UNSAFE, (unsafe) => `\\u${unsafe.charCodeAt(0).toString(16).padStart(4, '0')}`)
