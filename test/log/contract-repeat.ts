@@ -53,8 +53,9 @@ export function repeatContract(open: Open, capabilities: readonly Capability[]):
     const log = await open()
     const answers = await Promise.all(range(1, 10).map(() => append(log, 'c', ['a', 'b'], key)))
     const { epoch } = await log.info('c')
-    const answer = { channel: 'c', epoch, first: 1, last: 2, head: 2 }
-    expect(answers).toEqual([answer, ...range(2, 10).map(() => ({ ...answer, duplicate: true }))])
+    for (const { duplicate: _, ...answer } of answers)
+      expect(answer).toEqual({ channel: 'c', epoch, first: 1, last: 2, head: 2 })
+    expect(answers.filter(({ duplicate }) => duplicate).length).toBe(9)
     expect((await log.info('c')).head).toBe(2)
   })
 
@@ -77,11 +78,8 @@ export function repeatContract(open: Open, capabilities: readonly Capability[]):
   test('A retry that is under way together with its first passes expectedSeq too', async () => {
     const log = await open()
     const answers = await Promise.all(range(1, 3).map(() => append(log, 'c', ['a'], { ...key, expectedSeq: 0 })))
-    expect(answers.map(({ first, duplicate }) => [first, duplicate])).toEqual([
-      [1, undefined],
-      [1, true],
-      [1, true],
-    ])
+    expect(answers.map(({ first }) => first)).toEqual([1, 1, 1])
+    expect(answers.filter(({ duplicate }) => duplicate).length).toBe(2)
   })
 
   test('A refused append leaves its key unused', async () => {

@@ -11,6 +11,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { Follower } from '../../src/log/follow.ts'
 import type { Log } from '../../src/log/log.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
 import { range, tempDir } from '../parts.ts'
@@ -118,6 +119,9 @@ describe('the directory of a level log', () => {
     const log = await opened(copy, { acceptCopy: true })
     const { epoch } = await log.info('c')
     expect(await log.cursor('web', 'c')).toMatchObject({ epoch: old, seq: 4 })
+    const { follower } = await Follower.open(log, 'c', { client: 'web' })
+    expect(await follower.next(ALL)).toEqual({ is: 'reset', epoch, trimmed: 0, head: 5 })
+    expect(follower.place).toEqual({ epoch, after: 0 })
     expect(await refusal(log.commit('web', 'c', { seq: 5, epoch: old }))).toMatchObject({ code: 'epoch-changed' })
     expect(await log.commit('web', 'c', { seq: 2, epoch })).toMatchObject({ epoch, seq: 2 })
     expect(await log.commit('web', 'c', { seq: 1, epoch })).toMatchObject({ epoch, seq: 2 })
@@ -247,6 +251,21 @@ describe('the directory of a level log', () => {
 })
 
 describe('what a level log keeps', () => {
+  test('Appends, deletes and trims that are under way together happen in the order they were asked', async () => {
+    const log = await opened(tempDir())
+    const [, , trimmed, , again] = await Promise.all([
+      append(log, 'c', [1, 2, 3]),
+      append(log, 'c', [4]),
+      log.trim('c', 4),
+      log.delete('c'),
+      append(log, 'c', ['new']),
+    ])
+    expect(trimmed).toMatchObject({ trimmed: 4, head: 4 })
+    expect(again).toMatchObject({ first: 1, last: 1 })
+    expect(again.epoch).not.toBe(trimmed.epoch)
+    expect(await seqsAndValues(log, 'c', { epoch: again.epoch, after: 0 })).toEqual([[1, 'new']])
+  })
+
   test('An idempotency key is remembered for its window, over midnight and restarts, and not for ever', async () => {
     const dir = tempDir()
     const HOUR = 3_600_000

@@ -18,8 +18,7 @@ interface ModelCursor {
 }
 
 interface ModelChannel {
-  /** Told apart by number here; the log's own epoch is learnt from its first answer. */
-  readonly life: number
+  /** Learnt from the log's first answer. */
   epoch: string | undefined
   trimmed: number
   /** All that were ever appended: the event of seq n is values[n − 1]. */
@@ -43,7 +42,6 @@ export class Model {
   /** Epochs of histories that are over, by channel. */
   readonly gone = new Map<string, string[]>()
   readonly sent: Send[] = []
-  #lives = 0
 
   head(channel: string): number {
     return this.channels.get(channel)?.values.length ?? 0
@@ -72,7 +70,7 @@ export class Model {
     const known = this.channels.get(name)
     if (known) return known
     const channel: ModelChannel = {
-      ...{ life: ++this.#lives, epoch: undefined, trimmed: 0, values: [], note: undefined },
+      ...{ epoch: undefined, trimmed: 0, values: [], note: undefined },
       ...{ cursors: new Map(), receipts: new Map() },
     }
     this.channels.set(name, channel)
