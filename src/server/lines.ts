@@ -7,7 +7,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Body } from '../body.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
 import type { Appended } from '../log/log.ts'
-import type { Doors } from './doors.ts'
+import { type Doors, retryAfter } from './doors.ts'
 import { noEvents } from './fields.ts'
 import { continueBody } from './http.ts'
 import { APPEND_BYTES_MAX } from './limits.ts'
@@ -45,8 +45,12 @@ export async function appendLines(
   continueBody(req, res)
   try {
     // The request stays open when a line is refused: its answer is still to be sent.
-    for await (const chunk of req.iterator({ destroyOnReturn: false }))
+    for await (const chunk of req.iterator({ destroyOnReturn: false })) {
+      // A body without an end is told how far it came while there is still somebody to tell it.
+      if (doors.stopping.aborted)
+        throw new TidemarkError('unavailable', 'The server is stopping', { retryAfter: retryAfter(doors) })
       for (const piece of reader.push(chunk as Buffer)) await pieces.append(piece)
+    }
     for (const piece of reader.finish()) await pieces.append(piece)
     await pieces.written()
   } catch (error) {

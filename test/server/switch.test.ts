@@ -13,6 +13,11 @@ async function open(log: Log, logger = pino({ enabled: false })): Promise<LogSwi
   return opened
 }
 
+function boundMember(log: Log, name: string | symbol): unknown {
+  const member: unknown = Reflect.get(log, name)
+  return typeof member === 'function' ? member.bind(log) : member
+}
+
 test('it is on until somebody turns it off', async () => {
   const log = await tempLog()
   const streamer = await open(log)
@@ -56,10 +61,43 @@ test('of settings called at once, the last one stays, here and after a restart',
   const log = await tempLog()
   const streamer = await open(log)
   const other = await open(log)
-  await Promise.all([false, true, false, true, true, false].map((on) => streamer.set(on)))
-  expect(streamer.on).toBe(false)
-  await vi.waitFor(() => expect(other.on).toBe(false))
-  expect((await open(log)).on).toBe(false)
+  for (const settings of [
+    [false, true],
+    [false, true, true, false],
+    [true, false, true],
+  ]) {
+    await Promise.all(settings.map((on) => streamer.set(on)))
+    const last = settings.at(-1)!
+    expect(streamer.on).toBe(last)
+    await vi.waitFor(() => expect(other.on).toBe(last))
+    expect((await open(log)).on).toBe(last)
+  }
+})
+
+test('an answer that comes late does not bring back what another gateway changed meanwhile', async () => {
+  const log = await tempLog()
+  let answer = () => {}
+  const late = new Promise<void>((resolve) => {
+    answer = resolve
+  })
+  const append: Log['append'] = async (...entries) => {
+    const appended = await log.append(...entries)
+    await late
+    return appended
+  }
+  const slow = new Proxy(log, { get: (target, name) => (name === 'append' ? append : boundMember(target, name)) })
+  const one = await open(slow)
+  const two = await open(log)
+  const forever = new AbortController().signal
+  const told = [one.changed(forever), two.changed(forever)]
+  const set = one.set(false)
+  await Promise.all(told)
+  const back = one.changed(forever)
+  await two.set(true)
+  await back
+  answer()
+  await set
+  expect([one.on, two.on]).toEqual([true, true])
 })
 
 test('only its newest event is kept', async () => {

@@ -1,6 +1,7 @@
 /** Real directory trees that change at random, and the plain truth about them, for the tests of `watch`. */
 import {
   appendFileSync,
+  type Dirent,
   lstatSync,
   mkdirSync,
   readdirSync,
@@ -10,7 +11,7 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 
 /** A small generator, so that a seed repeats a run (mulberry32). */
 export function randomFrom(seed: number): (below: number) => number {
@@ -59,9 +60,10 @@ export function plant(root: string, files: number, random: (below: number) => nu
 
 /** One random change: make, write, rename, replace, link, delete, or a burst. */
 export function disturb(root: string, random: (below: number) => number, burst: number): void {
-  const all = [...onDisk(root)]
-  const dirs = ['', ...all.filter(([, text]) => text.startsWith('dir')).map(([path]) => path)]
-  const files = all.filter(([, text]) => text.startsWith('file')).map(([path]) => path)
+  const all = readdirSync(root, { recursive: true, withFileTypes: true })
+  const pathOf = (entry: Dirent) => relative(root, join(entry.parentPath, entry.name))
+  const dirs = ['', ...all.filter((entry) => entry.isDirectory()).map(pathOf)]
+  const files = all.filter((entry) => entry.isFile()).map(pathOf)
   const pick = (list: readonly string[]) => list[random(list.length)] ?? ''
   const fresh = () => join(root, pick(dirs), `${pick(['new', 'Ünï', 'a b', 'tmp', '-'])}-${random(1_000_000)}`)
   switch (random(12)) {

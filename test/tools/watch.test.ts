@@ -3,22 +3,27 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import type { EventJson, PageJson } from '../../src/wire.ts'
 import { Tree } from '../../tools/watch/tree.ts'
-import { SEED, tempDir } from '../parts.ts'
+import { SEED, tempDir, tempLog } from '../parts.ts'
+import { startTestServer } from '../server/serve.ts'
 import { disturb, nodeText, onDisk, plant, randomFrom } from './disk.ts'
 import { byKilledCursor, byLongPoll, bySocket, bySse } from './followers.ts'
-import { Program, run, serving } from './program.ts'
+import { here, starting } from './here.ts'
+import { Program, serving } from './program.ts'
 
 /** A larger tree by hand: `WATCH_FILES=5000 WATCH_ROUNDS=100 npx vitest run … test/tools/watch.test.ts`. */
 const FILES = Number(process.env.WATCH_FILES ?? 400)
-const ROUNDS = Number(process.env.WATCH_ROUNDS ?? 20)
+const ROUNDS = Number(process.env.WATCH_ROUNDS ?? 12)
 /** How long the last change may take to reach the channel, ms; a test that never gets there shows what is missing. */
 const SETTLED_MS = 20_000
 const MINUTES = 60_000
 
-const watching = (dir: string, url: string, ...args: string[]): Program =>
-  new Program(['watch', dir, '--url', url, '--json', ...args])
+const watchLine = (dir: string, url: string, ...args: string[]) => ['watch', dir, '--url', url, '--json', ...args]
 
-const inStep = (program: Program) => program.values.findLast((value) => 'inStep' in value)
+/** As a process of its own. */
+const watching = (dir: string, url: string) => new Program(watchLine(dir, url))
+
+const inStep = (program: { readonly values: Record<string, unknown>[] }) =>
+  program.values.findLast((value) => 'inStep' in value)
 
 async function readAll(url: string, channel = 'files'): Promise<EventJson[]> {
   const events: EventJson[] = []
@@ -67,7 +72,7 @@ test(
       bySocket(url, 'files'),
       bySse(url, 'files', () => random(200) === 0),
       byLongPoll(url, 'files'),
-      byKilledCursor(url, 'files', 'pages-1', () => 1 + random(FILES)),
+      byKilledCursor(url, 'files', 'pages-1', () => 1 + random(5 * FILES)),
     ]
     const poll = followers[2]!.copy
     for (let round = 0; round < ROUNDS; round++) {
@@ -179,10 +184,10 @@ test('another writer in the channel is put right, whatever it writes', async () 
   const root = tempDir()
   const random = randomFrom(SEED)
   console.log(`seed ${SEED}`)
-  const { url } = await serving()
+  const { url } = await startTestServer()
   plant(root, 60, random)
-  const watch = watching(root, url, '--rescan', '1s')
-  await watch.until(() => inStep(watch))
+  const watch = starting(watchLine(root, url, '--rescan', '1s'))
+  await watch.until(() => inStep(watch) !== undefined)
   const write = async (event: object) => {
     const response = await fetch(`${url}/v1/channels/files/events`, {
       method: 'POST',
@@ -212,9 +217,9 @@ test('another writer in the channel is put right, whatever it writes', async () 
 test('a channel that is deleted, and one that is made anew by somebody else, is filled again', async () => {
   const root = tempDir()
   plant(root, 30, randomFrom(2))
-  const { url } = await serving()
-  const watch = watching(root, url, '--rescan', '1s')
-  await watch.until(() => inStep(watch))
+  const { url } = await startTestServer()
+  const watch = starting(watchLine(root, url, '--rescan', '1s'))
+  await watch.until(() => inStep(watch) !== undefined)
   const channel = `${url}/v1/channels/files`
   expect((await fetch(channel, { method: 'DELETE' })).status).toBe(204)
   await settled(root, () => told(url))
@@ -226,24 +231,27 @@ test('a channel that is deleted, and one that is made anew by somebody else, is 
 
 test('names that can be no key are left out, told and counted', async () => {
   const root = tempDir()
-  const { url } = await serving()
+  const { url } = await startTestServer()
   writeFileSync(Buffer.concat([Buffer.from(`${root}/`), Buffer.from([0x66, 0xff])]), '')
   writeFileSync(join(root, 'line\nbreak'), '')
   writeFileSync(join(root, 'good'), '')
-  const watch = watching(root, url)
-  expect(await watch.until(() => inStep(watch))).toMatchObject({ inStep: 1, paths: 1, leftOut: 2 })
+  const watch = starting(watchLine(root, url))
+  await watch.until(() => inStep(watch) !== undefined)
+  expect(inStep(watch)).toMatchObject({ inStep: 1, paths: 1, leftOut: 2 })
   expect(watch.err).toContain('line\\u000abreak')
   expect((await readAll(url)).map(({ key }) => key)).toEqual(['good'])
 })
 
 test('what is ignored stays out, and so does the log of a server that lives in the tree', async () => {
   const root = tempDir()
-  const { url } = await serving([], root)
+  const { url } = await startTestServer({ log: await tempLog({ dir: join(root, 'log') }) })
   mkdirSync(join(root, 'node_modules/x'), { recursive: true })
   writeFileSync(join(root, 'node_modules/x/f'), '')
   writeFileSync(join(root, 'a'), '')
-  const watch = watching(root, url, '--ignore', 'node_modules', '--ignore', '*.tmp', '--data', join(root, 'log'))
-  await watch.until(() => inStep(watch))
+  const watch = starting(
+    watchLine(root, url, '--ignore', 'node_modules', '--ignore', '*.tmp', '--data', join(root, 'log')),
+  )
+  await watch.until(() => inStep(watch) !== undefined)
   writeFileSync(join(root, 'x.tmp'), '')
   writeFileSync(join(root, 'b'), '')
   await watch.until(() => inStep(watch)?.paths === 2)
@@ -255,9 +263,9 @@ test('a directory that goes away is not told as removed, and is taken up again w
   const root = join(parent, 'tree')
   mkdirSync(root)
   writeFileSync(join(root, 'a'), '')
-  const { url } = await serving()
-  const watch = watching(root, url, '--rescan', '1s')
-  await watch.until(() => inStep(watch))
+  const { url } = await startTestServer()
+  const watch = starting(watchLine(root, url, '--rescan', '1s'))
+  await watch.until(() => inStep(watch) !== undefined)
   renameSync(root, join(parent, 'away'))
   await watch.until(() => watch.err.includes('nothing is told as removed'))
   expect(await readAll(url)).toHaveLength(1)
@@ -269,10 +277,10 @@ test('a directory that goes away is not told as removed, and is taken up again w
 
 test('a directory that is none and a channel that is not ours end with their codes', async () => {
   const root = tempDir()
-  const { url } = await serving()
+  const { url } = await startTestServer()
   writeFileSync(join(root, 'file'), '')
-  expect((await run(['watch', join(root, 'nowhere'), '--url', url])).code).toBe(2)
-  expect((await run(['watch', join(root, 'file'), '--url', url])).code).toBe(2)
-  expect((await run(['watch', root, '--url', url, '--channel', '_system'])).code).toBe(77)
-  expect((await run(['watch', root, '--url', url, '--rescan', '5'])).code).toBe(2)
+  expect((await here(['watch', join(root, 'nowhere'), '--url', url])).code).toBe(2)
+  expect((await here(['watch', join(root, 'file'), '--url', url])).code).toBe(2)
+  expect((await here(['watch', root, '--url', url, '--channel', '_system'])).code).toBe(77)
+  expect((await here(['watch', root, '--url', url, '--rescan', '5'])).code).toBe(2)
 })
