@@ -8,7 +8,14 @@ import * as schemas from './schemas.ts'
 /** How soon a caller may ask again whether the server is ready, ms. */
 const READY_RETRY_MS = 1_000
 
-export function addAdmin(app: App, doors: Doors, sockets: () => number): void {
+/** How many there are at this moment. */
+export interface OpenNow {
+  /** Sockets included. */
+  readonly connections: () => number
+  readonly sockets: () => number
+}
+
+export function addAdmin(app: App, doors: Doors, open: OpenNow): void {
   const { log } = doors
   const tags = ['server']
   const startedAt = Date.now()
@@ -36,7 +43,8 @@ export function addAdmin(app: App, doors: Doors, sockets: () => number): void {
         startedAt: formatTime(startedAt),
         ...about(),
         ...(reason === undefined ? {} : { reason }),
-        sockets: sockets(),
+        connections: open.connections(),
+        sockets: open.sockets(),
         pendingAppends,
         pendingBytes,
         memory: process.memoryUsage.rss(),

@@ -15,10 +15,10 @@ import {
   mediaType,
 } from '../event.ts'
 import type { Appended } from '../log/log.ts'
-import type { Doors } from './doors.ts'
+import { checkRoom, type Doors } from './doors.ts'
 import { BYTES_TYPE } from './fields.ts'
 import { checkMethod, parsePath, parseQuery, readBody, sendJson } from './http.ts'
-import { APPEND_BYTES_MAX, PENDING_BYTES_MAX } from './limits.ts'
+import { APPEND_BYTES_MAX } from './limits.ts'
 import { appendLines, type Target } from './lines.ts'
 import { parseJsonBody, parseMsgpackBody } from './parse.ts'
 
@@ -77,12 +77,6 @@ function targetOf(req: IncomingMessage, query: Query): Target {
     ...(expectedSeq && { expectedSeq: checkSeq(expectedSeq[0], 'expectedSeq') }),
     ...(idempotencyKey !== undefined && { idempotencyKey: checkIdempotencyKey(idempotencyKey) }),
   }
-}
-
-/** Before the body is read: what waits for the disk is bounded. @throws too-many */
-function checkRoom(doors: Doors): void {
-  if (doors.log.health().pendingBytes < PENDING_BYTES_MAX) return
-  throw new TidemarkError('too-many', 'Too many appends wait to be written', { retryAfter: 1_000 })
 }
 
 /** @throws bad-request, too-large, unsupported-type */

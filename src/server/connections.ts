@@ -4,18 +4,66 @@ import type { Server } from 'node:http'
 import { type Socket, Server as TcpServer } from 'node:net'
 import { TidemarkError } from '../errors.ts'
 import { isLoopback } from './access.ts'
-import { STOP_IDLE_MS, STOP_MS } from './limits.ts'
+import { ANSWER_MS, CHECK_MS, STOP_IDLE_MS, STOP_MS } from './limits.ts'
+
+export interface ConnectionsOptions {
+  /** Whether a call is under way on a connection, its answer not wholly taken, or it became a socket. */
+  readonly busy: (socket: Socket) => boolean
+  /** Whether it became a socket, which minds its own pace. */
+  readonly upgraded: (socket: Socket) => boolean
+  /** Most bytes of answers that were made and not taken, of all connections. */
+  readonly unsentBytes: number
+  /** Told of a connection whose caller did not take its answer. */
+  readonly onStalled: () => void
+}
 
 export class Connections {
   readonly #server: Server
+  readonly #options: ConnectionsOptions
   readonly #open = new Set<Socket>()
+  /** Connections with something not taken: how much was, and since when that has not changed. Longest stalled first. */
+  readonly #stalled = new Map<Socket, { readonly taken: number; readonly since: number }>()
+  readonly #sweeper: NodeJS.Timeout
 
-  constructor(server: Server) {
+  constructor(server: Server, options: ConnectionsOptions) {
     this.#server = server
+    this.#options = options
     server.on('connection', (socket: Socket) => {
       this.#open.add(socket)
-      socket.once('close', () => this.#open.delete(socket))
+      socket.once('close', () => {
+        this.#open.delete(socket)
+        this.#stalled.delete(socket)
+      })
     })
+    this.#sweeper = setInterval(() => this.#cutStalled(), CHECK_MS).unref()
+  }
+
+  get count(): number {
+    return this.#open.size
+  }
+
+  /** Who does not take an answer holds its memory: for so long, and no more than all may hold together. */
+  #cutStalled(): void {
+    const now = performance.now()
+    let unsent = 0
+    for (const socket of this.#open) {
+      const { writableLength } = socket
+      if (writableLength === 0 || this.#options.upgraded(socket)) {
+        this.#stalled.delete(socket)
+        continue
+      }
+      unsent += writableLength
+      const taken = socket.bytesWritten - writableLength
+      if (this.#stalled.get(socket)?.taken === taken) continue
+      this.#stalled.delete(socket)
+      this.#stalled.set(socket, { taken, since: now })
+    }
+    for (const [socket, { since }] of this.#stalled) {
+      if (now - since < ANSWER_MS && unsent <= this.#options.unsentBytes) return
+      unsent -= socket.writableLength
+      this.#options.onStalled()
+      socket.destroy()
+    }
   }
 
   /**
@@ -44,10 +92,9 @@ export class Connections {
   /**
    * Stops accepting and waits until every connection is gone: those without a call under way are closed as soon as
    * nothing comes on them, the others after their answer, and at STOP_MS whatever is left is cut.
-   * @param busy tells whether a call or a socket is under way on a connection
    * @returns how many were cut
    */
-  async drain(busy: (socket: Socket) => boolean): Promise<number> {
+  async drain(): Promise<number> {
     const closed = once(this.#server, 'close')
     // Not http's own close, which cuts idle connections at once: a request may be on its way on one of them, and is
     // still answered, with `Connection: close`.
@@ -60,7 +107,7 @@ export class Connections {
       for (const socket of this.#open) {
         const { bytesRead } = socket
         if (late) cut++
-        else if (busy(socket) || received.get(socket) !== bytesRead) {
+        else if (this.#options.busy(socket) || received.get(socket) !== bytesRead) {
           received.set(socket, bytesRead)
           continue
         }
@@ -69,9 +116,15 @@ export class Connections {
     }, STOP_IDLE_MS)
     await closed
     clearInterval(sweep)
+    this.close()
     // What http's own close does beside: it ends the server's clocks.
     this.#server.close()
     return cut
+  }
+
+  /** Frees what is held beside the connections, for a server that never came to listen. */
+  close(): void {
+    clearInterval(this.#sweeper)
   }
 }
 

@@ -5,7 +5,9 @@
  * code and counts it. A handler that has sent its headers already ends its answer itself and calls `Doors.failed`.
  */
 import type { Logger } from 'pino'
+import { TidemarkError } from '../errors.ts'
 import type { Log } from '../log/log.ts'
+import { PENDING_BYTES_MAX } from './limits.ts'
 import type { Metrics } from './metrics.ts'
 import type { StreamerSwitch } from './switch.ts'
 
@@ -38,6 +40,12 @@ export interface Doors {
    * Refusals of ours are one line with the code; what is `internal` is logged with its cause.
    */
   failed(door: 'http' | 'sse' | 'stream', error: unknown, facts?: Readonly<Record<string, unknown>>): void
+}
+
+/** Before the body of an append is read: what waits for the disk is bounded. @throws too-many */
+export function checkRoom({ log }: Doors): void {
+  if (log.health().pendingBytes < PENDING_BYTES_MAX) return
+  throw new TidemarkError('too-many', 'Too many appends wait to be written', { retryAfter: 1_000 })
 }
 
 /** A random hint in 0 … retryWindow: when a client that is sent away should come back, ms. */

@@ -13,15 +13,18 @@ import type { Turn } from './rounds.ts'
 import type { Session } from './session.ts'
 import { Subscription } from './subscription.ts'
 
-/** Pages begin small, and grow while the socket takes them quickly. */
+/** Pages begin small, and grow while the socket takes them. */
 const PAGE_BYTES = 64 * 1024
 const PAGE_BYTES_MAX = 1024 * 1024
 const PAGE_GROWTH = 4
-/** A page that was taken within QUICK_MS lets the next one be larger; one that took SLOW_MS, smaller. */
+/** A full socket that had drained after QUICK_MS gets larger pages; one that took SLOW_MS, smaller ones. */
 const QUICK_MS = 250
 const SLOW_MS = 1_000
-/** Most turns of one socket in a row. */
+/** So many pages that left at once are more than the kernel keeps for a client that reads nothing: they may be larger. */
+const PAGES_AT_ONCE = 32
+/** Most turns of one socket in a row, and bytes after which others are looked at. */
 const TURNS_MAX = 64
+const BYTES_IN_A_ROW = 256 * 1024
 
 export class Following implements Turn {
   readonly #session: Session
@@ -34,6 +37,8 @@ export class Following implements Turn {
   #isServing = false
   #isBehind = false
   #pageBytes = PAGE_BYTES
+  /** What the socket had taken when #pageBytes was last changed. */
+  #takenBefore = 0
   /** Epochs of channels that were followed before; commits for them may still come. */
   #past: Map<string, string> | undefined
 
@@ -184,6 +189,8 @@ export class Following implements Turn {
   async #serve(): Promise<void> {
     const { backlog, watches, queue } = this.#session.host
     this.#isServing = true
+    const { outlet } = this.#session
+    const start = outlet.taken
     let turns = 0
     let denied: Subscription | undefined
     for (let next = this.#next(); next; next = this.#next()) {
@@ -206,8 +213,10 @@ export class Following implements Turn {
       }
       if (room > 0) backlog.release(room)
       this.#isBehind = this.#first !== undefined
-      if (!this.#isBehind) this.#pageBytes = PAGE_BYTES
-      if (++turns < TURNS_MAX) continue
+      if (!this.#isBehind) this.#size(PAGE_BYTES)
+      else if (outlet.taken - this.#takenBefore >= this.#pageBytes * PAGES_AT_ONCE)
+        this.#size(this.#pageBytes * PAGE_GROWTH)
+      if (++turns < TURNS_MAX && outlet.taken - start < BYTES_IN_A_ROW) continue
       queue.join(this)
       break
     }
@@ -218,10 +227,16 @@ export class Following implements Turn {
     return this.#session.isOpen && !this.#session.outlet.isFull ? this.#dequeue() : undefined
   }
 
-  /** The socket has taken all it was given, in this time. */
+  /** Sets the size of the next pages. */
+  #size(bytes: number): void {
+    this.#pageBytes = Math.min(Math.max(bytes, PAGE_BYTES), PAGE_BYTES_MAX)
+    this.#takenBefore = this.#session.outlet.taken
+  }
+
+  /** The socket was full and has taken all it was given, in this time. */
   drained(ms: number): void {
-    if (ms > SLOW_MS) this.#pageBytes = Math.max(PAGE_BYTES, this.#pageBytes / PAGE_GROWTH)
-    else if (this.#isBehind && ms < QUICK_MS) this.#pageBytes = Math.min(PAGE_BYTES_MAX, this.#pageBytes * PAGE_GROWTH)
+    if (ms > SLOW_MS) this.#size(this.#pageBytes / PAGE_GROWTH)
+    else if (this.#isBehind && ms < QUICK_MS) this.#size(this.#pageBytes * PAGE_GROWTH)
     if (this.#first) this.#session.host.queue.join(this)
   }
 }

@@ -155,7 +155,11 @@ export class Front {
   /** Whether a call is under way on this connection, its answer not wholly sent, or whether it became a socket. */
   busy(socket: Socket): boolean {
     const res = this.#answers.get(socket)
-    return (res !== undefined && !res.writableFinished && !res.destroyed) || this.#upgraded.has(socket)
+    return (res !== undefined && !res.writableFinished && !res.destroyed) || this.upgraded(socket)
+  }
+
+  upgraded(socket: Socket): boolean {
+    return this.#upgraded.has(socket)
   }
 
   #underWay(socket: Duplex): ServerResponse | undefined {

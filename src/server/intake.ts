@@ -20,9 +20,9 @@ import { jsonFields, jsonValue, refuse, skipSpace, textOf } from './json.ts'
 import { decodeMsgpack, msgpackEvents, parseJsonEvents } from './parse.ts'
 
 /** Longest `ref` that is text, characters. */
-export const REF_MAX = 64
+const REF_MAX = 64
 /** Longest token, characters. */
-export const TOKEN_MAX = 8_192
+const TOKEN_MAX = 8_192
 
 export class BadFrame extends Error {}
 

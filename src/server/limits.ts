@@ -16,8 +16,12 @@ export const HEADERS_MS = 10_000
 export const REQUEST_MS = 30_000
 /** Longest pause within an NDJSON body, ms. */
 export const BODY_PAUSE_MS = 30_000
-/** How often the two above are looked at, ms. */
+/** How often the clocks of all connections are looked at, ms. */
 export const CHECK_MS = 1_000
+/** What was written of an answer is taken within this, ms, else the connection is cut. Sockets have a clock of their own. */
+export const ANSWER_MS = 60_000
+/** Answers that were made and not taken, of all connections together: 256 MiB. Beyond it the longest stalled is cut. */
+export const UNSENT_BYTES_MAX = 256 * 1024 * 1024
 /** An idle connection is kept this long, ms: longer than the 60 s of the usual proxies, so that they close first. */
 export const KEEP_ALIVE_MS = 65_000
 /** Largest head of a request: 16 KiB. Beyond it `too-large`. */

@@ -63,9 +63,11 @@ export class Metrics {
   readonly #deliveries: Record<ReadDoor, (events: number, bytes: number) => void>
   readonly #followers: Record<ReadDoor, Gauge.Internal<'door'>>
 
-  constructor(log: Log, groups?: GroupFigures) {
+  constructor(log: Log, version = '0', groupFigures?: GroupFigures) {
     const registers = [this.#registry]
-    groups?.register(this.#registry)
+    groupFigures?.register(this.#registry)
+    const build = { name: 'tidemark_build_info', help: 'The version that runs, always 1', labelNames: ['version'] }
+    new Gauge({ ...build, registers }).set({ version }, 1)
     collectDefaultMetrics({ register: this.#registry })
     const counter = <Label extends string>(name: string, help: string, labelNames: readonly Label[]) =>
       new Counter<Label>({ name: `tidemark_${name}`, help, labelNames: [...labelNames], registers })

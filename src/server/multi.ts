@@ -5,7 +5,7 @@ import { checkChannel, checkIdempotencyKey, checkSeq, isSystemChannel } from '..
 import type { Append } from '../log/log.ts'
 import { POLL_CHANNELS_MAX } from '../wire.ts'
 import type { App } from './app.ts'
-import type { Doors } from './doors.ts'
+import { checkRoom, type Doors } from './doors.ts'
 import { MULTI_APPEND_BYTES_MAX } from './limits.ts'
 import { jsonFields, jsonItems, jsonValue, parseJsonEvents } from './parse.ts'
 import * as schemas from './schemas.ts'
@@ -16,6 +16,7 @@ export function addMultiAppend(app: App, doors: Doors): void {
     '/v1/append',
     {
       bodyLimit: MULTI_APPEND_BYTES_MAX,
+      onRequest: async () => checkRoom(doors),
       // The events are read from the bytes, where their data stand verbatim; the schema is for the OpenAPI page.
       validatorCompiler: () => () => true,
       schema: {

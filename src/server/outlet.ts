@@ -10,7 +10,7 @@ import type { Queue, Turn } from './rounds.ts'
 const REPLY_BYTES_MAX = 256 * 1024
 
 /** When room is needed, a socket that took no byte for this long is stalled; ms. */
-const STILL_MS = 1_000
+const STILL_MS = 5_000
 
 /**
  * What all sockets of a server have been given and not taken, bounded: without room no page is read for a reader that
@@ -140,6 +140,11 @@ export class Outlet {
   /** The socket takes less than it is given: nothing more is read for it until it has drained. */
   get isFull(): boolean {
     return this.#socket.writableNeedDrain || this.#socket.destroyed
+  }
+
+  /** Bytes that have left since the beginning. */
+  get taken(): number {
+    return this.#given - this.#socket.writableLength
   }
 
   /** Something it was given has not left yet. */

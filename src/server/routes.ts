@@ -1,5 +1,5 @@
 /** All calls by their addresses. */
-import { addAdmin } from './admin.ts'
+import { addAdmin, type OpenNow } from './admin.ts'
 import type { App } from './app.ts'
 import { addChannels } from './channels.ts'
 import { addCursors } from './cursors.ts'
@@ -10,18 +10,17 @@ import { addPages } from './pages.ts'
 import { addPoll } from './poll.ts'
 
 export interface RoutesOptions {
-  /** Open sockets. */
-  readonly sockets: () => number
+  readonly open: OpenNow
   /** What `/client.js` gives out. */
   readonly clientFile: string
 }
 
-export function addRoutes(app: App, doors: Doors, { sockets, clientFile }: RoutesOptions): void {
+export function addRoutes(app: App, doors: Doors, { open, clientFile }: RoutesOptions): void {
   addHotCalls(app, doors)
   addMultiAppend(app, doors)
   addPoll(app, doors)
   addCursors(app, doors)
   addChannels(app, doors)
-  addAdmin(app, doors, sockets)
+  addAdmin(app, doors, open)
   addPages(app, clientFile)
 }

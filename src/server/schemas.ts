@@ -302,6 +302,7 @@ export const Status = z
     server: z.string(),
     reason: z.string().optional(),
     startedAt: Time,
+    connections: z.number(),
     sockets: z.number(),
     pendingAppends: z.number(),
     pendingBytes: z.number(),

@@ -35,6 +35,8 @@ export interface ServerOptions {
   readonly version?: string
   /** Most open connections. Default CONNECTIONS_MAX. */
   readonly connections?: number
+  /** Most bytes of answers that were made and not taken, of all connections. Default UNSENT_BYTES_MAX. */
+  readonly unsentBytes?: number
   /** A request is whole after this, ms, its head within HEADERS_MS. Default REQUEST_MS. */
   readonly requestTimeout?: number
   /** Clients that are sent away spread their return over this window, ms. Default RETRY_WINDOW_MS. */
@@ -60,14 +62,15 @@ export interface RunningServer {
 
 const PORT = 7070
 
-/** @throws wrong-config; the system's own error when the port is taken */
+/** @throws wrong-config; unavailable when the port is taken */
 export async function startServer(log: Log, options: ServerOptions = {}): Promise<RunningServer> {
   const host = options.host ?? '127.0.0.1'
   if (!isLoopback(host)) throw openWithoutKeys(host)
   const path = checkPath(options.path ?? '/v1')
   const access = new Access({ hostNames: options.hostNames ?? [], origins: options.origins ?? [] })
   const logger = options.logger ?? pino({ enabled: false })
-  const metrics = new Metrics(log, options.groupFigures)
+  const version = options.version ?? '0'
+  const metrics = new Metrics(log, version, options.groupFigures)
   const stopping = new AbortController()
   // Every waiting poll and stream listens to it.
   setMaxListeners(0, stopping.signal)
@@ -79,7 +82,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     metrics,
     stopping: stopping.signal,
     settings: {
-      server: `tidemark/${options.version ?? '0'}`,
+      server: `tidemark/${version}`,
       path,
       retryWindow: options.retryWindow ?? limits.RETRY_WINDOW_MS,
     },
@@ -109,19 +112,28 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     route: (req, res) => app.routing(req, res),
     upgrade: (req, socket, head) => streamer.upgrade(req, socket, head),
   })
+  const connections = new Connections(server, {
+    busy: (socket) => front.busy(socket),
+    upgraded: (socket) => front.upgraded(socket),
+    unsentBytes: options.unsentBytes ?? limits.UNSENT_BYTES_MAX,
+    onStalled: () => metrics.failed('http', 'timeout'),
+  })
   const app = await makeApp({
     fail: (req, res, error) => front.fail(req, res, error),
-    version: options.version ?? '0',
+    version,
     path,
     checkAnswers: options.checkAnswers ?? false,
   })
-  addRoutes(app, doors, { sockets: () => streamer.sockets, clientFile: options.clientFile ?? CLIENT_FILE })
+  addRoutes(app, doors, {
+    open: { connections: () => connections.count, sockets: () => streamer.sockets },
+    clientFile: options.clientFile ?? CLIENT_FILE,
+  })
   await app.ready()
   front.attach(server)
 
-  const connections = new Connections(server)
   const release = () => Promise.all([streamerSwitch.close(), app.close()])
   const { url, port } = await connections.listen(host, options.port ?? PORT).catch(async (error) => {
+    connections.close()
     await Promise.all([streamer.close(), release()])
     throw error
   })
@@ -130,7 +142,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   const stop = async () => {
     logger.info('Stopping')
     stopping.abort()
-    const [cut] = await Promise.all([connections.drain((socket) => front.busy(socket)), streamer.close()])
+    const [cut] = await Promise.all([connections.drain(), streamer.close()])
     await release()
     if (cut > 0) logger.warn({ connections: cut }, 'Calls that did not end in time were cut')
     logger.info('Stopped')

@@ -17,14 +17,10 @@ import { type Rendered, render } from './render.ts'
 
 /** A comment this often keeps proxies from closing a quiet stream, ms. */
 const COMMENT_MS = 15_000
-/** A client that takes no byte for this long while it is behind is cut, ms. */
-const STALLED_MS = 60_000
 /** First page of a channel; larger ones only after it was taken. */
 const FIRST_BYTES = 64 * 1024
 const PAGE_BYTES = 256 * 1024
 const PAGE_EVENTS = 1_000
-/** What all streams together were given and have not taken: 64 MiB. Beyond it the longest stalled one is cut. */
-const UNSENT_BYTES_MAX = 64 * 1024 * 1024
 /** When a client comes back, ms; a random part of the retry window is added. */
 const RETRY_MS = 1_000
 /** When a client comes back whose channels have all ended, ms. */
@@ -214,7 +210,7 @@ function messages(page: Page, named: boolean, before: string, behind: string): R
 
 // ── The way to the client ────────────────────────────────────────────────────────────────────────────────────────
 
-/** The answer of a stream: paced by what the client takes. */
+/** The answer of a stream: paced by what the client takes. One that takes nothing is cut by connections.ts. */
 class Way {
   readonly #res: ServerResponse
   readonly #gone: AbortSignal
@@ -233,7 +229,6 @@ class Way {
   async write(chunk: Buffer | string): Promise<void> {
     this.#begin()
     if (this.#gone.aborted || this.#res.write(chunk)) return
-    const taken = countUnsent(this.#res)
     await new Promise<void>((resolve) => {
       const over = (): void => {
         this.#res.off('drain', over)
@@ -243,7 +238,6 @@ class Way {
       this.#res.on('drain', over)
       this.#gone.addEventListener('abort', over)
     })
-    taken()
   }
 
   /** @param retry when the client is to come back, ms. */
@@ -255,7 +249,6 @@ class Way {
 
   #begin(): void {
     if (this.#res.headersSent || this.#res.destroyed) return
-    this.#res.setTimeout(STALLED_MS, () => this.#res.destroy())
     this.#res.writeHead(200, {
       'Content-Type': 'text/event-stream',
       ...ALWAYS,
@@ -267,24 +260,4 @@ class Way {
       if (!this.#res.writableNeedDrain) this.#res.write(':\n\n')
     }, COMMENT_MS)
   }
-}
-
-/** What streams were given and have not taken, of all streams of this process; the one that waits longest first. */
-const unsent = new Map<ServerResponse, number>()
-let unsentBytes = 0
-
-/** Counts what a response has not sent. Returns what is to be called when it was taken. */
-function countUnsent(res: ServerResponse): () => void {
-  const taken = (stalled: ServerResponse): void => {
-    unsentBytes -= unsent.get(stalled) ?? 0
-    unsent.delete(stalled)
-  }
-  unsent.set(res, res.writableLength)
-  unsentBytes += res.writableLength
-  for (const stalled of unsent.keys()) {
-    if (unsentBytes <= UNSENT_BYTES_MAX) break
-    taken(stalled)
-    stalled.destroy()
-  }
-  return () => taken(res)
 }

@@ -15,14 +15,14 @@ import { FRAME_BYTES_MAX, type Host, Session, type StreamLimits } from './sessio
 import { Watches } from './watches.ts'
 
 /** Most sockets; further ones are closed 4429. Fewer than a server's connections, so that calls still get in. */
-export const SOCKETS_MAX = 18_000
+const SOCKETS_MAX = 18_000
 /** What all sockets together have not taken, bytes: 128 MiB. Beyond it those that stand still are cut, the longest first. */
-export const UNSENT_BYTES_MAX = 128 * 1024 * 1024
+const UNSENT_BYTES_MAX = 128 * 1024 * 1024
 /** Most channels of one socket. */
-export const SUBSCRIPTIONS_MAX = 1_000
-export const HEARTBEAT_MS = 25_000
-export const HELLO_MS = 5_000
-export const STALLED_MS = 60_000
+const SUBSCRIPTIONS_MAX = 1_000
+const HEARTBEAT_MS = 25_000
+const HELLO_MS = 5_000
+const STALLED_MS = 60_000
 /** Most frames of one message, and most pieces in which a frame may arrive. */
 const FRAGMENTS_MAX = 64
 const CHUNKS_MAX = 1_024
@@ -71,6 +71,7 @@ export class Streamer implements Host {
   readonly #tick: number
   readonly #sweeper: NodeJS.Timeout
   #committing = new Set<Following>()
+  #commitTimer: NodeJS.Timeout | undefined
   /** Commits under way of sockets that may be gone. */
   #background = 0
   #delivered = { events: 0, bytes: 0 }
@@ -142,7 +143,7 @@ export class Streamer implements Host {
 
   commitSoon(following: Following): void {
     this.#committing.add(following)
-    if (this.#committing.size === 1) setTimeout(this.#commit, COMMIT_MS)
+    if (this.#committing.size === 1) this.#commitTimer = setTimeout(this.#commit, COMMIT_MS)
   }
 
   readonly #commit = (): void => {
@@ -210,6 +211,7 @@ export class Streamer implements Host {
       this.#checkEmpty()
     })
     clearInterval(this.#sweeper)
+    clearTimeout(this.#commitTimer)
     this.#sweep()
   }
 

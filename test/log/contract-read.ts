@@ -51,6 +51,24 @@ export function readContract(open: Open): void {
     expect(eventsOf(page).map(valueIn)).toEqual(range(6, head))
   })
 
+  test('A page that is read again says what has changed since', async () => {
+    const log = await open()
+    const head = await fill(log, 'c')
+    const read = async (after: number): Promise<unknown> => {
+      const { trimmed, head, blocks } = await log.read('c', { after }, ALL)
+      return { trimmed, head, blocks: blocks.length }
+    }
+    for (const after of [0, 5, head - 1]) await read(after)
+    await log.trim('c', 4)
+    expect(await read(5)).toEqual({ trimmed: 4, head, blocks: 10 })
+    expect(await read(head - 1)).toEqual({ trimmed: 4, head, blocks: 1 })
+    expect(await read(head)).toEqual({ trimmed: 4, head, blocks: 0 })
+    await append(log, 'c', ['next'])
+    expect(await read(5)).toEqual({ trimmed: 4, head: head + 1, blocks: 11 })
+    expect(await read(head - 1)).toEqual({ trimmed: 4, head: head + 1, blocks: 2 })
+    expect(await read(head)).toEqual({ trimmed: 4, head: head + 1, blocks: 1 })
+  })
+
   test('A page ends with the block that reaches a limit, and is never less than one block', async () => {
     const at = somewhere()
     const before = await open({ at })

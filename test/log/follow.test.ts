@@ -296,7 +296,7 @@ describe('a follower', () => {
 })
 
 describe('a position', () => {
-  /** Blocks of 1, 2, … 8 events, one at each second of a day in 2040. */
+  /** Blocks of 1, 2, … 8 events, two at each second of a day in 2040. */
   async function timed(): Promise<{ log: Log; times: number[] }> {
     const log = await tempLog()
     const start = Date.UTC(2040, 0, 1)
@@ -304,9 +304,10 @@ describe('a position', () => {
     vi.useFakeTimers({ toFake: ['Date'], now: start })
     onTestFinished(() => void vi.useRealTimers())
     for (const size of range(1, 8)) {
-      vi.setSystemTime(start + size * 1_000)
+      const now = start + Math.ceil(size / 2) * 1_000
+      vi.setSystemTime(now)
       await append(log, 'c', range(times.length + 1, times.length + size))
-      times.push(...range(1, size).map(() => start + size * 1_000))
+      times.push(...range(1, size).map(() => now))
     }
     return { log, times }
   }

@@ -44,6 +44,7 @@ describe('status and switch', () => {
       ...log.about,
       ...{ server: 'tidemark/1.2.3', state: 'ok', streamer: 'on', sockets: 0, pendingAppends: 0, pendingBytes: 0 },
     })
+    expect(json.connections).toBeGreaterThan(0)
     expect(json.memory).toBeGreaterThan(1e6)
   })
 
@@ -65,7 +66,7 @@ describe('metrics', () => {
   test('count appends, deliveries, writes and failures, and never name a channel or a client', async () => {
     const groupFigures = new GroupFigures()
     const log = await tempLog({ onGroup: groupFigures.add })
-    const { url } = await startTestServer({ log, groupFigures })
+    const { url } = await startTestServer({ log, groupFigures, version: '1.2.3' })
     await call(`${url}/v1/append`, 'POST', {
       appends: [
         { channel: 'secret-name', events: [{ data: 1 }, { data: 2 }] },
@@ -96,6 +97,7 @@ describe('metrics', () => {
     expect(value('group_bytes_total')).toBeGreaterThan(10)
     expect(value('followers{door="stream"}')).toBe(0)
     expect(value('pending_appends')).toBe(0)
+    expect(value('build_info{version="1.2.3"}')).toBe(1)
     expect(value('log_state{state="ok"}')).toBe(1)
     expect(text).toContain('process_resident_memory_bytes')
     expect(text).toContain('nodejs_eventloop_lag')

@@ -25,6 +25,8 @@ export interface Bare {
   stop(): void
   /** Codes that were thrown by the handler or told by it in its own way. */
   readonly failures: string[]
+  /** Handlers that are not done. */
+  underWay(): number
   /** Resolves when the handler of each request so far is done. */
   settled(): Promise<unknown>
 }
@@ -48,11 +50,16 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
     failed: (_door, error) => void failures.push(toTidemarkError(error).code),
   }
   const calls: Promise<unknown>[] = []
+  let underWay = 0
   const server = createServer((req, res) => {
-    const call = handler(req, res, doors).catch((error: unknown) => {
+    const failed = (error: unknown): void => {
       failures.push(toTidemarkError(error).code)
       if (!res.destroyed) sendProblem(res, error)
-    })
+    }
+    underWay++
+    const call = handler(req, res, doors)
+      .catch(failed)
+      .finally(() => underWay--)
     calls.push(call)
   })
   server.on('checkContinue', (req, res) => {
@@ -72,6 +79,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
     port,
     stop: () => stopping.abort(),
     failures,
+    underWay: () => underWay,
     settled: () => Promise.all(calls),
   }
 }

@@ -80,8 +80,12 @@ export class RawConnection {
   async until(pattern: RegExp): Promise<string> {
     while (!pattern.test(this.#received)) {
       if (this.socket.destroyed) throw new Error(`Closed before ${pattern}: ${this.#received}`)
-      await new Promise((resolve) => {
-        this.socket.once('data', resolve).once('close', resolve)
+      await new Promise<void>((resolve) => {
+        const more = () => {
+          this.socket.off('data', more).off('close', more)
+          resolve()
+        }
+        this.socket.on('data', more).on('close', more)
       })
     }
     return this.#received

@@ -118,6 +118,7 @@ test('names that can not be are refused', async () => {
     '/v1/cursors/b%2Fc',
     '/v1/channels/a%2F..%2Fb/cursors/x',
     '/v1/cursors/..x%00',
+    '/v1/cursors/%zz',
   ])
     expect([path, problemOf(await call(url + path)).code]).toEqual([path, 'bad-request'])
 })

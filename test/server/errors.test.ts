@@ -10,7 +10,7 @@ import { BODIES_BYTES_MAX, MULTI_APPEND_BYTES_MAX } from '../../src/server/limit
 import { flip, numberOf, withRows } from '../log/stored.ts'
 import { body, range, tempDir, tempLog } from '../parts.ts'
 import { call, problemOf, RawConnection } from './calls.ts'
-import { startTestServer } from './serve.ts'
+import { logWith, startTestServer } from './serve.ts'
 
 /** These end a process at start; no caller ever gets one. */
 const PROGRAMS_ONLY: readonly ErrorCode[] = ['in-use', 'cannot-create', 'io-error', 'wrong-config']
@@ -146,20 +146,12 @@ const PROVOKED: Partial<Record<ErrorCode, () => Promise<Problem>>> = {
     // A disk that is full can not be had here; what the log says then, it says itself.
     const whole = await tempLog()
     const full = new TidemarkError('storage-full', 'No space is left', { outcome: 'unknown' })
-    const log: Log = Object.create(whole, { append: { value: () => Promise.reject(full) } })
-    const bound = new Proxy(log, {
-      get: (target, name: keyof Log) => (name === 'append' ? target.append : bind(whole, name)),
-    })
-    const { url } = await startTestServer({ log: bound })
+    const log = logWith(whole, { append: () => Promise.reject(full) })
+    const { url } = await startTestServer({ log })
     const problem = problemOf(await call(`${url}/v1/channels/a/events`, 'POST', { data: 1 }))
     expect(problem.outcome).toBe('unknown')
     return problem
   },
-}
-
-function bind(log: Log, name: keyof Log): unknown {
-  const member = log[name]
-  return typeof member === 'function' ? member.bind(log) : member
 }
 
 const codes = Object.keys(ERRORS) as ErrorCode[]

@@ -23,3 +23,13 @@ export async function startTestServer({ log, ...options }: TestServerOptions = {
   onTestFinished(() => server.close())
   return { url: server.url, port: server.port, log: served, server }
 }
+
+/** A real log, one of its verbs in other hands: for delays and faults that can not be had otherwise. */
+export function logWith(log: Log, verbs: Partial<Log>): Log {
+  return new Proxy(log, {
+    get(target, name) {
+      const verb: unknown = Reflect.get(verbs, name) ?? Reflect.get(target, name)
+      return typeof verb === 'function' ? verb.bind(target) : verb
+    },
+  })
+}

@@ -119,7 +119,7 @@ async function startStreams(given?: Log) {
   }
 }
 
-const isEvent = ({ event }: Message): boolean => !event!.startsWith('tidemark.')
+const isEvent = ({ event }: Message): boolean => event !== undefined && !event.startsWith('tidemark.')
 const seqsOf = (messages: readonly { json: Json; event?: string }[]): number[] =>
   messages.filter(isEvent).map(({ json }) => json.seq)
 

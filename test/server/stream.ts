@@ -37,7 +37,7 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
   const log = await tempLog(options.log)
   const logger = pino({ level: 'silent' })
   const streamerSwitch = await LogSwitch.open(log, logger)
-  const metrics = new Metrics(log)
+  const metrics = new Metrics(log, 'test')
   const failures: string[] = []
   const doors: Doors = {
     log,

@@ -320,8 +320,8 @@ describe('sockets that are sent away', () => {
     const sockets = await Promise.all(range(1, 4).map(() => client('msgpack', 'web')))
     for (const socket of sockets)
       for (const n of range(1, 3_000)) socket.send({ op: 'append', ref: n, channel: 'c', events: [{ data: n }] })
-    await Promise.all(sockets.map((socket) => socket.answer(1)))
-    await until(() => log.health().pendingAppends > 0)
+    // The first group is answered; others are on their way.
+    await until(() => sockets.some(({ inbox }) => inbox.length > 0))
     await streamer.close()
     const ends = await Promise.all(sockets.map((socket) => socket.closed))
     expect(new Set(ends.map(({ code }) => code))).toEqual(new Set([1001]))
@@ -329,7 +329,7 @@ describe('sockets that are sent away', () => {
     // Everything that was appended was answered, and every answer is one append.
     const answered = sockets.flatMap(({ inbox }) => inbox.map(({ op }) => op))
     expect(new Set(answered)).toEqual(new Set(['appended']))
-    expect((await log.info('c')).head).toBe(answered.length + sockets.length)
+    expect((await log.info('c')).head).toBe(answered.length)
   })
 
   test('a log that can not be read closes 1013 with a hint', async () => {

@@ -6,16 +6,12 @@ import { openLog } from '../../src/log/open.ts'
 import { LogSwitch, STREAMER_CHANNEL } from '../../src/server/switch.ts'
 import { body, tempDir, tempLog } from '../parts.ts'
 import { loggerTo } from './calls.ts'
+import { logWith } from './serve.ts'
 
 async function open(log: Log, logger = pino({ enabled: false })): Promise<LogSwitch> {
   const opened = await LogSwitch.open(log, logger)
   onTestFinished(() => opened.close())
   return opened
-}
-
-function boundMember(log: Log, name: string | symbol): unknown {
-  const member: unknown = Reflect.get(log, name)
-  return typeof member === 'function' ? member.bind(log) : member
 }
 
 test('it is on until somebody turns it off', async () => {
@@ -85,8 +81,7 @@ test('an answer that comes late does not bring back what another gateway changed
     await late
     return appended
   }
-  const slow = new Proxy(log, { get: (target, name) => (name === 'append' ? append : boundMember(target, name)) })
-  const one = await open(slow)
+  const one = await open(logWith(log, { append }))
   const two = await open(log)
   const forever = new AbortController().signal
   const told = [one.changed(forever), two.changed(forever)]

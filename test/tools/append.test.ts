@@ -6,6 +6,7 @@ import { range, tempDir } from '../parts.ts'
 import { startTestServer } from '../server/serve.ts'
 import { here } from './here.ts'
 import { Program, run, serving } from './program.ts'
+import { losingAnswers } from './proxy.ts'
 
 async function read(url: string, channel: string): Promise<EventJson[]> {
   const events: EventJson[] = []
@@ -98,6 +99,29 @@ test('the same append under the same idempotency key is there once', async () =>
   const other = await here([...args, '--type', 'other'])
   expect(other.code).toBe(1)
   expect(await read(url, 'orders')).toHaveLength(1)
+})
+
+test('an append whose answer gets lost is asked for again and is there once', async () => {
+  const { url } = await startTestServer()
+  let lost = 0
+  const lossy = await losingAnswers(url, () => lost++ % 3 < 2)
+  const one = await here(['append', 'one', '--url', lossy, '--data', '1', '--json'])
+  expect(JSON.parse(one.out)).toMatchObject({ first: 1, last: 1, duplicate: true })
+  expect(await read(url, 'one')).toHaveLength(1)
+  const input = range(1, 2_500)
+    .map((data) => JSON.stringify({ data }))
+    .join('\n')
+  const many = await here(['append', 'many', '--url', lossy, '--json'], { input })
+  expect(JSON.parse(many.out)).toMatchObject({ first: 1, last: 2_500, events: 2_500 })
+  expect((await read(url, 'many')).map(({ data }) => data)).toEqual(range(1, 2_500))
+  expect(lost).toBeGreaterThan(9)
+  // Who has no patience is told the key, and may try again.
+  const none = await losingAnswers(url, () => true)
+  const args = ['append', 'two', '--data', '1', '--idempotency-key', 'my-key', '--json']
+  const refused = await here([...args, '--url', none, '--patience', '0s'])
+  expect(refused.code).toBe(69)
+  expect(JSON.parse(refused.err)).toMatchObject({ code: 'unavailable', idempotencyKey: 'my-key' })
+  expect(JSON.parse((await here([...args, '--url', url])).out)).toMatchObject({ first: 1, duplicate: true })
 })
 
 test('a server that is not there ends with 69, and the key for another try is told', async () => {

@@ -202,6 +202,18 @@ test('keys that others wrote are put right, also those that can be no path', asy
   expect(told.filter(({ type }) => type === 'node.removed')).toHaveLength(foreign.length)
 })
 
+test('what changes in a directory is found though another writer said that the directory is gone', async () => {
+  const at = watched()
+  mkdirSync(join(at.root, 'd/e'), { recursive: true })
+  writeFileSync(join(at.root, 'd/e/f'), 'f')
+  await follow(at)
+  at.known.apply({ key: 'd', tombstone: true })
+  at.known.apply({ type: 'note', key: 'd/e', data: 1 })
+  writeFileSync(join(at.root, 'd/e/f'), 'changed')
+  await follow(at)
+  expect(known(at)).toEqual(sorted(onDisk(at.root)))
+})
+
 test('a root that went away is an error and not an empty tree', async () => {
   const at = watched()
   mkdirSync(join(at.root, 'in'))

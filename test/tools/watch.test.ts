@@ -9,6 +9,7 @@ import { disturb, nodeText, onDisk, plant, randomFrom } from './disk.ts'
 import { byKilledCursor, byLongPoll, bySocket, bySse } from './followers.ts'
 import { here, starting } from './here.ts'
 import { Program, serving } from './program.ts'
+import { losingAnswers } from './proxy.ts'
 
 /** A larger tree by hand: `WATCH_FILES=5000 WATCH_ROUNDS=100 npx vitest run … test/tools/watch.test.ts`. */
 const FILES = Number(process.env.WATCH_FILES ?? 400)
@@ -180,13 +181,25 @@ test('a server that is not there is waited for, and nothing that happened meanwh
   expect(watch.err).toContain('answers again')
 })
 
+test('appends whose answers get lost are there once', async () => {
+  const root = tempDir()
+  const random = randomFrom(SEED)
+  const { url } = await startTestServer()
+  plant(root, 1_500, random)
+  const watch = starting(watchLine(root, await losingAnswers(url, () => random(3) > 0)))
+  await watch.until(() => inStep(watch) !== undefined)
+  for (let i = 0; i < 30; i++) disturb(root, random, 20)
+  await settled(root, () => told(url))
+  expectOrder(await readAll(url))
+})
+
 test('another writer in the channel is put right, whatever it writes', async () => {
   const root = tempDir()
   const random = randomFrom(SEED)
   console.log(`seed ${SEED}`)
   const { url } = await startTestServer()
   plant(root, 60, random)
-  const watch = starting(watchLine(root, url, '--rescan', '1s'))
+  const watch = starting(watchLine(root, url))
   await watch.until(() => inStep(watch) !== undefined)
   const write = async (event: object) => {
     const response = await fetch(`${url}/v1/channels/files/events`, {
@@ -211,6 +224,8 @@ test('another writer in the channel is put right, whatever it writes', async () 
     ]
     await write(foreign[random(foreign.length)]!)
   }
+  // What others wrote is met by the next append, long before the next full look.
+  writeFileSync(join(root, 'the last one'), '')
   await settled(root, () => told(url))
 })
 

@@ -3,7 +3,8 @@ import { deliveryCounts, deliveryFacts, subscribers } from './fanout.ts'
 import type { Measure } from './figures.ts'
 import { grouped, type Lab, type Server } from './lab.ts'
 import { fsyncLimit } from './limits.ts'
-import { httpAppends, type Wire } from './requests.ts'
+import { httpAppends, subscription, type Wire } from './requests.ts'
+import { neverReading } from './stalled.ts'
 
 const FSYNC = 'write + fdatasync, 4 KiB, ms'
 const BARE = 'bare node:http + fsync + frames'
@@ -18,6 +19,15 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
     const server = await lab.tidemark(wire)
     yield* measure(lab, server, wire, { name, subject: 'tidemark', limits: [BARE] })
     await server.stop()
+    // The same once more beside sockets that never read: what they cost the others, and the server's memory.
+    const stalled = `${name}, beside ${grouped(lab.scale.stalled)} that never read`
+    const other = await lab.tidemark(wire)
+    yield residentMemory(other, `${stalled}, memory before`)
+    const end = await neverReading(other.port, subscription(other.port, wire, wire, 'head'), lab.scale.stalled)
+    yield* measure(lab, other, wire, { name: stalled, subject: 'tidemark', limits: [name] })
+    yield residentMemory(other, `${stalled}, memory after`, [`${stalled}, memory before`])
+    end()
+    await other.stop()
   }
   if (lab.wants(BARE)) {
     const server = await lab.bare('http')
@@ -28,6 +38,11 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
     const limit = fsyncLimit(FSYNC, lab)
     yield { ...limit, figure: limit.p50!, unit: 'ms' }
   }
+}
+
+function residentMemory(server: Server, name: string, limits: readonly string[] = []): Measure {
+  const bytes = server.child.usage()?.rss ?? Number.NaN
+  return { name, subject: 'tidemark', figure: bytes / 2 ** 20, unit: 'MiB', durability: '-', limits }
 }
 
 async function* measure(

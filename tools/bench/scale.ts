@@ -13,6 +13,8 @@ export interface Scale {
   /** W3: events a second, subscribers. */
   readonly rate: number
   readonly subscribers: number
+  /** W3: sockets that never read, beside them in one row. */
+  readonly stalled: number
   /** Stored events of W4 and W6. */
   readonly stored: number
   /** Idle sockets of W5. */
@@ -29,6 +31,7 @@ export const FULL: Scale = {
   publishers: 16,
   rate: 1_000,
   subscribers: 100,
+  stalled: 1_000,
   stored: 1_000_000,
   idle: [1_000, 5_000],
 }
@@ -44,6 +47,7 @@ export const QUICK: Scale = {
   publishers: 4,
   rate: 200,
   subscribers: 10,
+  stalled: 20,
   stored: 20_000,
   idle: [50],
 }

@@ -130,17 +130,6 @@ export class Hints {
     this.#wake?.()
   }
 
-  /** Puts back what was taken and not dealt with. */
-  restore(dirty: Dirty): void {
-    if (dirty === 'everything') {
-      this.touchEverything()
-      return
-    }
-    for (const [dir, names] of dirty)
-      if (names === 'all') this.touch(dir)
-      else for (const name of names) this.touch(dir, name)
-  }
-
   /** Hands out what was collected. */
   take(): Dirty {
     const dirty = this.#everything ? 'everything' : this.#dirty

@@ -41,7 +41,7 @@ interface Task {
 export async function look(at: Looker, dirty: Dirty): Promise<Look> {
   const found: Look = { found: new Map(), absent: new Set(), unread: new Set() }
   const all = dirty === 'everything'
-  let tasks: Task[] = all ? [{ dir: '', names: 'all' }] : reachable(at, dirty)
+  let tasks: Task[] = all ? [{ dir: '', names: 'all' }] : tasksOf(at, dirty)
   while (tasks.length > 0) {
     const next: Task[] = []
     for (let i = 0; i < tasks.length; i += DIRS_AT_ONCE) {
@@ -57,24 +57,27 @@ export async function look(at: Looker, dirty: Dirty): Promise<Look> {
   return found
 }
 
-/** The dirty directories that are known to be there; for others, the name on the way where the unknown begins. */
-function reachable({ known, isIgnored }: Looker, dirty: ReadonlyMap<string, ReadonlySet<string> | 'all'>): Task[] {
+/**
+ * The dirty directories, and with each the topmost name on the way to it that is not known as a directory: whoever
+ * looks into a directory must find it there as well. Nothing is looked at behind an ignored name.
+ */
+function tasksOf({ known, isIgnored }: Looker, dirty: ReadonlyMap<string, ReadonlySet<string> | 'all'>): Task[] {
   const tasks = new Map<string, Set<string> | 'all'>()
   const add = (dir: string, names: Iterable<string> | 'all'): void => {
     const before = tasks.get(dir)
     if (names === 'all' || before === 'all') tasks.set(dir, 'all')
     else tasks.set(dir, new Set([...(before ?? []), ...names]))
   }
-  for (const [dirtyDir, dirtyNames] of dirty) {
-    let dir = dirtyDir
-    let names: Iterable<string> | 'all' = dirtyNames
-    // The root is always there. Of a way up, the topmost unknown directory counts.
-    for (let way = dir; way !== ''; way = parentOf(way))
-      if (known.get(way)?.kind !== 'dir' || isIgnored(way)) {
-        dir = parentOf(way)
-        names = [nameOf(way)]
-      }
-    add(dir, names)
+  for (const [dir, names] of dirty) {
+    let topmost: string | undefined
+    let isReachable = true
+    for (let way = dir; way !== ''; way = parentOf(way)) {
+      const isOut = isIgnored(way)
+      if (isOut) isReachable = false
+      if (isOut || known.get(way)?.kind !== 'dir') topmost = way
+    }
+    if (isReachable) add(dir, names)
+    if (topmost !== undefined) add(parentOf(topmost), [nameOf(topmost)])
   }
   return [...tasks].map(([dir, names]) => ({ dir, names }))
 }

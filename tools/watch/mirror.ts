@@ -21,6 +21,7 @@ import { ADDED, batches, CHANGED, difference, isPath, type Look, REMOVED, type T
 export const SETTLE_MS = 50
 /** Largest append, bytes, counted with room to spare below the limit of the protocol. */
 const APPEND_BYTES = 512 * 1024
+const LIMITS = { events: APPEND_EVENTS_MAX, bytes: APPEND_BYTES }
 /** Longest pause between two tries while the server can't be reached or the directory is away, ms. */
 const RETRY_MS_MAX = 5_000
 
@@ -72,11 +73,9 @@ export class Mirror {
         this.#hints.touchEverything()
         rescanAt = performance.now() + this.#options.rescan
       }
-      const dirty = this.#hints.take()
-      const found = await this.#look(dirty, signal)
-      const isTold = found !== undefined && (await this.#tell(difference(this.#known, found), signal))
-      if (!isTold) this.#hints.restore(dirty)
-      else if (this.#hints.isEmpty) this.#options.onInStep(this.#seq)
+      const found = await this.#look(this.#hints.take(), signal)
+      if (found !== undefined) await this.#tell(found, signal)
+      if (this.#hints.isEmpty) this.#options.onInStep(this.#seq)
       const hinted = await this.#hints.wait(rescanAt - performance.now(), signal)
       if (hinted) await pause(SETTLE_MS, signal)
     }
@@ -99,41 +98,47 @@ export class Mirror {
     }
   }
 
-  /** Appends the events; false when others wrote meanwhile and the comparison has to be made again. */
-  async #tell(events: readonly NewEventJson[], signal: AbortSignal): Promise<boolean> {
-    for (const batch of batches(events, { events: APPEND_EVENTS_MAX, bytes: APPEND_BYTES })) {
-      let appended: AppendedJson
-      try {
-        appended = await this.#append(batch, signal)
-      } catch (error) {
-        if (!hasCode(error, 'seq-conflict')) throw error
-        await this.#read(signal)
-        return false
+  /**
+   * Appends the difference between what is known and what was found. When others wrote meanwhile, what was found still
+   * holds: it is compared with what is known now, so that even a busy writer beside us is overtaken soon.
+   */
+  async #tell(found: Look, signal: AbortSignal): Promise<void> {
+    let isTold = false
+    while (!isTold) {
+      isTold = true
+      for (const batch of batches(difference(this.#known, found), LIMITS)) {
+        const isAppended = await this.#append(batch, signal)
+        if (isAppended) continue
+        // In another history everything has to be looked at, which is what comes next.
+        if (!(await this.#read(signal))) return
+        isTold = false
+        break
       }
-      const { epoch, first, last } = appended
-      if (first !== this.#seq + 1 || (this.#epoch !== undefined && !sameHistory(epoch, this.#epoch))) {
-        // It landed in another history than the one that was read.
-        this.#forget()
-        await this.#read(signal)
-        return false
-      }
-      for (const event of batch) this.#known.apply(event)
-      this.#epoch = epoch
-      this.#seq = last
-      const count = (type: string) => batch.filter((event) => event.type === type).length
-      this.#options.onAppended({
-        first,
-        last,
-        added: count(ADDED),
-        changed: count(CHANGED),
-        removed: count(REMOVED),
-      })
     }
+  }
+
+  /** False when the head was not the one that is known: then nothing of it counts. */
+  async #append(batch: readonly NewEventJson[], signal: AbortSignal): Promise<boolean> {
+    let appended: AppendedJson
+    try {
+      appended = await this.#send(batch, signal)
+    } catch (error) {
+      if (!hasCode(error, 'seq-conflict')) throw error
+      return false
+    }
+    const { epoch, first, last } = appended
+    // It landed in another history than the one that was read; reading finds that out.
+    if (first !== this.#seq + 1 || (this.#epoch !== undefined && !sameHistory(epoch, this.#epoch))) return false
+    for (const event of batch) this.#known.apply(event)
+    this.#epoch = epoch
+    this.#seq = last
+    const count = (type: string) => batch.filter((event) => event.type === type).length
+    this.#options.onAppended({ first, last, added: count(ADDED), changed: count(CHANGED), removed: count(REMOVED) })
     return true
   }
 
   /** One append, tried until it has an answer: under its key it lands at most once. */
-  #append(events: readonly NewEventJson[], signal: AbortSignal): Promise<AppendedJson> {
+  #send(events: readonly NewEventJson[], signal: AbortSignal): Promise<AppendedJson> {
     const call = {
       method: 'POST',
       path: `${this.#path}?expectedSeq=${this.#seq}`,
@@ -144,8 +149,12 @@ export class Mirror {
     return this.#patiently(() => this.#options.http.call<AppendedJson>(call), signal)
   }
 
-  /** Takes up what the channel holds beyond `seq`. After the first time, what others wrote is looked at on disk. */
-  async #read(signal: AbortSignal): Promise<void> {
+  /**
+   * Takes up what the channel holds beyond `seq`. After the first time, what others wrote is looked at on disk.
+   * @returns false when the history is another one than before, so that all was taken up anew
+   */
+  async #read(signal: AbortSignal): Promise<boolean> {
+    let isSame = true
     for (;;) {
       const place = this.#epoch === undefined ? 'after=earliest' : `after=${this.#seq}&epoch=${this.#epoch}`
       const path = `${this.#path}?${place}&limit=${READ_EVENTS_MAX}`
@@ -161,11 +170,12 @@ export class Mirror {
       } catch (error) {
         const code = error instanceof TidemarkError ? error.code : undefined
         if (code !== 'no-channel' && code !== 'gap' && code !== 'epoch-changed' && code !== 'ahead-of-head') throw error
+        if (this.#epoch !== undefined) isSame = false
         this.#forget()
         if (code !== 'no-channel') continue
       }
       this.#hasRead = true
-      return
+      return isSame
     }
   }
 
