@@ -113,7 +113,7 @@ export class Tidemark {
 
   /**
    * Sends the last commits, waits for the appends that are on their way (both FLUSH_MS at most), and ends every loop
-   * as if it had been left.
+   * as if it had been left. Until then the socket stays, also when no loop is left.
    * @throws what kept a commit from being stored; everything is closed then, too.
    */
   async close(): Promise<void> {

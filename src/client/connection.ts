@@ -286,7 +286,7 @@ export class Connection {
       this.#planNothing()
       this.#socketBackoff.reset()
     } else if (wasOff) this.#trySocket(Math.random() * within)
-    else if (this.#timer === undefined) this.#trySocket(this.#socketBackoff.next())
+    else if (this.#timer === undefined && this.#line === undefined) this.#trySocket(this.#socketBackoff.next())
   }
 
   /** Plans a socket beside the polls. */

@@ -225,8 +225,8 @@ export class Stream {
   /** The server gave up this subscription: for now, or for good. */
   #ended(subscription: Subscription, error: TidemarkError): void {
     subscription.detach()
-    // Too many channels stay too many.
-    if (!isPassing(error) || error.code === 'too-many') {
+    // Too many channels stay too many, unless the server says until when.
+    if (!isPassing(error) || (error.code === 'too-many' && hintOf(error) === undefined)) {
       this.#subscriptions.delete(subscription.channel)
       subscription.end(error)
       return

@@ -195,7 +195,9 @@ export class Following implements Turn {
     let denied: Subscription | undefined
     for (let next = this.#next(); next; next = this.#next()) {
       if (next.isOver) continue
-      const room = next.isLive ? 0 : this.#pageBytes
+      const bytes = backlog.isTight ? PAGE_BYTES : this.#pageBytes
+      // At the head pages are small and shared.
+      const room = next.isLive ? 0 : bytes
       if (room > 0 && !backlog.reserve(room, this)) {
         // Others of this socket may be at the head; when none is left, this goes on when there is room.
         this.#enqueue(next)
@@ -205,7 +207,7 @@ export class Following implements Turn {
       }
       denied = undefined
       try {
-        const outcome = await next.take(this.#pageBytes)
+        const outcome = await next.take(bytes)
         if (!next.isOver && outcome === 'head') watches.join(next)
         else if (!next.isOver) this.#enqueue(next)
       } catch (error) {

@@ -10,7 +10,7 @@ import type { Queue, Turn } from './rounds.ts'
 const REPLY_BYTES_MAX = 256 * 1024
 
 /** When room is needed, a socket that took no byte for this long is stalled; ms. */
-const STILL_MS = 5_000
+const STILL_MS = 2_000
 
 /**
  * What all sockets of a server have been given and not taken, bounded: without room no page is read for a reader that
@@ -37,6 +37,11 @@ export class Backlog {
   /** Bytes given and not taken. */
   get bytes(): number {
     return this.#bytes
+  }
+
+  /** More than half of the room is taken: pages are to be small. */
+  get isTight(): boolean {
+    return (this.#bytes + this.#reserved) * 2 > this.#limit
   }
 
   get #hasRoom(): boolean {

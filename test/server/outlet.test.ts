@@ -94,6 +94,17 @@ test('whoever is refused room gets a turn when bytes were taken, in the order of
   await until(() => turns.length === 3)
 })
 
+test('a socket that was given much a moment ago is not cut to make room', async () => {
+  const backlog = new Backlog(1_000, new Queue())
+  const { hose, outlet, cuts } = outletOn(backlog)
+  outlet.write(Buffer.alloc(5_000))
+  expect(backlog.reserve(10, { turn: () => {} })).toBe(false)
+  backlog.sweep()
+  expect(cuts()).toBe(0)
+  expect(hose.destroyed).toBe(false)
+  expect(backlog.isTight).toBe(true)
+})
+
 test('watchers at one place share one wait, which ends when the last one leaves', async () => {
   const log = await tempLog()
   await log.append([{ channel: 'c', body: body(1) }])

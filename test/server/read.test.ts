@@ -22,6 +22,11 @@ async function startReads(given?: Log) {
     /** Appends one event for each value, as one append. */
     append: async (...values: unknown[]) => (await log.append([{ channel: 'orders', body: body(...values) }]))[0]!,
     epoch: async () => (await log.info('orders')).epoch,
+    /** Resolves when this many calls wait: each was taken up, and has looked up its place. */
+    waiting: async (calls: number) => {
+      while (bare.underWay() < calls) await new Promise((resolve) => setImmediate(resolve))
+      await new Promise((resolve) => setImmediate(resolve))
+    },
   }
 }
 
@@ -172,6 +177,7 @@ test('An unknown channel is not found; a caller who waits gets its first events.
   const waiting = ['after=0', 'after=head', 'after=earliest', 'client=web', ''].map((query) =>
     server.get(`?${query}&wait=55`),
   )
+  await server.waiting(5)
   await server.append('first', 'second')
   for (const answer of await Promise.all(waiting)) expect(answer.json).toMatchObject({ after: 0, last: 2 })
 })
@@ -237,6 +243,7 @@ test('A poll that waits is answered by the next event, and one that has events d
     server.get('?after=head&wait=55'),
     server.get('?after=1&wait=55&limit=1'),
   ]
+  await server.waiting(3)
   await server.append(2)
   for (const answer of await Promise.all(waiting)) expect(seqs(answer).slice(0, 1)).toEqual([2])
 })

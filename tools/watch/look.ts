@@ -58,8 +58,8 @@ export async function look(at: Looker, dirty: Dirty): Promise<Look> {
 }
 
 /**
- * The dirty directories, and with each the topmost name on the way to it that is not known as a directory: whoever
- * looks into a directory must find it there as well. Nothing is looked at behind an ignored name.
+ * The dirty directories, and every name on the way to them that is not known as a directory: whoever looks into a
+ * directory must find it there as well. Nothing is looked at behind an ignored name.
  */
 function tasksOf({ known, isIgnored }: Looker, dirty: ReadonlyMap<string, ReadonlySet<string> | 'all'>): Task[] {
   const tasks = new Map<string, Set<string> | 'all'>()
@@ -69,15 +69,15 @@ function tasksOf({ known, isIgnored }: Looker, dirty: ReadonlyMap<string, Readon
     else tasks.set(dir, new Set([...(before ?? []), ...names]))
   }
   for (const [dir, names] of dirty) {
-    let topmost: string | undefined
+    let unknown: string[] = []
     let isReachable = true
-    for (let way = dir; way !== ''; way = parentOf(way)) {
-      const isOut = isIgnored(way)
-      if (isOut) isReachable = false
-      if (isOut || known.get(way)?.kind !== 'dir') topmost = way
-    }
+    for (let way = dir; way !== ''; way = parentOf(way))
+      if (isIgnored(way)) {
+        isReachable = false
+        unknown = [way]
+      } else if (known.get(way)?.kind !== 'dir') unknown.push(way)
     if (isReachable) add(dir, names)
-    if (topmost !== undefined) add(parentOf(topmost), [nameOf(topmost)])
+    for (const way of unknown) add(parentOf(way), [nameOf(way)])
   }
   return [...tasks].map(([dir, names]) => ({ dir, names }))
 }
