@@ -212,3 +212,13 @@ export const formatTime = (ms: number): string => new Date(ms).toISOString()
 function isWellFormed(text: string): boolean {
   return !/\p{Surrogate}/u.test(text)
 }
+
+/** True when two epochs are one history: equal but for the run number that compaction raises (`life.life~run`). */
+export function sameHistory(a: string, b: string): boolean {
+  return a === b || historyOf(a) === historyOf(b)
+}
+
+const historyOf = (epoch: string): string => {
+  const tilde = epoch.indexOf('~')
+  return tilde < 0 ? epoch : epoch.slice(0, tilde)
+}

@@ -55,15 +55,7 @@ export async function serve({ settings, terminal }: Run): Promise<void> {
     formatters: { level: (label) => ({ level: label }) },
   })
   const { log, server } = await start(settings, logger)
-  const { engine, durability } = log.about
-  const facts = { url: server.url + settings.path, data: resolve(settings.data), engine, durability }
-  logger.info(facts, 'Serving')
-  const when = durability === 'fsync' ? 'an append is answered after its fsync' : `durability ${durability}`
-  terminal.say(`tidemark: serving ${facts.url} from ${facts.data}, engine ${engine}, ${when}`)
-  const warning = 'NO KEYS: every program and every user of this machine that can reach this address is its admin'
-  logger.warn({ url: facts.url }, warning)
-  terminal.say(`tidemark: ${warning}`)
-
+  // Before anybody is told that it serves: who knows may ask it to stop.
   closeWithGrace(
     {
       delay: STOP_MS,
@@ -80,6 +72,15 @@ export async function serve({ settings, terminal }: Run): Promise<void> {
       logger.info('The log is closed')
     },
   )
+
+  const { engine, durability } = log.about
+  const facts = { url: server.url + settings.path, data: resolve(settings.data), engine, durability }
+  logger.info(facts, 'Serving')
+  const when = durability === 'fsync' ? 'an append is answered after its fsync' : `durability ${durability}`
+  terminal.say(`tidemark: serving ${facts.url} from ${facts.data}, engine ${engine}, ${when}`)
+  const warning = 'NO KEYS: every program and every user of this machine that can reach this address is its admin'
+  logger.warn({ url: facts.url }, warning)
+  terminal.say(`tidemark: ${warning}`)
 }
 
 /**

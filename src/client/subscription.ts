@@ -12,6 +12,7 @@
  * `place` is the end of what arrived, and where every joining starts; what the app has handled is the follower's.
  */
 import { TidemarkError } from '../errors.ts'
+import { sameHistory } from '../event.ts'
 import type { EventJson, ServerMessage } from '../wire.ts'
 
 /** An event as an app gets it. */
@@ -173,7 +174,7 @@ export class Subscription {
   events(frame: Frame): boolean {
     this.#settle()
     const place = this.#place ?? { epoch: null, after: frame.after }
-    if (place.epoch !== null && !isSameHistory(place.epoch, frame.epoch)) return this.#isBroken(place, frame)
+    if (place.epoch !== null && !sameHistory(place.epoch, frame.epoch)) return this.#isBroken(place, frame)
     if (frame.after > place.after || !frame.isWhole) return this.#isBroken(place, frame)
     this.#broken = 0
     this.#place = { epoch: frame.epoch, after: Math.max(place.after, frame.last) }
@@ -291,11 +292,6 @@ export class Subscription {
     if (error === undefined) this.#held.length = 0
     this.#wake?.()
   }
-}
-
-/** Compaction raises the number after `~` and tells whom it concerns by `reset`; the history stays the same. */
-export function isSameHistory(a: string, b: string): boolean {
-  return a === b || a.split('~', 1)[0] === b.split('~', 1)[0]
 }
 
 const isEmpty = (frame: Frame): boolean => frame.count === 0

@@ -6,8 +6,8 @@
  */
 import { decodeBlock, readHeader } from '../block.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
-import type { Position } from '../event.ts'
-import { type ChannelInfo, type Log, type Page, type Place, type ReadLimits, sameHistory } from './log.ts'
+import { type Position, sameHistory } from '../event.ts'
+import type { ChannelInfo, Log, Page, Place, ReadLimits } from './log.ts'
 
 /** Where to start: any position, or a client's cursor. `epoch` is the history that the caller believes in. */
 export type From =

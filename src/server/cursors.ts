@@ -1,9 +1,9 @@
 /** The calls about cursors: what a client has handled in a channel, and how far behind it is. */
 import { Readable } from 'node:stream'
 import { TidemarkError } from '../errors.ts'
-import { formatTime, JSON_TYPE } from '../event.ts'
+import { formatTime, JSON_TYPE, sameHistory } from '../event.ts'
 import { infoOrNone } from '../log/follow.ts'
-import { type ChannelInfo, type Cursor, type Log, sameHistory } from '../log/log.ts'
+import type { ChannelInfo, Cursor, Log } from '../log/log.ts'
 import type { CursorJson } from '../wire.ts'
 import { type App, sendAsIs } from './app.ts'
 import type { Doors } from './doors.ts'

@@ -3,9 +3,8 @@
  * here: events stay in the log until their turn.
  */
 import { TidemarkError, toTidemarkError } from '../errors.ts'
-import { formatTime } from '../event.ts'
+import { formatTime, sameHistory } from '../event.ts'
 import { Follower, type From } from '../log/follow.ts'
-import { sameHistory } from '../log/log.ts'
 import { CLOSE, type Ref } from '../wire.ts'
 import type { CommitRequest, SubscribeRequest } from './intake.ts'
 import { refuse } from './json.ts'

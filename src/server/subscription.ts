@@ -3,8 +3,9 @@
  * other subscriptions, one page a turn; at the head it stands in a watch until the channel has changed.
  */
 import { TidemarkError } from '../errors.ts'
+import { sameHistory } from '../event.ts'
 import type { Follower } from '../log/follow.ts'
-import { type CursorMove, type Place, sameHistory } from '../log/log.ts'
+import type { CursorMove, Place } from '../log/log.ts'
 import { READ_EVENTS_MAX } from '../wire.ts'
 import type { Following } from './following.ts'
 import type { Session } from './session.ts'

@@ -3,12 +3,12 @@ import {
   HELD_BYTES_MAX,
   HELD_EVENTS_MAX,
   type Item,
-  isSameHistory,
   jsonFrame,
   type Start,
   Subscription,
 } from '../../src/client/subscription.ts'
 import { hasCode, TidemarkError } from '../../src/errors.ts'
+import { sameHistory } from '../../src/event.ts'
 import { eventsOf } from './scripted.ts'
 
 const frame = (first: number, last: number, fields: object = {}, bytes = 100) =>
@@ -186,7 +186,7 @@ test('leaving forgets what is held; failing gives it out first', async () => {
 })
 
 test('histories are the same but for the run of compaction', () => {
-  expect(isSameHistory('a.b', 'a.b~3')).toBe(true)
-  expect(isSameHistory('a.b~2', 'a.b~3')).toBe(true)
-  expect(isSameHistory('a.b', 'a.c')).toBe(false)
+  expect(sameHistory('a.b', 'a.b~3')).toBe(true)
+  expect(sameHistory('a.b~2', 'a.b~3')).toBe(true)
+  expect(sameHistory('a.b', 'a.c')).toBe(false)
 })

@@ -25,6 +25,7 @@ export interface Bare {
   stop(): void
   /** Codes that were thrown by the handler or told by it in its own way. */
   readonly failures: string[]
+  readonly metrics: Metrics
   /** Handlers that are not done. */
   underWay(): number
   /** Resolves when the handler of each request so far is done. */
@@ -79,6 +80,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
     port,
     stop: () => stopping.abort(),
     failures,
+    metrics,
     underWay: () => underWay,
     settled: () => Promise.all(calls),
   }

@@ -21,6 +21,12 @@ async function startReads(given?: Log) {
       call(`${url}/v1/channels/${channel}/events${query}`, 'GET', undefined, headers),
     /** Appends one event for each value, as one append. */
     append: async (...values: unknown[]) => (await log.append([{ channel: 'orders', body: body(...values) }]))[0]!,
+    /** Resolves when so many polls have found their places and wait. */
+    waiting: async (polls: number) => {
+      await until(() => bare.underWay() === polls)
+      // Whatever came before this call was looked up before it is answered.
+      await call(`${url}/v1/channels/none/events`)
+    },
     epoch: async () => (await log.info('orders')).epoch,
     /** Resolves when this many calls wait: each was taken up, and has looked up its place. */
     waiting: async (calls: number) => {
@@ -178,6 +184,7 @@ test('An unknown channel is not found; a caller who waits gets its first events.
     server.get(`?${query}&wait=55`),
   )
   await server.waiting(5)
+  await server.waiting(5)
   await server.append('first', 'second')
   for (const answer of await Promise.all(waiting)) expect(answer.json).toMatchObject({ after: 0, last: 2 })
 })
@@ -226,7 +233,7 @@ test('A log that is closed answers unavailable, also to those who wait.', async 
   const server = await startReads(log)
   await server.append(1)
   const waiting = server.get('?after=1&wait=55')
-  await server.get('?after=1')
+  await server.waiting(1)
   await log.close()
   const answer = await waiting
   expect([codeOf(answer), answer.headers.get('retry-after')]).toEqual(['unavailable', '1'])
@@ -244,6 +251,7 @@ test('A poll that waits is answered by the next event, and one that has events d
     server.get('?after=1&wait=55&limit=1'),
   ]
   await server.waiting(3)
+  await server.waiting(3)
   await server.append(2)
   for (const answer of await Promise.all(waiting)) expect(seqs(answer).slice(0, 1)).toEqual([2])
 })
@@ -259,7 +267,7 @@ test('When the server stops, waiting polls are answered with an empty page, and 
   const server = await startReads()
   await server.append(1)
   const waiting = server.get('?after=1&wait=55')
-  await server.get('?after=1')
+  await server.waiting(1)
   server.stop()
   expect((await waiting).json).toMatchObject({ last: 1, events: [] })
   expect((await server.get('?after=1&wait=55')).json).toMatchObject({ last: 1, events: [] })
@@ -271,7 +279,7 @@ test('A poll whose caller hangs up is over at once.', async () => {
   const leaving = new AbortController()
   const url = `${server.url}/v1/channels/orders/events?after=1&wait=55`
   const left = fetch(url, { signal: leaving.signal }).catch((error: Error) => error.name)
-  await server.get('?after=1')
+  await server.waiting(1)
   leaving.abort()
   expect(await left).toBe('AbortError')
   await server.settled()
@@ -282,7 +290,7 @@ test('A trim under a waiting poll is told as a gap.', async () => {
   const server = await startReads()
   await server.append(1)
   const waiting = server.get('?after=1&wait=55')
-  await server.get('?after=1')
+  await server.waiting(1)
   // Both in one group: the reader wakes after the trim.
   await Promise.all([server.append(2, 3), server.log.trim('orders', 3)])
   const answer = await waiting
@@ -407,6 +415,7 @@ test('Pollers at one place are given the same bytes.', async () => {
     [100, 20, 10_000].map(async (limit) => (await server.get(`?after=5&limit=${limit}`)).text),
   )
   expect(new Set(texts).size).toBe(1)
+  expect(seqs(await server.get('?after=5&limit=3'))).toEqual([6, 7, 8])
   const page = await server.log.read('orders', { after: 5 }, { events: 100, bytes: 1_000_000 })
   // Made once, when it was first asked for.
   let made = 0

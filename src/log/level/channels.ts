@@ -6,7 +6,8 @@
  */
 import { LRUCache } from 'lru-cache'
 import { TidemarkError } from '../../errors.ts'
-import { type Appended, type ChannelInfo, type Place, type Settings, sameHistory } from '../log.ts'
+import { sameHistory } from '../../event.ts'
+import type { Appended, ChannelInfo, Place, Settings } from '../log.ts'
 import { decodeHead, decodeName, type HeadRow, headKey, nameKey } from './keys.ts'
 import type { Store } from './store.ts'
 

@@ -5,7 +5,7 @@
  */
 import { BODY_BYTES_MAX } from '../../body.ts'
 import { TidemarkError } from '../../errors.ts'
-import { APPEND_EVENTS_MAX } from '../../event.ts'
+import { APPEND_EVENTS_MAX, sameHistory } from '../../event.ts'
 import {
   type About,
   type Append,
@@ -20,7 +20,6 @@ import {
   type Place,
   type ReadLimits,
   type Settings,
-  sameHistory,
 } from '../log.ts'
 import type { LogOptions } from '../open.ts'
 import { type Channel, Channels, noChannel, Waiters } from './channels.ts'
