@@ -21,18 +21,7 @@ async function startReads(given?: Log) {
       call(`${url}/v1/channels/${channel}/events${query}`, 'GET', undefined, headers),
     /** Appends one event for each value, as one append. */
     append: async (...values: unknown[]) => (await log.append([{ channel: 'orders', body: body(...values) }]))[0]!,
-    /** Resolves when so many polls have found their places and wait. */
-    waiting: async (polls: number) => {
-      await until(() => bare.underWay() === polls)
-      // Whatever came before this call was looked up before it is answered.
-      await call(`${url}/v1/channels/none/events`)
-    },
     epoch: async () => (await log.info('orders')).epoch,
-    /** Resolves when this many calls wait: each was taken up, and has looked up its place. */
-    waiting: async (calls: number) => {
-      while (bare.underWay() < calls) await new Promise((resolve) => setImmediate(resolve))
-      await new Promise((resolve) => setImmediate(resolve))
-    },
   }
 }
 
