@@ -173,7 +173,6 @@ test('An unknown channel is not found; a caller who waits gets its first events.
     server.get(`?${query}&wait=55`),
   )
   await server.waiting(5)
-  await server.waiting(5)
   await server.append('first', 'second')
   for (const answer of await Promise.all(waiting)) expect(answer.json).toMatchObject({ after: 0, last: 2 })
 })
@@ -239,7 +238,6 @@ test('A poll that waits is answered by the next event, and one that has events d
     server.get('?after=head&wait=55'),
     server.get('?after=1&wait=55&limit=1'),
   ]
-  await server.waiting(3)
   await server.waiting(3)
   await server.append(2)
   for (const answer of await Promise.all(waiting)) expect(seqs(answer).slice(0, 1)).toEqual([2])
