@@ -22,6 +22,12 @@ async function startReads(given?: Log) {
     /** Appends one event for each value, as one append. */
     append: async (...values: unknown[]) => (await log.append([{ channel: 'orders', body: body(...values) }]))[0]!,
     epoch: async () => (await log.info('orders')).epoch,
+    /** Resolves when so many polls wait: each was taken up, and has looked up its place. */
+    waiting: async (polls: number) => {
+      await until(() => bare.underWay() >= polls)
+      // A lookup asks memory only: it is over before the event loop turns.
+      await new Promise((resolve) => setImmediate(resolve))
+    },
   }
 }
 
