@@ -114,7 +114,8 @@ export interface Log {
 
   /**
    * Blocks that continue `after`, with epoch, trimmed and head of the same moment. Never waits for events: an empty
-   * page at the head. crc and chain of every block are checked before it is given out.
+   * page at the head. crc and chain of every block are checked before it is given out. A page from memory takes no
+   * turn of the event loop: who reads page after page waits for input or output in between, as sockets do.
    * @throws no-channel, epoch-changed, gap (after < trimmed), ahead-of-head, data-loss { after, upTo }, unavailable.
    */
   read(channel: string, from: Place, limits: ReadLimits): Promise<Page>

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { type Measure, rowsOf, short, spreadOf, wrongCounts } from '../../tools/bench/figures.ts'
 import { tempDir } from '../parts.ts'
 
@@ -100,6 +100,16 @@ describe('npm run bench', () => {
     child.kill('SIGINT')
     expect(await closed).toEqual([130, null])
     expect(processesWith(dir)).toEqual([])
+    expect(readdirSync(dir)).toEqual([])
+  })
+
+  test('does so too when nobody reads its output any more', async () => {
+    const dir = tempDir()
+    const child = startBench(dir, 'W1', '--rows', 'HTTP JSON, 1 event', '--runs', '20')
+    child.stdout!.destroy()
+    child.stderr!.destroy()
+    expect((await once(child, 'close'))[0]).not.toBe(0)
+    await vi.waitFor(() => expect(processesWith(dir)).toEqual([]))
     expect(readdirSync(dir)).toEqual([])
   })
 

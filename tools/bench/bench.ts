@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import * as append from './append.ts'
 import * as catchup from './catchup.ts'
-import { stopAll } from './child.ts'
+import { killAll, stopAll } from './child.ts'
 import { compressedShare } from './events.ts'
 import * as fanout from './fanout.ts'
 import { type Measure, type Row, rowsOf, short, tableOf, wrongCounts } from './figures.ts'
@@ -141,6 +141,11 @@ const cleanUp = async (): Promise<void> => {
   await stopAll()
   rmSync(dir, { recursive: true, force: true })
 }
+// Also when this process ends in a way that nobody foresaw, such as a closed pipe on stdout.
+process.on('exit', () => {
+  killAll()
+  rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
+})
 let interrupted = false
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
   process.once(signal, () => {

@@ -141,6 +141,12 @@ export class Child {
   }
 }
 
+/** For the very end of this process, however it came: nothing is awaited. */
+export function killAll(): void {
+  ending = true
+  for (const child of living) child.signal('SIGKILL')
+}
+
 /** Kills what still runs, and waits until all of it has ended. Afterwards nothing can be started. */
 export async function stopAll(): Promise<void> {
   ending = true

@@ -129,7 +129,7 @@ const HEAD = ['', 'median (range)', 'unit', 'p50 ms', 'p99 ms', 'CPU µs/ev', 'd
 /** Columns that are set flush right. */
 const NUMERIC: ReadonlySet<number> = new Set([1, 3, 4, 5])
 
-/** A plain table. Limits stand below what they limit, each with a letter; a ratio names its limit by that letter. */
+/** A plain table. Limits stand below what they limit, each with a letter, by which a ratio names it. */
 export function tableOf(title: string, rows: readonly Row[]): string {
   const limits = rows.filter((row) => row.subject === 'limit')
   const letterOf = new Map(limits.map((row, i) => [row.name, letter(i)]))
@@ -141,7 +141,7 @@ export function tableOf(title: string, rows: readonly Row[]): string {
     row.p99 ? spread(row.p99, row.runs.length) : '',
     row.cpu ? short(row.cpu.median) : '',
     row.durability,
-    row.ratios.map(({ limit, ratio }) => `${short(ratio.median)} × ${letterOf.get(limit)}`).join('   '),
+    row.ratios.map(({ limit, ratio }) => `${short(ratio.median)} × ${letterOf.get(limit) ?? limit}`).join('   '),
   ]
   const measured = rows.filter((row) => row.subject === 'tidemark').map(line)
   const lines = [HEAD, ...measured, ['limits of this machine, same run'], ...limits.map(line)]
