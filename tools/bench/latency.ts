@@ -23,9 +23,19 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
     const stalled = `${name}, beside ${grouped(lab.scale.stalled)} that never read`
     const other = await lab.tidemark(wire)
     yield residentMemory(other, `${stalled}, memory before`)
-    const end = await neverReading(other.port, subscription(other.port, wire, wire, 'head'), lab.scale.stalled)
-    yield* measure(lab, other, wire, { name: stalled, subject: 'tidemark', limits: [name] })
-    yield residentMemory(other, `${stalled}, memory after`, [`${stalled}, memory before`])
+    // More than a socket's buffers hold, so that each of them stands still before anything is measured.
+    const backlog = httpAppends(other.port, wire, 'json', lab.scale.batch)
+    await lab.drive.load(other.child, {
+      port: other.port,
+      requests: backlog,
+      protocol: 'http',
+      connections: 1,
+      count: BACKLOG,
+    })
+    const end = await neverReading(other.port, subscription(other.port, wire, wire, 0), lab.scale.stalled)
+    await atRest(other)
+    yield* measure(lab, other, wire, { name: stalled, subject: 'tidemark', limits: [BARE] })
+    yield residentMemory(other, `${stalled}, memory after`)
     end()
     await other.stop()
   }
@@ -40,9 +50,21 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
   }
 }
 
-function residentMemory(server: Server, name: string, limits: readonly string[] = []): Measure {
+/** Appends of `batch` events: some 8 MB, more than the kernel keeps for a socket that does not read. */
+const BACKLOG = 300
+
+/** Resolves when the server has nothing more to do. */
+async function atRest(server: Server): Promise<void> {
+  const cpu = (): number => server.child.usage()?.cpu ?? 0
+  for (let before = -1; cpu() - before > 0.05; ) {
+    before = cpu()
+    await new Promise((resolve) => setTimeout(resolve, 500))
+  }
+}
+
+function residentMemory(server: Server, name: string): Measure {
   const bytes = server.child.usage()?.rss ?? Number.NaN
-  return { name, subject: 'tidemark', figure: bytes / 2 ** 20, unit: 'MiB', durability: '-', limits }
+  return { name, subject: 'tidemark', figure: bytes / 2 ** 20, unit: 'MiB', durability: '-' }
 }
 
 async function* measure(
