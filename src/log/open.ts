@@ -12,6 +12,8 @@ export interface LogOptions {
   readonly idWindow?: number
   /** Budget for the newest blocks in memory with their ready-made forms, bytes. Default 64 MiB. */
   readonly tailBytes?: number
+  /** When LevelDB goes on to another log file, bytes, at least 64 KiB. Default 16 MiB; less only to see it happen. */
+  readonly writeBufferBytes?: number
   /** Told of each write: how long it took with its fsync, how many appends and other changes, how many bytes. */
   readonly onGroup?: (group: { readonly seconds: number; readonly tasks: number; readonly bytes: number }) => void
   /** Told about what an operator should know; never about single requests. */

@@ -20,6 +20,7 @@ export type Db = Level<Uint8Array, Uint8Array>
 export type Batch = ChainedBatch<Db, Uint8Array, Uint8Array>
 export type Notice = NonNullable<LogOptions['onNotice']>
 
+/** LevelDB goes on to another log file when this much was written, unless `writeBufferBytes` says otherwise. */
 const WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 /** Free space below which a log that ran into a full disk is not opened again: LevelDB needs room to recover. */
 const RESERVE_BYTES = 64 * 1024 * 1024 + 4 * WRITE_BUFFER_BYTES
@@ -31,7 +32,6 @@ const LEVEL_OPTIONS = {
   valueEncoding: 'view',
   // Uncompressed, a flipped bit stays in one value; snappy spreads it, or loses rows without a word.
   compression: false,
-  writeBufferSize: WRITE_BUFFER_BYTES,
   blockSize: 16 * 1024,
   maxFileSize: 16 * 1024 * 1024,
   cacheSize: 32 * 1024 * 1024,
@@ -41,6 +41,7 @@ export class Store {
   readonly dir: string
   readonly #lock: Lock
   readonly #notice: Notice
+  readonly #writeBufferBytes: number
   #db: Db
   #mark: Mark
   /** The store's own part of every epoch. */
@@ -50,10 +51,11 @@ export class Store {
   #newestLog: number
   #bytesSinceLog = 0
 
-  constructor(dir: string, lock: Lock, notice: Notice, db: Db, mark: Mark, rows: StoreRows) {
+  constructor(dir: string, lock: Lock, options: LogOptions, db: Db, mark: Mark, rows: StoreRows) {
     this.dir = dir
     this.#lock = lock
-    this.#notice = notice
+    this.#notice = noticeOf(options)
+    this.#writeBufferBytes = writeBufferOf(options)
     this.#db = db
     this.#mark = mark
     this.life = rows.life
@@ -65,7 +67,6 @@ export class Store {
   /** @throws in-use, data-loss, wrong-config (a copy, a foreign directory, a newer format), cannot-create, io-error */
   static async open(options: LogOptions): Promise<Store> {
     const dir = resolve(options.dir)
-    const notice = options.onNotice ?? (() => {})
     // Events may be private: nothing in the directory is readable by others.
     process.umask(0o077)
     try {
@@ -75,7 +76,7 @@ export class Store {
     }
     const lock = await takeLock(dir)
     try {
-      return await openLocked(dir, lock, notice, options)
+      return await openLocked(dir, lock, options)
     } catch (error) {
       await lock.release()
       throw error
@@ -109,7 +110,7 @@ export class Store {
     this.#bytesSinceLog += bytes + batch.length * OPERATION_BYTES
     await batch.write({ sync: true })
     // A log file is new only after the one before was filled. LevelDB syncs the file, never its directory entry.
-    if (this.#bytesSinceLog > WRITE_BUFFER_BYTES / 2) this.syncNewLog()
+    if (this.#bytesSinceLog > this.#writeBufferBytes / 2) this.syncNewLog()
     this.#commit = commit
     try {
       this.#mark.write(this.life, commit)
@@ -155,7 +156,7 @@ export class Store {
    */
   async reopen(): Promise<void> {
     await this.#db.close()
-    const db = await openDb(this.dir, false)
+    const db = await openDb(this.dir, false, this.#writeBufferBytes)
     const rows = readRows(db)
     if (!rows || rows.life !== this.life || rows.commit < this.#commit) {
       this.#db = db
@@ -185,17 +186,20 @@ interface StoreRows {
 }
 
 const storeDir = (dir: string): string => join(dir, 'store')
+const noticeOf = (options: LogOptions): Notice => options.onNotice ?? (() => {})
+const writeBufferOf = (options: LogOptions): number => options.writeBufferBytes ?? WRITE_BUFFER_BYTES
 const markPath = (dir: string): string => join(dir, 'high-water')
 
 /** Exactly as long as a mark's slot holds. */
 const newLife = (): string => randomBytes(5).toString('hex')
 
-async function openLocked(dir: string, lock: Lock, notice: Notice, options: LogOptions): Promise<Store> {
+async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise<Store> {
+  const notice = noticeOf(options)
   const onMarkError = (error: Error): void =>
     notice('error', 'The high-water mark can not be synced', { error: error.message })
   const marked = existsSync(markPath(dir))
   const stored = existsSync(storeDir(dir)) && readdirSync(storeDir(dir)).length > 0
-  if (!marked && !stored) return create(dir, lock, notice, onMarkError)
+  if (!marked && !stored) return create(dir, lock, options, onMarkError)
 
   const mark = marked ? Mark.open(markPath(dir), onMarkError) : undefined
   let db: Db | undefined
@@ -205,14 +209,14 @@ async function openLocked(dir: string, lock: Lock, notice: Notice, options: LogO
     const unborn = state?.commit === 0
     if (!stored && !unborn && options.acceptDataLoss !== true)
       throw lost(dir, 'the store is gone, only its high-water mark is left', { marked: state?.commit ?? 'unreadable' })
-    db = await openDb(dir, unborn || !stored)
+    db = await openDb(dir, unborn || !stored, writeBufferOf(options))
     const found = readRows(db)
     if (!found && stored && !unborn && options.acceptDataLoss !== true)
       throw lost(dir, 'the store holds no store row', {})
     const rows = found ?? { life: newLife(), commit: 0, time: Date.now() }
     const complaint = judge(dir, rows, state)
     if (complaint && !accepts(complaint, options)) throw complaint
-    const store = new Store(dir, lock, notice, db, mark ?? Mark.create(markPath(dir), onMarkError), rows)
+    const store = new Store(dir, lock, options, db, mark ?? Mark.create(markPath(dir), onMarkError), rows)
     if (complaint) {
       // The commit number goes on past both, whatever was accepted.
       await store.begin(newLife(), Math.max(rows.commit, state?.commit ?? 0) + 1)
@@ -229,7 +233,12 @@ async function openLocked(dir: string, lock: Lock, notice: Notice, options: LogO
 }
 
 /** A directory that is truly new. The mark comes first, so that an interrupted creation is told from a loss. */
-async function create(dir: string, lock: Lock, notice: Notice, onMarkError: (error: Error) => void): Promise<Store> {
+async function create(
+  dir: string,
+  lock: Lock,
+  options: LogOptions,
+  onMarkError: (error: Error) => void,
+): Promise<Store> {
   const strangers = readdirSync(dir).filter((name) => name !== 'holder.json' && name !== 'store')
   if (strangers.length > 0)
     throw new TidemarkError(
@@ -242,8 +251,8 @@ async function create(dir: string, lock: Lock, notice: Notice, onMarkError: (err
     mark.write(life, 0)
     mark.sync()
     syncDir(dir)
-    const db = await openDb(dir, true)
-    const store = new Store(dir, lock, notice, db, mark, { life, commit: 0, time: Date.now() })
+    const db = await openDb(dir, true, writeBufferOf(options))
+    const store = new Store(dir, lock, options, db, mark, { life, commit: 0, time: Date.now() })
     await store.begin(life, 0)
     syncTree(dir)
     return store
@@ -285,8 +294,8 @@ const lost = (dir: string, what: string, facts: Record<string, unknown>): Tidema
     facts,
   )
 
-async function openDb(dir: string, createIfMissing: boolean): Promise<Db> {
-  const db: Db = new Level(storeDir(dir), { ...LEVEL_OPTIONS, createIfMissing })
+async function openDb(dir: string, createIfMissing: boolean, writeBufferSize: number): Promise<Db> {
+  const db: Db = new Level(storeDir(dir), { ...LEVEL_OPTIONS, writeBufferSize, createIfMissing })
   try {
     await db.open()
     return db
