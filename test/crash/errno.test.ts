@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { openLog } from '../../src/log/open.ts'
 import { find } from '../machine.ts'
 import { SEED, tempDir } from '../parts.ts'
@@ -29,6 +29,7 @@ describe.skipIf(!strace)('a disk that fails', () => {
     test(`${name}: the log says so, opens again, and loses nothing that it acknowledges later`, async () => {
       const dir = tempDir()
       const life = new Life({ dir, workers: 8, seed: SEED, startAt: 0 }, wrap(dir, call, inject))
+      onTestFinished(() => life.kill())
       await life.ready
       await life.until(() => life.failures.length > 0)
       const failed = life.failures[0]
@@ -56,6 +57,7 @@ describe.skipIf(!strace)('a disk that fails', () => {
       { dir, workers: 4, seed: SEED, startAt: 0 },
       wrap(dir, 'fdatasync', 'fdatasync:error=EIO:when=2+'),
     )
+    onTestFinished(() => life.kill())
     await life.ready
     await life.until(() => life.failures.length >= 4)
     await life.kill()

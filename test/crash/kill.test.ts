@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { openLog } from '../../src/log/open.ts'
 import { SEED, tempDir } from '../parts.ts'
 import { examine, Life } from './witness.ts'
@@ -14,6 +14,7 @@ test(`nothing acknowledged is lost, torn or taken back over ${CYCLES} kills of t
   const total = { answers: 0, events: 0, lost: 0, torn: 0, duplicated: 0, takenBack: 0, twice: 0 }
   for (let cycle = 0; cycle < CYCLES; cycle++) {
     const life = new Life({ dir, workers: 16, seed: SEED + cycle, startAt: cycle * 1e7 })
+    onTestFinished(() => life.kill())
     await life.ready
     // A moment that falls anywhere in a write: after so many answers, then at once or a little later.
     const answers = 1 + ((SEED + cycle * 7919) % 400)

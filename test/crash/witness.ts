@@ -1,8 +1,9 @@
 /** Holds what a killed process had said against what its log holds. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { onTestFinished } from 'vitest'
+import { fileURLToPath } from 'node:url'
 import { decodeBlock } from '../../src/block.ts'
 import type { Log } from '../../src/log/log.ts'
+import type { LogOptions } from '../../src/log/open.ts'
 
 export interface Answer {
   readonly n: number
@@ -10,9 +11,22 @@ export interface Answer {
   readonly key?: string
 }
 
-const APPENDER = new URL('../../dist/test/crash/appender.js', import.meta.url).pathname
+/** Children run from dist/, wherever this file runs from. */
+export const built = (name: string): string =>
+  fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? `../../dist/test/crash/${name}` : name, import.meta.url))
 
-/** One life of the appender, and everything it said. */
+const APPENDER = built('appender.js')
+
+export interface LifeArgs {
+  readonly dir: string
+  readonly workers: number
+  readonly seed: number
+  readonly startAt: number
+  /** More options of the log. */
+  readonly options?: Partial<LogOptions>
+}
+
+/** One life of the appender, and everything it said. Whoever starts one kills it, in any case. */
 export class Life {
   readonly child: ChildProcess
   readonly answers: Answer[] = []
@@ -20,6 +34,10 @@ export class Life {
   readonly saw = new Map<string, number>()
   readonly failures: { code: string; n: number; answersBefore: number; sawBefore: number }[] = []
   readonly complaints: unknown[] = []
+  /** Of reads while writes failed: blocks, or a code. */
+  readonly reads: (number | string)[] = []
+  /** Why the log did not open. */
+  refused: string | undefined
   readonly ready: Promise<void>
   readonly over: Promise<void>
   /** Of the appender itself; `child` may be what wraps it. */
@@ -28,7 +46,7 @@ export class Life {
   #stderr = ''
   #said = (): void => {}
 
-  constructor(args: { dir: string; workers: number; seed: number; startAt: number }, wrap: readonly string[] = []) {
+  constructor(args: LifeArgs, wrap: readonly string[] = []) {
     const command = [
       ...wrap,
       process.execPath,
@@ -41,9 +59,12 @@ export class Life {
     this.child = spawn(command[0]!, command.slice(1), {
       stdio: ['ignore', 'pipe', 'pipe'],
       // strace's `when` counts by thread.
-      env: { ...process.env, ...(wrap.length > 0 && { UV_THREADPOOL_SIZE: '1' }) },
+      env: {
+        ...process.env,
+        ...(wrap.length > 0 && { UV_THREADPOOL_SIZE: '1' }),
+        LOG_OPTIONS: JSON.stringify(args.options ?? {}),
+      },
     })
-    onTestFinished(() => this.#end())
     let isReady = (): void => {}
     this.ready = new Promise((resolve, reject) => {
       isReady = resolve
@@ -104,6 +125,8 @@ export class Life {
         answersBefore: this.answers.length,
         sawBefore: this.saw.size,
       })
+    else if ('read' in said) this.reads.push(said.read as number | string)
+    else if ('refused' in said) this.refused = said.refused as string
     else this.complaints.push(said)
   }
 }
