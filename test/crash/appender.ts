@@ -2,13 +2,14 @@
  * The process that the crash tests kill: a mixed append load on one log, each answer told on stdout as it comes.
  *
  *   node appender.js DIR WORKERS SEED      lines: {"pid"} · {"n", "at": [[channel, epoch, first, last]…], "key"?, "dup"?} · {"failed": code, "n"} · {"saw": [channel, seq]}
+ *   and {"refused": code} when the log does not open, {"read": blocks or code} beside each failure, {"notClosed": code}. LOG_OPTIONS: more options of the log, as JSON. SIGTERM closes.
  *
  * Event n carries { n, i, of }, so that whoever reads the log back knows which append it belongs to.
  */
 import { writeSync } from 'node:fs'
 import { decodeBlock } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
-import { toTidemarkError } from '../../src/errors.ts'
+import { ERRORS, toTidemarkError } from '../../src/errors.ts'
 import { Follower } from '../../src/log/follow.ts'
 import { openLog } from '../../src/log/open.ts'
 
@@ -34,7 +35,21 @@ function random(below: number): number {
   return ((t ^ (t >>> 14)) >>> 0) % below
 }
 
-const log = await openLog({ dir })
+/** A log that does not open, or does not close, is told by its code, and by the exit code of that. */
+function refuse(what: 'refused' | 'notClosed', error: unknown): never {
+  const { code, message } = toTidemarkError(error)
+  tell({ [what]: code, message })
+  process.exit(ERRORS[code].exit)
+}
+
+const logOptions = process.env.LOG_OPTIONS ? (JSON.parse(process.env.LOG_OPTIONS) as object) : {}
+const log = await openLog({ dir, ...logOptions }).catch((error: unknown) => refuse('refused', error))
+process.once('SIGTERM', () => {
+  log.close().then(
+    () => process.exit(0),
+    (error: unknown) => refuse('notClosed', error),
+  )
+})
 let n = startAt
 
 function bodyOf(append: number, channel: string, count: number) {
@@ -65,8 +80,19 @@ async function work(): Promise<void> {
       }
     } catch (error) {
       tell({ failed: toTidemarkError(error).code, n: append })
+      await probe(channels[0]!)
       await new Promise((resolve) => setTimeout(resolve, 5))
     }
+  }
+}
+
+/** Reads from the start of a channel, while it is being said that nothing can be written. */
+async function probe(channel: string): Promise<void> {
+  try {
+    const { blocks } = await log.read(channel, { after: 0 }, { events: 100, bytes: 1 << 20 })
+    tell({ read: blocks.length })
+  } catch (error) {
+    tell({ read: toTidemarkError(error).code })
   }
 }
 
