@@ -108,6 +108,10 @@ export const SETTINGS = z.object({
     takes: 'SIZE',
     default: '64MiB',
   }),
+  minFree: setting(size(0, 1024 * GIB, '0 … 1024GiB'), {
+    about: 'space on the disk below which appends are refused; 0 is off (128MiB, less on a small disk)',
+    takes: 'SIZE',
+  }),
   logLevel: setting(
     z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], {
       error: 'takes trace, debug, info, warn, error, fatal or silent',

@@ -30,8 +30,11 @@ export const serveCommand = (terminal: Terminal): Command =>
         'path',
         'origin',
         'hostName',
+        'createChannels',
+        'heartbeat',
         'idWindow',
         'tailBytes',
+        'minFree',
         'logLevel',
         'acceptCopy',
         'acceptDataLoss',
@@ -104,11 +107,14 @@ async function start(settings: Settings, logger: Logger): Promise<{ log: Log; se
     acceptDataLoss,
     idWindow: settings.idWindow,
     tailBytes: settings.tailBytes,
+    ...(settings.minFree !== undefined && { minFreeBytes: settings.minFree }),
     onGroup: groupFigures.add,
     onNotice: (level, message, facts) => logger[level](facts, message),
   })
   try {
     const server = await startServer(log, {
+      createChannels: settings.createChannels,
+      heartbeat: settings.heartbeat,
       host,
       port,
       path,

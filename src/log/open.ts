@@ -14,6 +14,8 @@ export interface LogOptions {
   readonly tailBytes?: number
   /** When LevelDB goes on to another log file, bytes, at least 64 KiB. Default 16 MiB; less only to see it happen. */
   readonly writeBufferBytes?: number
+  /** Space on the disk below which appends are refused, bytes; 0 is off. Default 128 MiB, less on a small disk. */
+  readonly minFreeBytes?: number
   /** Told of each write: how long it took with its fsync, how many appends and other changes, how many bytes. */
   readonly onGroup?: (group: { readonly seconds: number; readonly tasks: number; readonly bytes: number }) => void
   /** Told about what an operator should know; never about single requests. */

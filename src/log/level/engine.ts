@@ -38,7 +38,8 @@ import {
 } from './keys.ts'
 import { readPage } from './read.ts'
 import { Receipts } from './receipts.ts'
-import { Store } from './store.ts'
+import { Watermark } from './room.ts'
+import { RESERVE_BYTES, Store } from './store.ts'
 import { Sweeper } from './sweep.ts'
 import { Tail } from './tail.ts'
 import { Writer } from './writer.ts'
@@ -76,7 +77,8 @@ class LevelLog implements Log {
     this.#channels = new Channels(store)
     this.#receipts = new Receipts(store, idWindow)
     this.#tail = new Tail(options.tailBytes ?? TAIL_BYTES)
-    this.#writer = new Writer(store, this.#channels, {
+    const watermark = new Watermark(store.dir, options.minFreeBytes, RESERVE_BYTES, notice)
+    this.#writer = new Writer(store, this.#channels, watermark, {
       onWritten: (group) => this.#written(group),
       onReopened: () => this.#reopened(),
       onGroup: options.onGroup,
@@ -91,7 +93,7 @@ class LevelLog implements Log {
 
   async append(entries: readonly Append[], options: AppendOptions = {}): Promise<readonly Appended[]> {
     const bytes = sizeOf(entries)
-    return this.#writer.submit(bytes, (group) => this.#planAppend(group, entries, options.idempotencyKey))
+    return this.#writer.submitAppend(bytes, (group) => this.#planAppend(group, entries, options.idempotencyKey))
   }
 
   #planAppend(group: Group, entries: readonly Append[], key: string | undefined): () => readonly Appended[] {

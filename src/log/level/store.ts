@@ -7,7 +7,7 @@
  *     holder.json   who holds the lock (lock.ts)
  */
 import { randomBytes } from 'node:crypto'
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, statfsSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { type ChainedBatch, Level } from 'level'
 import { TidemarkError } from '../../errors.ts'
@@ -15,6 +15,7 @@ import type { LogOptions } from '../open.ts'
 import { COMMIT_KEY, decodeCommit, decodeStore, encodeCommit, encodeStore, STORE_FORMAT, STORE_KEY } from './keys.ts'
 import { inUse, type Lock, takeLock } from './lock.ts'
 import { Mark } from './mark.ts'
+import { roomOf, scaled } from './room.ts'
 
 export type Db = Level<Uint8Array, Uint8Array>
 export type Batch = ChainedBatch<Db, Uint8Array, Uint8Array>
@@ -22,8 +23,8 @@ export type Notice = NonNullable<LogOptions['onNotice']>
 
 /** LevelDB goes on to another log file when this much was written, unless `writeBufferBytes` says otherwise. */
 const WRITE_BUFFER_BYTES = 16 * 1024 * 1024
-/** Free space below which a log that ran into a full disk is not opened again: LevelDB needs room to recover. */
-const RESERVE_BYTES = 64 * 1024 * 1024 + 4 * WRITE_BUFFER_BYTES
+/** Free space that LevelDB needs to open again and to compact; below it appends are refused (room.ts). */
+export const RESERVE_BYTES = 64 * 1024 * 1024 + 4 * WRITE_BUFFER_BYTES
 /** What an operation takes in LevelDB's memory beyond its bytes, at least; a guess that only must not be too low. */
 const OPERATION_BYTES = 64
 
@@ -145,9 +146,8 @@ export class Store {
 
   /** True when there is room to open again after the disk was full. */
   hasRoom(): boolean {
-    const { bavail, bsize, blocks } = statfsSync(this.dir)
-    // A disk smaller than the reserve is judged by its own size.
-    return bavail * bsize >= Math.min(RESERVE_BYTES, (blocks * bsize) / 4)
+    const room = roomOf(this.dir)
+    return room.free >= scaled(RESERVE_BYTES, room)
   }
 
   /**

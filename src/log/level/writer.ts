@@ -19,6 +19,7 @@ import type { Health } from '../log.ts'
 import type { LogOptions } from '../open.ts'
 import type { Channels } from './channels.ts'
 import { Group } from './group.ts'
+import type { Watermark } from './room.ts'
 import type { Notice, Store } from './store.ts'
 
 /** A group is closed at this size. */
@@ -54,6 +55,7 @@ export interface WriterEvents {
 export class Writer {
   readonly #store: Store
   readonly #channels: Channels
+  readonly #watermark: Watermark
   readonly #events: WriterEvents
   #queue: Task[] = []
   #pendingBytes = 0
@@ -65,16 +67,19 @@ export class Writer {
   /** Set while LevelDB is closed between two lives. */
   #gate: Promise<void> | undefined
 
-  constructor(store: Store, channels: Channels, events: WriterEvents) {
+  constructor(store: Store, channels: Channels, watermark: Watermark, events: WriterEvents) {
     this.#store = store
     this.#channels = channels
+    this.#watermark = watermark
     this.#events = events
   }
 
   health(): Health {
+    const low = this.#state === 'ok' && this.#watermark.isLow()
+    const reason = low ? this.#watermark.reason : this.#reason
     return {
-      state: this.#state,
-      ...(this.#reason !== undefined && { reason: this.#reason }),
+      state: low ? 'full' : this.#state,
+      ...(reason !== undefined && { reason }),
       pendingAppends: this.#pendingAppends,
       pendingBytes: this.#pendingBytes,
     }
@@ -83,6 +88,13 @@ export class Writer {
   /** Undefined when LevelDB is open; else resolves when it is again, or never will be. */
   get gate(): Promise<void> | undefined {
     return this.#gate
+  }
+
+  /** What adds events, and is refused when the disk is almost full. As `submit`. */
+  submitAppend<T>(bytes: number, plan: Plan<T>): Promise<T> {
+    if (this.#state === 'ok' && this.#watermark.isLow(bytes))
+      return Promise.reject(new TidemarkError('storage-full', this.#watermark.reason, { retryAfter: RETRY_AFTER_MS }))
+    return this.submit(bytes, plan)
   }
 
   /** `bytes` counts against the bound of what may wait. Tasks are planned in the order of their submission. */
