@@ -98,6 +98,16 @@ export const SETTINGS = z.object({
     many: true,
     default: [],
   }),
+  createChannels: setting(yesNo, {
+    about: 'an append makes its channel',
+    otherwise: 'an append to a channel that was not made before is refused',
+    default: true,
+  }),
+  heartbeat: setting(duration(1_000, 600_000, '1s … 10m'), {
+    about: 'how often a quiet socket or stream is shown to be alive',
+    takes: 'TIME',
+    default: '25s',
+  }),
   idWindow: setting(duration(60_000, 30 * DAY_MS, '1m … 30d'), {
     about: 'how long an idempotency key is remembered at least',
     takes: 'TIME',

@@ -31,6 +31,8 @@ export interface Append {
 export interface AppendOptions {
   /** One for all entries. The same append again gives the first answer; another one is `key-reused`. */
   readonly idempotencyKey?: string
+  /** False: a channel that does not exist is `no-channel`, and nothing is appended. Default: it is made. */
+  readonly create?: boolean
 }
 
 export interface Appended {
@@ -106,8 +108,8 @@ export interface Log {
 
   /**
    * Appends to one or several channels (each once), all or nothing; durable before it resolves. Makes channels
-   * that do not exist. Order: idempotency key, then `expectedSeq` of every entry, then limits.
-   * @throws seq-conflict, key-reused, too-many, unavailable, storage-full, not-supported (several channels).
+   * that do not exist, unless told not to. Order: idempotency key, then existence, then `expectedSeq` of every entry.
+   * @throws no-channel, seq-conflict, key-reused, too-many, unavailable, storage-full, not-supported (several channels).
    * A failure whose outcome nobody knows carries `outcome: 'unknown'`.
    */
   append(entries: readonly Append[], options?: AppendOptions): Promise<readonly Appended[]>
@@ -153,12 +155,15 @@ export interface Log {
 
   /**
    * Drops events up to and with `upTo` (at most the head); `trimmed` is exactly that. A lower value changes nothing.
-   * Durable when it resolves. @throws no-channel
+   * Durable when it resolves. `epoch`: the history that is meant. @throws no-channel, epoch-changed
    */
-  trim(channel: string, upTo: number): Promise<ChannelInfo>
+  trim(channel: string, upTo: number, epoch?: string): Promise<ChannelInfo>
 
-  /** Ends a channel's history. Its name may be used again, under another epoch. @throws no-channel */
-  delete(channel: string): Promise<void>
+  /**
+   * Ends a channel's history. Its name may be used again, under another epoch. `epoch`: the history that is meant.
+   * @throws no-channel, epoch-changed
+   */
+  delete(channel: string, epoch?: string): Promise<void>
 
   /** Channels by name, those after `after` that begin with `prefix`. */
   channels(prefix: string, after?: string): AsyncIterable<ChannelInfo>

@@ -15,7 +15,7 @@ import {
   mediaType,
 } from '../event.ts'
 import type { Appended } from '../log/log.ts'
-import { checkRoom, type Doors } from './doors.ts'
+import { appendOptions, checkRoom, type Doors } from './doors.ts'
 import { BYTES_TYPE } from './fields.ts'
 import { checkMethod, parsePath, parseQuery, readBody, sendJson } from './http.ts'
 import { APPEND_BYTES_MAX } from './limits.ts'
@@ -43,7 +43,7 @@ export async function append(req: IncomingMessage, res: ServerResponse, doors: D
   const started = performance.now()
   const { channel, expectedSeq, idempotencyKey } = target
   const entry = expectedSeq === undefined ? { channel, body } : { channel, body, expectedSeq }
-  const [appended] = await doors.log.append([entry], idempotencyKey === undefined ? {} : { idempotencyKey })
+  const [appended] = await doors.log.append([entry], appendOptions(doors, idempotencyKey))
   if (!appended!.duplicate) doors.metrics.appended('http', body.count, body.bytes.length, performance.now() - started)
   sendAppended(res, doors, appended!)
 }

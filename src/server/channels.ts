@@ -71,12 +71,12 @@ export function addChannels(app: App, doors: Doors): void {
         summary: 'End the history of a channel',
         description: 'Durable when answered. The name may be used again, under another epoch.',
         params: schemas.ChannelPath,
-        querystring: schemas.NoQuery,
+        querystring: schemas.DeleteQuery,
         response: { 204: schemas.Nothing, default: schemas.Refusal },
       },
     },
-    async ({ params: { channel } }, reply) => {
-      await log.delete(notOurs(channel))
+    async ({ params: { channel }, query: { epoch } }, reply) => {
+      await log.delete(notOurs(channel), epoch)
       return reply.code(204).send()
     },
   )
@@ -94,8 +94,10 @@ export function addChannels(app: App, doors: Doors): void {
         response: { 200: schemas.ChannelInfo, default: schemas.Refusal },
       },
     },
-    async ({ params: { channel }, body }) =>
-      infoJson(await log.trim(notOurs(channel), await lastToDrop(log, channel, body))),
+    async ({ params: { channel }, body }) => {
+      const { upTo, epoch } = await lastToDrop(log, notOurs(channel), body)
+      return infoJson(await log.trim(channel, upTo, body.epoch ?? epoch))
+    },
   )
 
   app.post(
@@ -124,16 +126,17 @@ function notOurs(channel: string): string {
   return channel
 }
 
-/** The seq that a trim goes up to; exactly one of the three is given. */
+/** The seq that a trim goes up to, in the history that it was found in; exactly one of the three is given. */
 async function lastToDrop(
   log: Log,
   channel: string,
   trim: { upTo?: number | undefined; olderThan?: number | string | undefined; keepLast?: number | undefined },
-): Promise<number> {
-  if (trim.upTo !== undefined) return trim.upTo
+): Promise<{ upTo: number; epoch?: string }> {
+  if (trim.upTo !== undefined) return { upTo: trim.upTo }
   const info = await log.info(channel)
-  if (trim.keepLast !== undefined) return Math.max(info.head - trim.keepLast, 0)
+  const { epoch } = info
+  if (trim.keepLast !== undefined) return { upTo: Math.max(info.head - trim.keepLast, 0), epoch }
   const { olderThan } = trim
   const time = typeof olderThan === 'number' ? Date.now() - olderThan * 1_000 : checkTime(olderThan)
-  return seqAt(log, info, { at: 'time', time })
+  return { upTo: await seqAt(log, info, { at: 'time', time }), epoch }
 }

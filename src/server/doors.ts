@@ -6,7 +6,7 @@
  */
 import type { Logger } from 'pino'
 import { TidemarkError } from '../errors.ts'
-import type { Log } from '../log/log.ts'
+import type { AppendOptions, Log } from '../log/log.ts'
 import { PENDING_BYTES_MAX } from './limits.ts'
 import type { Metrics } from './metrics.ts'
 import type { StreamerSwitch } from './switch.ts'
@@ -21,6 +21,10 @@ export interface DoorSettings {
   readonly path: string
   /** Clients that are sent away (a stop, the switch) spread their return over this window, ms. */
   readonly retryWindow: number
+  /** False: only `PUT /v1/channels/…` makes channels, appends do not. */
+  readonly createChannels: boolean
+  /** A stream or socket without anything else to say shows that it lives this often, ms. */
+  readonly heartbeat: number
 }
 
 export interface Doors {
@@ -40,6 +44,12 @@ export interface Doors {
    * Refusals of ours are one line with the code; what is `internal` is logged with its cause.
    */
   failed(door: 'http' | 'sse' | 'stream', error: unknown, facts?: Readonly<Record<string, unknown>>): void
+}
+
+/** How the log is to take an append. @param idempotencyKey checked */
+export function appendOptions({ settings }: Doors, idempotencyKey: string | undefined): AppendOptions {
+  const { createChannels: create } = settings
+  return idempotencyKey === undefined ? { create } : { create, idempotencyKey }
 }
 
 /** Before the body of an append is read: what waits for the disk is bounded. @throws too-many */

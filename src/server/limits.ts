@@ -29,6 +29,11 @@ export const HEADER_BYTES_MAX = 16 * 1024
 /** Most header lines; more are refused rather than cut, so that none can push `Origin` out of sight. */
 export const HEADER_LINES_MAX = 64
 
+/** A stream or socket without anything else to say shows that it lives this often, ms, unless configured. */
+export const HEARTBEAT_MS = 25_000
+/** Streams (SSE) do so at least this often, ms: proxies cut what is silent sooner there. */
+export const COMMENT_MS = 15_000
+
 // ── Bodies ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Largest JSON body of the calls that are not appends or polls: 64 KiB. */

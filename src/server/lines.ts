@@ -7,7 +7,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Body } from '../body.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
 import type { Appended } from '../log/log.ts'
-import { type Doors, retryAfter } from './doors.ts'
+import { appendOptions, type Doors, retryAfter } from './doors.ts'
 import { noEvents } from './fields.ts'
 import { continueBody } from './http.ts'
 import { APPEND_BYTES_MAX } from './limits.ts'
@@ -97,9 +97,9 @@ class Pieces {
     const { log, metrics } = this.#doors
     const expected = expectedSeq === undefined ? undefined : (this.#answer?.last ?? expectedSeq)
     const entry = expected === undefined ? { channel, body } : { channel, body, expectedSeq: expected }
-    const key = idempotencyKey === undefined ? {} : { idempotencyKey: pieceKey(idempotencyKey, this.#count) }
+    const key = idempotencyKey === undefined ? undefined : pieceKey(idempotencyKey, this.#count)
     const started = performance.now()
-    const [piece] = await log.append([entry], key)
+    const [piece] = await log.append([entry], appendOptions(this.#doors, key))
     this.#count++
     if (!piece!.duplicate) metrics.appended('http', body.count, body.bytes.length, performance.now() - started)
     this.#add(piece!, body.count)

@@ -5,7 +5,7 @@ import { checkChannel, checkIdempotencyKey, checkSeq, isSystemChannel } from '..
 import type { Append } from '../log/log.ts'
 import { POLL_CHANNELS_MAX } from '../wire.ts'
 import type { App } from './app.ts'
-import { checkRoom, type Doors } from './doors.ts'
+import { appendOptions, checkRoom, type Doors } from './doors.ts'
 import { MULTI_APPEND_BYTES_MAX } from './limits.ts'
 import { jsonFields, jsonItems, jsonValue, parseJsonEvents } from './parse.ts'
 import * as schemas from './schemas.ts'
@@ -31,7 +31,7 @@ export function addMultiAppend(app: App, doors: Doors): void {
     async (request, reply) => {
       const started = performance.now()
       const key = request.headers['idempotency-key']
-      const options = key === undefined ? {} : { idempotencyKey: checkIdempotencyKey(key) }
+      const options = appendOptions(doors, key === undefined ? undefined : checkIdempotencyKey(key))
       const entries = readAppends(request.bytes ?? noBody())
       const answers = await log.append(entries, options)
       const duplicate = answers[0]!.duplicate

@@ -265,6 +265,10 @@ export const Channels = z.object({
   next: Channel.optional().meta({ description: 'There are more: the next `after`' }),
 })
 
+const MeantEpoch = Epoch.optional().meta({ description: 'The history that is meant; another one is left alone' })
+
+export const DeleteQuery = z.strictObject({ epoch: MeantEpoch })
+
 export const Trim = z
   .strictObject({
     upTo: Seq.optional().meta({ description: 'The last seq to drop' }),
@@ -273,11 +277,12 @@ export const Trim = z
       .optional()
       .meta({ description: 'Drops events from before this time: RFC 3339, or a number of seconds ago' }),
     keepLast: Seq.optional().meta({ description: 'How many seqs up to the head stay' }),
+    epoch: MeantEpoch,
   })
-  .refine((trim) => Object.values(trim).filter((given) => given !== undefined).length === 1, {
+  .refine(({ epoch, ...trim }) => Object.values(trim).filter((given) => given !== undefined).length === 1, {
     message: 'takes exactly one of upTo, olderThan, keepLast',
   })
-  .meta({ id: 'Trim', description: 'Exactly one of the three' })
+  .meta({ id: 'Trim', description: 'Exactly one of upTo, olderThan and keepLast' })
 
 export const Compact = z
   .strictObject({ dryRun: z.boolean().optional(), minLag: Seq.optional(), minAge: z.number().min(0).optional() })

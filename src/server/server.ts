@@ -29,6 +29,10 @@ export interface ServerOptions {
   readonly origins?: readonly string[]
   /** Host names under which this server may be called beside the loopback names. */
   readonly hostNames?: readonly string[]
+  /** Whether an append makes its channel. Default true. */
+  readonly createChannels?: boolean
+  /** Streams and sockets without anything else to say show that they live this often, ms. Default HEARTBEAT_MS. */
+  readonly heartbeat?: number
   /** Default: none is written. */
   readonly logger?: Logger
   /** Version of the program, told to clients. */
@@ -85,6 +89,8 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
       server: `tidemark/${version}`,
       path,
       retryWindow: options.retryWindow ?? limits.RETRY_WINDOW_MS,
+      createChannels: options.createChannels ?? true,
+      heartbeat: options.heartbeat ?? limits.HEARTBEAT_MS,
     },
     failed: (door, error, facts) => metrics.failed(door, logFailure(logger, door, error, facts)),
   }

@@ -9,7 +9,7 @@ import type { WebSocket } from 'ws'
 import { ERRORS, TidemarkError, toTidemarkError } from '../errors.ts'
 import { APPEND_EVENTS_MAX } from '../event.ts'
 import { CLOSE, type Ref, type ServerMessage } from '../wire.ts'
-import type { Doors } from './doors.ts'
+import { appendOptions, type Doors } from './doors.ts'
 import { Following } from './following.ts'
 import { type Frames, PING } from './frames.ts'
 import { type AppendRequest, BadFrame, type Refused, type Request, readRequest } from './intake.ts'
@@ -224,11 +224,12 @@ export class Session {
   // ── Appends ────────────────────────────────────────────────────────────────────────────────────────────────────
 
   #append({ ref, channel, body, expectedSeq, idempotencyKey }: AppendRequest, bytes: number): void {
-    const { log, metrics } = this.host.doors
+    const { doors } = this.host
+    const { log, metrics } = doors
     const flight = this.#takeOff(bytes)
     const started = performance.now()
     const entry = expectedSeq === undefined ? { channel, body } : { channel, body, expectedSeq }
-    log.append([entry], idempotencyKey === undefined ? {} : { idempotencyKey }).then(
+    log.append([entry], appendOptions(doors, idempotencyKey)).then(
       (answers) => {
         metrics.appended('stream', body.count, body.bytes.length, performance.now() - started)
         this.#land(flight, { op: 'appended', ref: ref!, ...answers[0]!, durability: log.about.durability })

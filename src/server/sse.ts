@@ -12,11 +12,10 @@ import { Follower, type Item } from '../log/follow.ts'
 import type { Page } from '../log/log.ts'
 import { type Doors, retryAfter } from './doors.ts'
 import { ALWAYS, checkMethod, untilGone } from './http.ts'
+import { COMMENT_MS } from './limits.ts'
 import { type AskedStream, askedStream, firstPlace, isWord, placeId, type Start, Told } from './places.ts'
 import { type Rendered, render } from './render.ts'
 
-/** A comment this often keeps proxies from closing a quiet stream, ms. */
-const COMMENT_MS = 15_000
 /** First page of a channel; larger ones only after it was taken. */
 const FIRST_BYTES = 64 * 1024
 const PAGE_BYTES = 256 * 1024
@@ -36,7 +35,7 @@ export async function stream(req: IncomingMessage, res: ServerResponse, doors: D
   }
   const gone = untilGone(res, doors.stopping)
   const over = doors.metrics.follows('sse')
-  const way = new Way(res, gone.signal)
+  const way = new Way(res, gone.signal, Math.min(doors.settings.heartbeat, COMMENT_MS))
   try {
     const streamed = new Stream(way, doors, asked, gone.signal)
     const allEnded = await streamed.run()
@@ -214,11 +213,14 @@ function messages(page: Page, named: boolean, before: string, behind: string): R
 class Way {
   readonly #res: ServerResponse
   readonly #gone: AbortSignal
+  readonly #heartbeat: number
   #comments: NodeJS.Timeout | undefined
 
-  constructor(res: ServerResponse, gone: AbortSignal) {
+  /** @param heartbeat time between two comments, ms */
+  constructor(res: ServerResponse, gone: AbortSignal, heartbeat: number) {
     this.#res = res
     this.#gone = gone
+    this.#heartbeat = heartbeat
   }
 
   get hasBegun(): boolean {
@@ -258,6 +260,6 @@ class Way {
     })
     this.#comments = setInterval(() => {
       if (!this.#res.writableNeedDrain) this.#res.write(':\n\n')
-    }, COMMENT_MS)
+    }, this.#heartbeat)
   }
 }

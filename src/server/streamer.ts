@@ -20,7 +20,6 @@ const SOCKETS_MAX = 18_000
 const UNSENT_BYTES_MAX = 128 * 1024 * 1024
 /** Most channels of one socket. */
 const SUBSCRIPTIONS_MAX = 1_000
-const HEARTBEAT_MS = 25_000
 const HELLO_MS = 5_000
 const STALLED_MS = 60_000
 /** Most frames of one message, and most pieces in which a frame may arrive. */
@@ -82,7 +81,7 @@ export class Streamer implements Host {
   constructor(doors: Doors, options: StreamerOptions = {}) {
     this.doors = doors
     this.limits = {
-      heartbeat: options.heartbeat ?? HEARTBEAT_MS,
+      heartbeat: options.heartbeat ?? doors.settings.heartbeat,
       helloMs: options.helloMs ?? HELLO_MS,
       stalledMs: options.stalledMs ?? STALLED_MS,
       subscriptions: options.subscriptions ?? SUBSCRIPTIONS_MAX,

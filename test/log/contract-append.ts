@@ -153,6 +153,27 @@ export function appendContract(open: Open, capabilities: readonly Capability[]):
     expect(await append(log, 'c', ['yes'], { expectedSeq: 0 })).toMatchObject({ first: 1 })
   })
 
+  test('An append that is not to make its channel is refused where there is none, and makes nothing', async () => {
+    const log = await open()
+    const create = false
+    expect(await refusal(append(log, 'c', [1], { create }))).toMatchObject({ code: 'no-channel' })
+    expect(await refusal(append(log, 'c', [1], { create, expectedSeq: 0, idempotencyKey: 'k' }))).toMatchObject({
+      code: 'no-channel',
+    })
+    expect(await list(log.channels(''))).toEqual([])
+    await log.configure('c', {})
+    const first = await append(log, 'c', [1], { create, idempotencyKey: 'k' })
+    expect(first).toMatchObject({ first: 1, last: 1 })
+    expect(await append(log, 'c', [1], { create, idempotencyKey: 'k' })).toMatchObject({ first: 1, duplicate: true })
+    if (!severalChannels) return
+    const both = log.append(
+      ['c', 'd'].map((channel) => ({ channel, body: body(2) })),
+      { create },
+    )
+    expect(await refusal(both)).toMatchObject({ code: 'no-channel', channel: 'd' })
+    expect((await list(log.channels(''))).map(({ channel, head }) => [channel, head])).toEqual([['c', 1]])
+  })
+
   test('Of many writers that believe in one head, one wins and the others are told the new head', async () => {
     const log = await open()
     await append(log, 'c', ['start'])

@@ -94,6 +94,21 @@ export function channelContract(open: Open): void {
     expect(await refusal(append(log, 'b', ['x'], { expectedSeq: 1 }))).toMatchObject({ code: 'seq-conflict', head: 0 })
   })
 
+  test('A trim or a delete that means another history leaves this one alone', async () => {
+    const log = await open()
+    await append(log, 'c', range(1, 5))
+    const { epoch: old } = await log.info('c')
+    await log.delete('c', old)
+    await append(log, 'c', range(1, 5))
+    const { epoch } = await log.info('c')
+    for (const refused of [log.trim('c', 3, old), log.delete('c', old)])
+      expect(await refusal(refused)).toMatchObject({ code: 'epoch-changed', epoch, trimmed: 0, head: 5 })
+    expect((await readAll(log, 'c', { epoch, after: 0 })).map(valueIn)).toEqual(range(1, 5))
+    expect(await log.trim('c', 3, epoch)).toMatchObject({ epoch, trimmed: 3, head: 5 })
+    await log.delete('c', epoch)
+    expect(await refusal(log.info('c'))).toMatchObject({ code: 'no-channel' })
+  })
+
   test('A channel made again begins at 1 under another epoch, and nothing old comes back', async () => {
     const at = somewhere()
     let log = await open({ at })

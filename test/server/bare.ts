@@ -47,7 +47,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
     metrics,
     switch: streamerSwitch,
     stopping: stopping.signal,
-    settings: { server: 'tidemark/test', path: '/v1', retryWindow: 100 },
+    settings: { server: 'tidemark/test', path: '/v1', retryWindow: 100, createChannels: true, heartbeat: 25_000 },
     failed: (_door, error) => void failures.push(toTidemarkError(error).code),
   }
   const calls: Promise<unknown>[] = []

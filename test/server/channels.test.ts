@@ -1,8 +1,10 @@
 import { describe, expect, test } from 'vitest'
+import { connect } from '../../src/client/node.ts'
+import { ERRORS, type ErrorCode } from '../../src/errors.ts'
 import type { Log } from '../../src/log/log.ts'
-import { body, range } from '../parts.ts'
-import { call, problemOf } from './calls.ts'
-import { startTestServer } from './serve.ts'
+import { body, range, tempLog } from '../parts.ts'
+import { type Answer, call, problemOf } from './calls.ts'
+import { logWith, startTestServer } from './serve.ts'
 
 const append = (log: Log, channel: string, ...values: unknown[]) => log.append([{ channel, body: body(...values) }])
 
@@ -120,6 +122,32 @@ describe('trim', () => {
     expect((await trim({ olderThan: new Date(time + 1).toISOString() })).json.trimmed).toBe(10)
   })
 
+  test('of the history that is meant, and of no other', async () => {
+    const { trim, log, url } = await setUp()
+    const { epoch } = await log.info('a')
+    expect(problemOf(await trim({ upTo: 4, epoch: 'x.y' }))).toMatchObject({ code: 'epoch-changed', epoch, trimmed: 0 })
+    expect((await trim({ keepLast: 3, epoch })).json.trimmed).toBe(7)
+    const remove = (meant: string) => call(`${url}/v1/channels/a?epoch=${meant}`, 'DELETE')
+    expect(problemOf(await remove('x.y')).code).toBe('epoch-changed')
+    expect((await remove(epoch)).status).toBe(204)
+  })
+
+  test('by age never drops events of a channel that was made again meanwhile', async () => {
+    const log = await tempLog()
+    await log.append([{ channel: 'a', body: body(1, 2, 3) }])
+    const again: Pick<Log, 'info'> = {
+      info: async (channel) => {
+        const info = await log.info(channel)
+        await log.delete(channel)
+        await log.append([{ channel, body: body(1, 2, 3) }])
+        return info
+      },
+    }
+    const { url } = await startTestServer({ log: logWith(log, again) })
+    expect(problemOf(await call(`${url}/v1/channels/a/trim`, 'POST', { keepLast: 0 })).code).toBe('epoch-changed')
+    expect(await log.info('a')).toMatchObject({ head: 3, trimmed: 0 })
+  })
+
   test('exactly one of the three is asked for', async () => {
     const { trim, log } = await setUp()
     const wrong = [{}, { upTo: 1, keepLast: 1 }, { upTo: -1 }, { upTo: '1' }, { keepLast: 1.5 }, { olderThan: 'soon' }]
@@ -133,6 +161,33 @@ describe('trim', () => {
     for (const request of [{ upTo: 1 }, { keepLast: 1 }, { olderThan: 0 }])
       expect(problemOf(await call(`${url}/v1/channels/none/trim`, 'POST', request)).code).toBe('no-channel')
   })
+})
+
+test('a server that is told so makes channels by PUT alone, whichever way an append comes', async () => {
+  const { url, log } = await startTestServer({ createChannels: false })
+  const client = connect(url)
+  const events = [{ data: 1 }]
+  const ways: Record<string, () => Promise<{ status: number; code: unknown }>> = {
+    json: async () => told(await call(`${url}/v1/channels/a/events`, 'POST', events)),
+    lines: async () =>
+      told(await call(`${url}/v1/channels/a/events`, 'POST', '{"data":1}', { 'content-type': 'application/x-ndjson' })),
+    several: async () => told(await call(`${url}/v1/append`, 'POST', { appends: [{ channel: 'a', events }] })),
+    socket: () =>
+      client
+        .channel('a')
+        .append({ data: 1 })
+        .then(
+          () => ({ status: 201, code: undefined }),
+          (error: { code: ErrorCode }) => ({ status: ERRORS[error.code].status, code: error.code }),
+        ),
+  }
+  const told = ({ status, json }: Answer<{ code?: unknown }>) => ({ status, code: json.code })
+  for (const [way, append] of Object.entries(ways))
+    expect([way, await append()]).toEqual([way, { status: 404, code: 'no-channel' }])
+  await expect(log.info('a')).rejects.toMatchObject({ code: 'no-channel' })
+  await call(`${url}/v1/channels/a`, 'PUT', {})
+  for (const [way, append] of Object.entries(ways)) expect([way, (await append()).status]).toEqual([way, 201])
+  await client.close()
 })
 
 test('compaction is not supported yet', async () => {

@@ -108,5 +108,5 @@ test('what it says of a body is what is checked', async () => {
   const { CursorMoveInput: move, TrimInput: trim } = document.components.schemas as Record<string, Json>
   expect(move).toMatchObject({ type: 'object', required: ['seq'], additionalProperties: false })
   expect(trim).toMatchObject({ additionalProperties: false })
-  expect(Object.keys(trim!.properties as Json)).toEqual(['upTo', 'olderThan', 'keepLast'])
+  expect(Object.keys(trim!.properties as Json)).toEqual(['upTo', 'olderThan', 'keepLast', 'epoch'])
 })

@@ -45,7 +45,7 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
     metrics,
     switch: streamerSwitch,
     stopping: new AbortController().signal,
-    settings: { server: 'tidemark/test', path: '/v1', retryWindow: 400 },
+    settings: { server: 'tidemark/test', path: '/v1', retryWindow: 400, createChannels: true, heartbeat: 25_000 },
     failed(door, error) {
       const { code } = toTidemarkError(error)
       failures.push(code)

@@ -93,13 +93,15 @@ class LevelLog implements Log {
 
   async append(entries: readonly Append[], options: AppendOptions = {}): Promise<readonly Appended[]> {
     const bytes = sizeOf(entries)
-    return this.#writer.submitAppend(bytes, (group) => this.#planAppend(group, entries, options.idempotencyKey))
+    return this.#writer.submitAppend(bytes, (group) => this.#planAppend(group, entries, options))
   }
 
-  #planAppend(group: Group, entries: readonly Append[], key: string | undefined): () => readonly Appended[] {
+  #planAppend(group: Group, entries: readonly Append[], options: AppendOptions): () => readonly Appended[] {
+    const { idempotencyKey: key, create = true } = options
     const made = key === undefined ? undefined : this.#receipts.find(group, entries, key)
     if (made) return () => this.#channels.withHeads(made).map((answer) => ({ ...answer, duplicate: true as const }))
     for (const { channel, expectedSeq } of entries) {
+      if (!create && !group.find(channel)) noChannel(channel)
       if (expectedSeq === undefined) continue
       const draft = group.find(channel)
       const head = draft?.head ?? 0
@@ -195,8 +197,11 @@ class LevelLog implements Log {
   ): Promise<Cursor> {
     return this.#writer.submit(CHANGE_BYTES, (group) => {
       const draft = group.find(channel) ?? noChannel(channel)
-      const epoch = this.#channels.epoch(draft)
-      this.#checkMove(draft, epoch, to)
+      const epoch = this.#checkEpoch(draft, to.epoch)
+      if (to.seq > draft.head)
+        throw new TidemarkError('ahead-of-head', `The head of ${channel} is ${draft.head}, before ${to.seq}`, {
+          ...{ channel, epoch, trimmed: draft.trimmed, head: draft.head },
+        })
       const row = group.cursor(draft, client)
       const stays = row && sameHistory(row.epoch, epoch) && !moves(row, to.seq)
       const moved: CursorRow = stays ? row : { epoch, seq: to.seq, time: group.now }
@@ -205,12 +210,14 @@ class LevelLog implements Log {
     })
   }
 
-  #checkMove(draft: Draft, epoch: string, { seq, epoch: believed }: CursorMove): void {
+  /** The epoch of a channel that is about to be written. @throws epoch-changed when another history is meant */
+  #checkEpoch(draft: Draft, meant: string | undefined): string {
     const { name: channel, head, trimmed } = draft
-    const facts = { channel, epoch, trimmed, head }
-    if (believed !== undefined && !sameHistory(believed, epoch))
-      throw new TidemarkError('epoch-changed', `The epoch of ${channel} is ${epoch}, not ${believed}`, facts)
-    if (seq > head) throw new TidemarkError('ahead-of-head', `The head of ${channel} is ${head}, before ${seq}`, facts)
+    const epoch = this.#channels.epoch(draft)
+    if (meant === undefined || sameHistory(meant, epoch)) return epoch
+    throw new TidemarkError('epoch-changed', `The epoch of ${channel} is ${epoch}, not ${meant}`, {
+      ...{ channel, epoch, trimmed, head },
+    })
   }
 
   forget(client: string, channel: string): Promise<boolean> {
@@ -239,9 +246,10 @@ class LevelLog implements Log {
     }
   }
 
-  trim(channel: string, upTo: number): Promise<ChannelInfo> {
+  trim(channel: string, upTo: number, epoch?: string): Promise<ChannelInfo> {
     const trimmed = this.#writer.submit(CHANGE_BYTES, (group) => {
       const draft = group.find(channel) ?? noChannel(channel)
+      this.#checkEpoch(draft, epoch)
       const target = Math.min(upTo, draft.head)
       if (target > draft.trimmed) group.trim(draft, target)
       const info = this.#channels.info(draft)
@@ -250,9 +258,11 @@ class LevelLog implements Log {
     return trimmed.finally(() => this.#sweeper.start())
   }
 
-  delete(channel: string): Promise<void> {
+  delete(channel: string, epoch?: string): Promise<void> {
     const deleted = this.#writer.submit(CHANGE_BYTES, (group) => {
-      group.delete(group.find(channel) ?? noChannel(channel))
+      const draft = group.find(channel) ?? noChannel(channel)
+      this.#checkEpoch(draft, epoch)
+      group.delete(draft)
       return () => {}
     })
     return deleted.finally(() => this.#sweeper.start())
