@@ -7,6 +7,7 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { TidemarkError } from '../../errors.ts'
+import { systemError } from './cause.ts'
 
 const HOLDER_FILE = 'holder.json'
 const ASK_MS = 1_000
@@ -20,18 +21,22 @@ export interface Lock {
   release(): Promise<void>
 }
 
-/** @throws in-use { pid } */
+/** @throws in-use { pid }, storage-full, io-error */
 export async function takeLock(dir: string): Promise<Lock> {
   const holder: Holder = { pid: process.pid, since: new Date().toISOString() }
   const server = process.platform === 'linux' ? await listen(dir, socketName(dir), holder) : undefined
-  writeFileSync(join(dir, HOLDER_FILE), `${JSON.stringify(holder)}\n`)
-  return {
-    release: () =>
-      new Promise((resolve) => {
-        if (server) server.close(() => resolve())
-        else resolve()
-      }),
+  const release = (): Promise<void> =>
+    new Promise((resolve) => {
+      if (server) server.close(() => resolve())
+      else resolve()
+    })
+  try {
+    writeFileSync(join(dir, HOLDER_FILE), `${JSON.stringify(holder)}\n`)
+  } catch (error) {
+    await release()
+    throw systemError(`${HOLDER_FILE} can not be written`, error)
   }
+  return { release }
 }
 
 /** The refusal when a log is in use, naming who said it holds it. */

@@ -12,6 +12,7 @@ import { dirname, join, resolve } from 'node:path'
 import { type ChainedBatch, Level } from 'level'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions } from '../open.ts'
+import { systemError } from './cause.ts'
 import { COMMIT_KEY, decodeCommit, decodeStore, encodeCommit, encodeStore, STORE_FORMAT, STORE_KEY } from './keys.ts'
 import { inUse, type Lock, takeLock } from './lock.ts'
 import { Mark } from './mark.ts'
@@ -65,7 +66,7 @@ export class Store {
     this.#newestLog = newestLog(dir)
   }
 
-  /** @throws in-use, data-loss, wrong-config (a copy, a foreign directory, a newer format), cannot-create, io-error */
+  /** @throws in-use, data-loss, wrong-config (a copy, a foreign directory, a newer format), cannot-create, storage-full, io-error */
   static async open(options: LogOptions): Promise<Store> {
     const dir = resolve(options.dir)
     // Events may be private: nothing in the directory is readable by others.
@@ -80,7 +81,7 @@ export class Store {
       return await openLocked(dir, lock, options)
     } catch (error) {
       await lock.release()
-      throw error
+      throw systemError(`The log in ${dir} does not open`, error)
     }
   }
 
@@ -173,6 +174,8 @@ export class Store {
     try {
       await this.#db.close()
       this.#mark.close()
+    } catch (error) {
+      throw systemError(`The log in ${this.dir} does not close`, error)
     } finally {
       await this.#lock.release()
     }
@@ -245,18 +248,22 @@ async function create(
       'wrong-config',
       `${dir} is not empty and not a log: it holds ${strangers.slice(0, 3).join(', ')}`,
     )
+  let mark: Mark | undefined
+  let db: Db | undefined
   try {
     const life = newLife()
-    const mark = Mark.create(markPath(dir), onMarkError)
+    mark = Mark.create(markPath(dir), onMarkError)
     mark.write(life, 0)
     mark.sync()
     syncDir(dir)
-    const db = await openDb(dir, true, writeBufferOf(options))
+    db = await openDb(dir, true, writeBufferOf(options))
     const store = new Store(dir, lock, options, db, mark, { life, commit: 0, time: Date.now() })
     await store.begin(life, 0)
     syncTree(dir)
     return store
   } catch (error) {
+    await db?.close()
+    mark?.close()
     if (error instanceof TidemarkError) throw error
     throw new TidemarkError(
       'cannot-create',
@@ -308,9 +315,10 @@ function openError(dir: string, error: unknown): TidemarkError {
   const cause = (error as { cause?: { code?: string; message?: string } }).cause
   const message = cause?.message ?? String(error)
   if (cause?.code === 'LEVEL_LOCKED') return inUse(dir, undefined, error)
-  if (cause?.code === 'LEVEL_CORRUPTION' || /does not exist|missing|CURRENT/.test(message))
+  // A file that can not be opened now is no damage: what is told as damage here, an operator may accept as a loss.
+  if (cause?.code === 'LEVEL_CORRUPTION' || /does not exist|No such file/.test(message))
     return new TidemarkError('data-loss', `The store in ${dir} is damaged: ${message}`, {}, { cause: error })
-  return new TidemarkError('io-error', `The store in ${dir} does not open: ${message}`, {}, { cause: error })
+  return systemError(`The store in ${dir} does not open`, error)
 }
 
 /** Undefined when there is no store row yet. */

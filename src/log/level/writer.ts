@@ -17,6 +17,7 @@ import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promi
 import { TidemarkError } from '../../errors.ts'
 import type { Health } from '../log.ts'
 import type { LogOptions } from '../open.ts'
+import { isCorruption, isDiskFull, reasonOf } from './cause.ts'
 import type { Channels } from './channels.ts'
 import { Group } from './group.ts'
 import type { Watermark } from './room.ts'
@@ -271,14 +272,3 @@ function plan(task: Task, group: Group): () => unknown {
 }
 
 const isOpen = (store: Store): boolean => store.db.status === 'open'
-
-/** LevelDB's errors carry the system's words, not its numbers. */
-function reasonOf(error: unknown): string {
-  const { message, cause } = error as { message?: string; cause?: { message?: string } }
-  return [message, cause?.message].filter(Boolean).join(': ') || String(error)
-}
-
-const isDiskFull = (error: unknown): boolean => /No space left|Disk quota|ENOSPC|EDQUOT/.test(reasonOf(error))
-
-const isCorruption = (error: unknown): boolean =>
-  (error as { code?: string }).code === 'LEVEL_CORRUPTION' || /Corruption/.test(reasonOf(error))

@@ -1,0 +1,19 @@
+/** Why a write or an open failed. LevelDB's errors carry the system's words, not its numbers. */
+import { TidemarkError } from '../../errors.ts'
+
+export function reasonOf(error: unknown): string {
+  const { message, cause } = error as { message?: string; cause?: { message?: string } }
+  return [message, cause?.message].filter(Boolean).join(': ') || String(error)
+}
+
+export const isDiskFull = (error: unknown): boolean => /No space left|Disk quota|ENOSPC|EDQUOT/.test(reasonOf(error))
+
+export const isCorruption = (error: unknown): boolean =>
+  (error as { code?: string }).code === 'LEVEL_CORRUPTION' || /Corruption/.test(reasonOf(error))
+
+/** What the system refused, as one of our errors; ours stay as they are. */
+export function systemError(what: string, error: unknown): TidemarkError {
+  if (error instanceof TidemarkError) return error
+  const code = isDiskFull(error) ? 'storage-full' : 'io-error'
+  return new TidemarkError(code, `${what}: ${reasonOf(error)}`, {}, { cause: error })
+}
