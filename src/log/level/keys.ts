@@ -51,6 +51,9 @@ export const blockRange = (channel: number, first: number, last = SEQ_MAX): Rang
   lte: blockKey(channel, last),
 })
 
+/** True for the key of a block of events. */
+export const isEventKey = (key: Uint8Array): boolean => key[0] === PREFIX.e
+
 export const lastOfBlockKey = (key: Uint8Array): number => getU64(key, 5)
 export const channelOfKey = (key: Uint8Array): number => getU32(key, 1)
 

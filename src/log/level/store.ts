@@ -13,6 +13,7 @@ import { type ChainedBatch, Level } from 'level'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions } from '../open.ts'
 import { systemError } from './cause.ts'
+import { faultsBeforeOpen } from './files.ts'
 import { COMMIT_KEY, decodeCommit, decodeStore, encodeCommit, encodeStore, STORE_FORMAT, STORE_KEY } from './keys.ts'
 import { inUse, type Lock, takeLock } from './lock.ts'
 import { Mark } from './mark.ts'
@@ -209,15 +210,17 @@ async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise
   try {
     const state = mark?.read()
     // Nothing was ever acknowledged here: a creation that was interrupted may go on.
-    const unborn = state?.commit === 0
+    const unborn = state?.commit === 0 || (!state && !stored && mark?.isFirstSlot === true)
     if (!stored && !unborn && options.acceptDataLoss !== true)
       throw lost(dir, 'the store is gone, only its high-water mark is left', { marked: state?.commit ?? 'unreadable' })
+    const damage = stored && !unborn ? damageIn(dir, notice) : undefined
+    if (damage && options.acceptDataLoss !== true) throw damage
     db = await openDb(dir, unborn || !stored, writeBufferOf(options))
     const found = readRows(db)
     if (!found && stored && !unborn && options.acceptDataLoss !== true)
       throw lost(dir, 'the store holds no store row', {})
     const rows = found ?? { life: newLife(), commit: 0, time: Date.now() }
-    const complaint = judge(dir, rows, state)
+    const complaint = unborn && !found ? undefined : (judge(dir, rows, state) ?? damage)
     if (complaint && !accepts(complaint, options)) throw complaint
     const store = new Store(dir, lock, options, db, mark ?? Mark.create(markPath(dir), onMarkError), rows)
     if (complaint) {
@@ -288,6 +291,21 @@ function judge(dir: string, rows: StoreRows, mark: ReturnType<Mark['read']>): Ti
   if (rows.commit < mark.commit)
     return lost(dir, `commits ${rows.commit + 1}–${mark.commit} are gone`, { commit: rows.commit, marked: mark.commit })
   return undefined
+}
+
+/** What is wrong with LevelDB's own files, which it would hide (files.ts). */
+function damageIn(dir: string, notice: Notice): TidemarkError | undefined {
+  const onTorn = (file: string, offset: number): void =>
+    notice('info', 'The last write before the end was not finished; it was never acknowledged', { file, offset })
+  const [fault, ...more] = faultsBeforeOpen(storeDir(dir), onTorn)
+  if (!fault) return undefined
+  const { file, offset, what } = fault
+  const where = offset === undefined ? file : `${file} at ${offset}`
+  return new TidemarkError(
+    'data-loss',
+    `The store in ${dir} is damaged: ${where}: ${what}. tidemark salvage saves what is whole; --accept-data-loss opens what LevelDB still finds, with new epochs`,
+    { file, ...(offset !== undefined && { offset }), faults: 1 + more.length },
+  )
 }
 
 /** A copy is accepted as a copy; a loss only as a loss. */

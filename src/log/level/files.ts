@@ -1,0 +1,156 @@
+/**
+ * The files of a LevelDB: which of them count, and what must be whole before it is opened.
+ *
+ * LevelDB opens over damage without a word: it drops what it can't read of a log file and deletes the file; it looks up
+ * rows through a filter and an index that it does not check, and finds nothing where there is something. A channel that
+ * is not found would be made anew, a receipt that is not found would let an append happen twice. So before an existing
+ * store is opened, CURRENT, MANIFEST and the log files are read whole, and of each table everything but the blocks of
+ * events, which carry their own crc and are checked when they are read.
+ */
+import { readdirSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { isEventKey } from './keys.ts'
+import { damageIn, isZero, Reader, scanLog, scanRecords } from './scan.ts'
+import { Table } from './table.ts'
+
+/** What is wrong with a file. */
+export interface FileFault {
+  readonly file: string
+  readonly offset?: number
+  readonly what: string
+}
+
+export interface TableFile {
+  readonly number: number
+  readonly name: string
+  /** As MANIFEST remembers it; undefined when MANIFEST can't be read. */
+  readonly size?: number
+}
+
+export interface Files {
+  readonly dir: string
+  /** Whether MANIFEST told them; if not, every table and log that is there. */
+  readonly isKnown: boolean
+  readonly tables: readonly TableFile[]
+  /** Write-ahead files in their order. */
+  readonly logs: readonly string[]
+  readonly faults: readonly FileFault[]
+}
+
+const numbered = (names: readonly string[], ...ends: string[]): { number: number; name: string }[] =>
+  names
+    .filter((name) => ends.some((end) => new RegExp(`^\\d+\\.${end}$`).test(name)))
+    .map((name) => ({ number: Number.parseInt(name, 10), name }))
+    .sort((a, b) => a.number - b.number)
+
+/** Which files count, by CURRENT and MANIFEST. */
+export function listFiles(dir: string): Files {
+  const names = readdirSync(dir)
+  const tables = numbered(names, 'ldb', 'sst')
+  const logs = numbered(names, 'log')
+  const known = readManifest(dir, names)
+  if ('what' in known) return { dir, isKnown: false, tables, logs: logs.map(({ name }) => name), faults: [known] }
+  const faults: FileFault[] = []
+  const live = [...known.tables].map(([number, size]): TableFile => {
+    const name = tables.find((table) => table.number === number)?.name ?? `${String(number).padStart(6, '0')}.ldb`
+    return { number, name, size }
+  })
+  for (const { name, size } of live) {
+    const found = names.includes(name) ? statSync(join(dir, name)).size : undefined
+    if (found === undefined) faults.push({ file: name, what: 'it is missing' })
+    else if (found !== size) faults.push({ file: name, offset: found, what: `it has ${found} bytes, not ${size}` })
+  }
+  return {
+    dir,
+    isKnown: true,
+    tables: live.filter(({ name }) => names.includes(name)),
+    logs: logs.filter(({ number }) => number >= known.log).map(({ name }) => name),
+    faults,
+  }
+}
+
+interface Manifest {
+  /** Logs from this number on count. */
+  readonly log: number
+  /** Number → size. */
+  readonly tables: ReadonlyMap<number, number>
+}
+
+function readManifest(dir: string, names: readonly string[]): Manifest | FileFault {
+  if (!names.includes('CURRENT')) return { file: 'CURRENT', what: 'it is missing' }
+  const file = /^(MANIFEST-\d+)\n$/.exec(readFileSync(join(dir, 'CURRENT'), 'latin1'))?.[1]
+  if (file === undefined) return { file: 'CURRENT', offset: 0, what: 'it names no MANIFEST' }
+  if (!names.includes(file)) return { file, what: 'it is missing' }
+  const bytes = readFileSync(join(dir, file))
+  const { records, bad } = scanRecords(bytes, () => true)
+  const spot = bad[0]
+  // A record that the end of the file cuts was never finished; LevelDB passes over it too.
+  if (spot && !isCut(bytes, spot.from)) return { file, offset: spot.from, what: 'a record does not match its crc' }
+  const tables = new Map<number, number>()
+  let log = 0
+  for (const { offset, data } of records) {
+    const edit = new Reader(data)
+    while (edit.at < data.length && !edit.failed) {
+      const tag = edit.varint()
+      if (tag === 1) edit.slice()
+      else if (tag === 2) log = edit.varint()
+      else if (tag === 3 || tag === 4 || tag === 9) edit.varint()
+      else if (tag === 5) {
+        edit.varint()
+        edit.slice()
+      } else if (tag === 6) {
+        edit.varint()
+        tables.delete(edit.varint())
+      } else if (tag === 7) {
+        edit.varint()
+        tables.set(edit.varint(), edit.varint())
+        edit.slice()
+        edit.slice()
+      } else edit.failed = true
+    }
+    if (edit.failed) return { file, offset, what: 'a record can not be read' }
+  }
+  if (records.length === 0) return { file, offset: 0, what: 'it is empty' }
+  return { log, tables }
+}
+
+/** True when a fragment at `at` would run over the end of the file, or only zeros are left. */
+function isCut(bytes: Uint8Array, at: number): boolean {
+  if (at + 7 > bytes.length || isZero(bytes, at, bytes.length)) return true
+  const type = bytes[at + 6]!
+  const end = at + 7 + (bytes[at + 4]! | (bytes[at + 5]! << 8))
+  // A first part that is whole, whose rest is not there.
+  return end > bytes.length || (type === 2 && end === bytes.length)
+}
+
+/**
+ * What forbids opening, of the files' own: nothing of it is repaired by LevelDB, and most is hidden.
+ * `onTorn` is told of a write that did not come to its end: it was never acknowledged, else the high-water mark tells.
+ */
+export function faultsBeforeOpen(dir: string, onTorn: (file: string, offset: number) => void): FileFault[] {
+  const files = listFiles(dir)
+  const faults = [...files.faults]
+  for (const [i, file] of files.logs.entries()) {
+    const scan = scanLog(readFileSync(join(dir, file)))
+    const spot = damageIn(scan) ?? (hasRecords(dir, files.logs.slice(i + 1)) ? scan.bad[0] : undefined)
+    if (spot) faults.push({ file, offset: spot.from, what: 'records before others can not be read' })
+    else if (scan.bad[0]) onTorn(file, scan.bad[0].from)
+  }
+  for (const { name } of files.tables) {
+    if (faults.some(({ file }) => file === name)) continue
+    const table = new Table(join(dir, name))
+    try {
+      for (const fault of table.faults) faults.push({ file: name, ...fault })
+      for (const block of table.blocks)
+        if (!(isEventKey(block.upTo) && block.before && isEventKey(block.before)) && !table.read(block).isWhole)
+          faults.push({ file: name, offset: block.offset, what: 'a block of rows does not match its crc' })
+    } finally {
+      table.close()
+    }
+  }
+  return faults
+}
+
+/** A log file is followed by another only when its last record was on disk. */
+const hasRecords = (dir: string, logs: readonly string[]): boolean =>
+  logs.some((file) => scanLog(readFileSync(join(dir, file))).records.length > 0)

@@ -1,0 +1,147 @@
+/**
+ * A table of LevelDB's (*.ldb), read without LevelDB and with every checksum.
+ *
+ *   table  := block* | footer                       data blocks, the filter, the metaindex, the index
+ *   block  := content | type u8 (0: not compressed) | masked crc32c(content ‖ type) u32
+ *   footer := handle of the metaindex | handle of the index | 0… to 40 bytes | magic u64          handle := offset, size
+ *   content:= (shared, fresh, size of the value, fresh part of the key, value)* | restart u32* | count of restarts u32
+ */
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
+import { getU32le, maskedCrc, Reader, type Version } from './scan.ts'
+
+const FOOTER_BYTES = 48
+const TRAILER_BYTES = 5
+const MAGIC = [0x8b80fb57, 0xdb477524] as const
+
+interface Handle {
+  readonly offset: number
+  readonly size: number
+}
+
+/** A data block, and the keys that stand around it: its own lie in (before, upTo]. */
+export interface DataBlock extends Handle {
+  readonly before: Uint8Array | undefined
+  readonly upTo: Uint8Array
+}
+
+/** What is wrong with a part of a table. */
+export interface TableFault {
+  readonly offset: number
+  readonly what: string
+}
+
+export class Table {
+  readonly path: string
+  readonly size: number
+  readonly #fd: number
+  /** Data blocks in the order of their keys; none when the index can't be read. */
+  readonly blocks: readonly DataBlock[]
+  /** What is wrong with footer, index, metaindex and filter. */
+  readonly faults: readonly TableFault[]
+
+  /** Reads all but the data blocks. Throws what the file system throws. */
+  constructor(path: string) {
+    this.path = path
+    this.#fd = openSync(path, 'r')
+    this.size = fstatSync(this.#fd).size
+    const faults: TableFault[] = []
+    this.faults = faults
+    const footer = this.#read({ offset: Math.max(0, this.size - FOOTER_BYTES), size: FOOTER_BYTES })
+    const isFooter =
+      footer.length === FOOTER_BYTES && getU32le(footer, 40) === MAGIC[0] && getU32le(footer, 44) === MAGIC[1]
+    const handles = new Reader(footer)
+    const [meta, index] = [handleIn(handles), handleIn(handles)]
+    if (!isFooter || handles.failed) {
+      faults.push({ offset: Math.max(0, this.size - FOOTER_BYTES), what: 'its footer is damaged' })
+      this.blocks = []
+      return
+    }
+    const names = this.#checked(meta, 'its metaindex', faults)
+    if (names)
+      for (const { value } of entriesOf(names)) this.#checked(handleIn(new Reader(value)), 'its filter', faults)
+    const content = this.#checked(index, 'its index', faults)
+    const blocks: DataBlock[] = []
+    for (const { key, value } of content ? entriesOf(content) : [])
+      blocks.push({ ...handleIn(new Reader(value)), before: blocks.at(-1)?.upTo, upTo: key.subarray(0, -8) })
+    this.blocks = blocks
+  }
+
+  /** The content of a data block, and whether its checksum is right. */
+  read(block: Handle): { readonly content: Uint8Array; readonly isWhole: boolean } {
+    const bytes = this.#read({ offset: block.offset, size: block.size + TRAILER_BYTES })
+    return { content: bytes.subarray(0, block.size), isWhole: isWhole(bytes, block.size) }
+  }
+
+  close(): void {
+    closeSync(this.#fd)
+  }
+
+  #checked(handle: Handle, what: string, faults: TableFault[]): Uint8Array | undefined {
+    const { content, isWhole } = this.read(handle)
+    if (isWhole) return content
+    faults.push({ offset: handle.offset, what: `${what} is damaged` })
+    return undefined
+  }
+
+  #read({ offset, size }: Handle): Uint8Array {
+    const length = Math.max(0, Math.min(size, this.size - offset))
+    const bytes = Buffer.allocUnsafe(length)
+    let at = 0
+    while (at < length) {
+      const read = readSync(this.#fd, bytes, at, length - at, offset + at)
+      if (read === 0) return bytes.subarray(0, at)
+      at += read
+    }
+    return bytes
+  }
+}
+
+function isWhole(block: Uint8Array, size: number): boolean {
+  if (block.length !== size + TRAILER_BYTES) return false
+  // Type 1 is snappy, which this engine never asks for.
+  return block[size] === 0 && maskedCrc(block, 0, size + 1) === getU32le(block, size + 1)
+}
+
+const handleIn = (reader: Reader): Handle => ({ offset: reader.varint(), size: reader.varint() })
+
+interface Entry {
+  readonly key: Uint8Array
+  readonly value: Uint8Array
+}
+
+/**
+ * The entries of a block. One that is damaged is read from each of its restart points, where keys stand whole, as far
+ * as it makes sense; then every entry is to be doubted.
+ */
+export function* entriesOf(content: Uint8Array): Generator<Entry> {
+  const count = content.length < 4 ? 0 : getU32le(content, content.length - 4)
+  const end = content.length - 4 - 4 * count
+  if (end < 0) return
+  const data = content.subarray(0, end)
+  const restarts = Array.from({ length: count }, (_, i) => getU32le(content, end + 4 * i)).filter((at) => at < end)
+  for (const [i, from] of restarts.entries()) {
+    const upTo = restarts[i + 1] ?? end
+    const reader = new Reader(data, from)
+    let key: Uint8Array = new Uint8Array()
+    while (reader.at < upTo) {
+      const shared = reader.varint()
+      const fresh = reader.varint()
+      const size = reader.varint()
+      if (shared > key.length) break
+      key = Buffer.concat([key.subarray(0, shared), reader.take(fresh)])
+      const value = reader.take(size)
+      if (reader.failed) break
+      yield { key, value }
+    }
+  }
+}
+
+/** The versions in a block of data. */
+export function* versionsIn(content: Uint8Array): Generator<Version> {
+  for (const { key, value } of entriesOf(content)) {
+    const at = key.length - 8
+    if (at < 0) continue
+    const seq = getU32le(key, at + 4) * 2 ** 24 + (getU32le(key, at) >>> 8)
+    yield { key: key.subarray(0, at), seq, value: key[at] === 1 ? value : undefined }
+  }
+}

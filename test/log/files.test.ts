@@ -1,0 +1,193 @@
+/** What is found in LevelDB's own files before it opens over it. */
+import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { damageIn, maskedCrc, scanLog, versionsOf } from '../../src/log/level/scan.ts'
+import { Table, versionsIn } from '../../src/log/level/table.ts'
+import { type LogOptions, openLog } from '../../src/log/open.ts'
+import { range, tempDir } from '../parts.ts'
+import { ALL, append, eventsOf, readAll, refusal, valueIn } from './reading.ts'
+import { withRows } from './stored.ts'
+
+async function opened(dir: string, options: Partial<LogOptions> = {}) {
+  const log = await openLog({ dir, ...options })
+  onTestFinished(() => log.close())
+  return log
+}
+
+const filesOf = (dir: string, end: string): string[] =>
+  readdirSync(join(dir, 'store'))
+    .filter((name) => name.startsWith('MANIFEST') || name.endsWith(end))
+    .filter((name) => (end === '' ? name.startsWith('MANIFEST') : name.endsWith(end)))
+    .sort()
+    .map((name) => join(dir, 'store', name))
+
+/** Thirty blocks of ten events in each of two channels. With `tables`, opened once more, so that they lie in a table. */
+async function fill(tables: boolean): Promise<string> {
+  const dir = tempDir()
+  const log = await opened(dir)
+  for (const i of range(0, 29)) for (const c of ['c', 'd']) await append(log, c, range(i * 10 + 1, i * 10 + 10))
+  await log.commit('web', 'c', { seq: 7 })
+  await log.close()
+  if (tables) await (await opened(dir)).close()
+  return dir
+}
+
+function flipAt(path: string, offset: number, bit = 3): void {
+  const bytes = readFileSync(path)
+  bytes[offset]! ^= 1 << bit
+  writeFileSync(path, bytes)
+}
+
+describe('the files of a level log', () => {
+  test('crc32c is the one of the books', () => {
+    const unmask = (masked: number): number => {
+      const turned = (masked - 0xa282ead8) >>> 0
+      return ((turned << 15) | (turned >>> 17)) >>> 0
+    }
+    expect(unmask(maskedCrc(Buffer.from('123456789'), 0, 9))).toBe(0xe3069283)
+    expect(unmask(maskedCrc(Buffer.alloc(32), 0, 32))).toBe(0x8a9136aa)
+  })
+
+  test('a write-ahead file and a table hold what LevelDB says they hold', async () => {
+    const dir = await fill(false)
+    const path = filesOf(dir, '.log').at(-1)!
+    const scan = scanLog(readFileSync(path))
+    expect(scan.bad).toEqual([])
+    const newest = new Map<string, string | undefined>()
+    for (const { data } of scan.records)
+      for (const { key, value } of versionsOf(data))
+        newest.set(Buffer.from(key).toString('hex'), value && Buffer.from(value).toString('hex'))
+    const rows = await withRows(dir, (db) => db.iterator().all())
+    const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
+    const said = rows.map(([key, value]) => [hex(key), hex(value)])
+    expect([...newest].filter(([, value]) => value !== undefined).sort()).toEqual(said)
+    // Now the same rows lie in a table.
+    const table = new Table(filesOf(dir, '.ldb').at(-1)!)
+    expect(table.faults).toEqual([])
+    const inTable = table.blocks.flatMap((block) => {
+      const { content, isWhole } = table.read(block)
+      expect(isWhole).toBe(true)
+      return [...versionsIn(content)]
+    })
+    table.close()
+    const newestIn = new Map<string, { seq: number; value: string | undefined }>()
+    for (const { key, seq, value } of inTable)
+      if ((newestIn.get(hex(key))?.seq ?? -1) < seq) newestIn.set(hex(key), { seq, value: value && hex(value) })
+    expect([...newestIn].map(([key, { value }]) => [key, value])).toEqual(said)
+  })
+
+  test('A flipped bit amid a log file is refused with file and offset, and opens only when the loss is accepted', async () => {
+    const dir = await fill(false)
+    const path = filesOf(dir, '.log').at(-1)!
+    const at = Math.floor(statSync(path).size / 2)
+    flipAt(path, at)
+    const told = await refusal(openLog({ dir }))
+    expect(told).toMatchObject({ code: 'data-loss', file: path.split('/').at(-1) })
+    expect(told.offset).toBeLessThanOrEqual(at)
+    // Nothing was changed by the refusal.
+    expect(damageIn(scanLog(readFileSync(path)))).toBeDefined()
+    const log = await opened(dir, { acceptDataLoss: true })
+    const { epoch } = await log.info('d')
+    await append(log, 'd', ['goes on'])
+    await log.close()
+    expect(await (await opened(dir)).info('d')).toMatchObject({ epoch })
+  })
+
+  test('A write that was torn at the end of the log file is not damage; the high-water mark judges it', async () => {
+    const dir = await fill(false)
+    const path = filesOf(dir, '.log').at(-1)!
+    const { records } = scanLog(readFileSync(path))
+    const whole = readFileSync(path)
+    const newest = records.at(-1)!
+    const begun = whole.subarray(newest.offset)
+    for (const tail of [
+      begun.subarray(0, 5),
+      begun.subarray(0, 30),
+      Buffer.alloc(5_000),
+      Buffer.alloc(300, 'garbage'),
+    ]) {
+      writeFileSync(path, Buffer.concat([whole, tail]))
+      expect(damageIn(scanLog(readFileSync(path)))).toBeUndefined()
+    }
+    writeFileSync(path, Buffer.concat([whole, begun.subarray(0, 30)]))
+    const told: string[] = []
+    const log = await opened(dir, { onNotice: (level) => told.push(level) })
+    expect(told).toEqual(['info'])
+    expect((await readAll(log, 'c')).map(valueIn)).toEqual(range(1, 300))
+    await log.close()
+  })
+
+  test('A record of another log inside an event is not taken for one', async () => {
+    const dir = tempDir()
+    const donor = await fill(false)
+    const stolen = readFileSync(filesOf(donor, '.log').at(-1)!)
+    const log = await opened(dir)
+    await append(log, 'c', range(1, 10))
+    await append(log, 'c', [stolen.subarray(0, 20_000).toString('latin1')])
+    await log.close()
+    const path = filesOf(dir, '.log').at(-1)!
+    const { records } = scanLog(readFileSync(path))
+    // Cut amid the event that holds the foreign records: torn, for this log's own records have all been read.
+    truncateSync(path, records.at(-1)!.offset + 15_000)
+    expect(damageIn(scanLog(readFileSync(path)))).toBeUndefined()
+  })
+
+  test('A damaged MANIFEST, CURRENT, filter, index or row of a table is refused; a cut or missing table too', async () => {
+    const damages: [string, (dir: string) => void][] = [
+      ['MANIFEST', (dir) => flipAt(filesOf(dir, '').at(-1)!, 20)],
+      ['CURRENT', (dir) => writeFileSync(join(dir, 'store', 'CURRENT'), 'MANIFEST-000099\n')],
+      ['CURRENT without its line', (dir) => writeFileSync(join(dir, 'store', 'CURRENT'), 'MANIFEST')],
+      ['rows', (dir) => flipAt(filesOf(dir, '.ldb').at(-1)!, 30)],
+      ['footer', (dir) => flipAt(filesOf(dir, '.ldb').at(-1)!, statSync(filesOf(dir, '.ldb').at(-1)!).size - 3)],
+      ['index', (dir) => flipAt(filesOf(dir, '.ldb').at(-1)!, statSync(filesOf(dir, '.ldb').at(-1)!).size - 48 - 30)],
+      ['cut', (dir) => truncateSync(filesOf(dir, '.ldb').at(-1)!, 1_000)],
+      ['emptied', (dir) => truncateSync(filesOf(dir, '.ldb').at(-1)!, 0)],
+    ]
+    for (const [name, damage] of damages) {
+      const dir = await fill(true)
+      damage(dir)
+      expect({ name, ...(await refusal(openLog({ dir }))) }).toMatchObject({ name, code: 'data-loss' })
+    }
+  })
+
+  test('A flipped bit in the filter, by which LevelDB would not find a row that is there, is refused', async () => {
+    const dir = await fill(true)
+    const path = filesOf(dir, '.ldb').at(-1)!
+    const table = new Table(path)
+    const last = table.blocks.at(-1)!
+    table.close()
+    // The filter follows the data blocks.
+    flipAt(path, last.offset + last.size + 5 + 2)
+    expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'data-loss' })
+  })
+
+  test('Damage among events is not refused: it costs its own range alone', async () => {
+    const dir = tempDir()
+    const log = await opened(dir)
+    for (const i of range(1, 100)) for (const c of ['c', 'd']) await append(log, c, [`${i} ${'x'.repeat(1_000)}`])
+    await log.close()
+    await (await opened(dir)).close()
+    const path = filesOf(dir, '.ldb').at(-1)!
+    const table = new Table(path)
+    const block = table.blocks.find(({ before, upTo }) => before?.[0] === 0x65 && upTo[0] === 0x65)!
+    table.close()
+    flipAt(path, block.offset + 5_500)
+    const again = await opened(dir)
+    const told: unknown[] = []
+    const seen = { c: 0, d: 0 }
+    for (const channel of ['c', 'd'] as const)
+      for (let after = 0; after < 100; ) {
+        const page = await again.read(channel, { after }, ALL).catch((error) => error)
+        if (page.code === 'data-loss') {
+          told.push(channel)
+          after = page.details.upTo
+        } else {
+          seen[channel] += eventsOf(page).length
+          after = page.last
+        }
+      }
+    expect(told).toEqual(['c'])
+    expect(seen).toEqual({ c: 99, d: 100 })
+  })
+})
