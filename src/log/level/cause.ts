@@ -11,6 +11,10 @@ export const isDiskFull = (error: unknown): boolean => /No space left|Disk quota
 export const isCorruption = (error: unknown): boolean =>
   (error as { code?: string }).code === 'LEVEL_CORRUPTION' || /Corruption/.test(reasonOf(error))
 
+/** True for what LevelDB throws. */
+export const isOfStore = (error: unknown): boolean =>
+  `${(error as { code?: unknown } | null)?.code}`.startsWith('LEVEL_')
+
 /** What the system refused, as one of our errors; ours stay as they are. */
 export function systemError(what: string, error: unknown): TidemarkError {
   if (error instanceof TidemarkError) return error

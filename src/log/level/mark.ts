@@ -63,6 +63,11 @@ export class Mark {
     return newest
   }
 
+  /** True while no more than the first slot was ever begun: that one is on disk before there is a store. */
+  get isFirstSlot(): boolean {
+    return fstatSync(this.#fd).size <= SLOT_BYTES
+  }
+
   /** Remembers a commit that is on disk already; itself on disk within SYNC_EVERY_MS. */
   write(life: string, commit: number): void {
     const slot = Buffer.alloc(SLOT_BYTES)

@@ -17,7 +17,7 @@ import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promi
 import { TidemarkError } from '../../errors.ts'
 import type { Health } from '../log.ts'
 import type { LogOptions } from '../open.ts'
-import { isCorruption, isDiskFull, reasonOf } from './cause.ts'
+import { isCorruption, isDiskFull, isOfStore, reasonOf } from './cause.ts'
 import type { Channels } from './channels.ts'
 import { Group } from './group.ts'
 import type { Watermark } from './room.ts'
@@ -266,7 +266,9 @@ function plan(task: Task, group: Group): () => unknown {
     return task.plan(group)
   } catch (error) {
     return () => {
-      throw error
+      throw isOfStore(error)
+        ? new TidemarkError('unavailable', 'The log can not be read now', {}, { cause: error })
+        : error
     }
   }
 }
