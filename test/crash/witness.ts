@@ -38,6 +38,7 @@ export class Life {
   readonly reads: (number | string)[] = []
   /** Why the log did not open. */
   refused: string | undefined
+  notClosed: string | undefined
   readonly ready: Promise<void>
   readonly over: Promise<void>
   /** Of the appender itself; `child` may be what wraps it. */
@@ -101,6 +102,17 @@ export class Life {
       ])
   }
 
+  get stderr(): string {
+    return this.#stderr
+  }
+
+  /** Asks the appender to close its log, and waits for its end. */
+  async close(): Promise<void> {
+    const isRunning = this.child.exitCode === null && this.child.signalCode === null
+    if (isRunning && this.#pid !== undefined) process.kill(this.#pid, 'SIGTERM')
+    await this.over
+  }
+
   async kill(): Promise<void> {
     this.#end()
     await this.over
@@ -127,6 +139,7 @@ export class Life {
       })
     else if ('read' in said) this.reads.push(said.read as number | string)
     else if ('refused' in said) this.refused = said.refused as string
+    else if ('notClosed' in said) this.notClosed = said.notClosed as string
     else this.complaints.push(said)
   }
 }
