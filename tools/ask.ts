@@ -1,5 +1,6 @@
 /** Asking a running server, as every command does that is not the server itself. */
 import { Backoff, pause } from '../src/client/backoff.ts'
+import { baseOf } from '../src/client/client.ts'
 import { type Call, Http, hintOf, isPassing, Token } from '../src/client/http.ts'
 import type { Settings } from '../src/config.ts'
 import { TidemarkError } from '../src/errors.ts'
@@ -11,10 +12,7 @@ const RETRY_MS_MAX = 2_000
 
 /** @param settings.url the server's address, or a whole base address where it serves under another path than `/v1`. */
 export function connect({ url }: Pick<Settings, 'url'>): Http {
-  const base = new URL(url)
-  if (base.pathname === '/') base.pathname = '/v1/'
-  if (!base.pathname.endsWith('/')) base.pathname += '/'
-  return new Http(base, new Token(undefined), fetch)
+  return new Http(baseOf(url), new Token(undefined), fetch)
 }
 
 /** One question, one answer. @throws as Http.call */

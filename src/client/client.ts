@@ -249,7 +249,11 @@ export class Channel {
   }
 }
 
-function baseOf(url: string | URL): URL {
+/**
+ * The address that calls are relative to: `/v1/` where none is given.
+ * @throws bad-request
+ */
+export function baseOf(url: string | URL): URL {
   const base = URL.canParse(url) ? new URL(url) : undefined
   const protocol = base?.protocol.replace(/^ws/, 'http')
   if (base === undefined || (protocol !== 'http:' && protocol !== 'https:') || base.username || base.search)

@@ -12,12 +12,13 @@ import {
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Follower } from '../../src/log/follow.ts'
+import { encodeSweep, sweepKey } from '../../src/log/level/keys.ts'
 import type { Log } from '../../src/log/log.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
-import { range, tempDir } from '../parts.ts'
+import { range, SEED, tempDir } from '../parts.ts'
 import { logContract, type Open } from './contract.ts'
 import { ALL, append, list, readAll, refusal, seqsAndValues, valueIn } from './reading.ts'
-import { withRows } from './stored.ts'
+import { flip, withRows } from './stored.ts'
 
 /** Opens a log that is closed when the test ends. */
 async function opened(dir: string, options: Partial<LogOptions> = {}): Promise<Log> {
@@ -323,6 +324,30 @@ describe('what a level log keeps', () => {
     const again = await opened(dir)
     expect(await seqsAndValues(again, 'trimmed', { after: 599 })).toEqual([[600, 'last']])
     expect(await list(again.cursors({ client: 'client-1' }))).toMatchObject([{ channel: 'kept', seq: 1 }])
+  })
+
+  test('A damaged row of clearing work holds up its own channel only, and is told', async () => {
+    const dir = tempDir()
+    const log = await opened(dir)
+    await append(log, 'c', [1])
+    await log.close()
+    const [damaged, whole] = [sweepKey(0), sweepKey(1)]
+    await withRows(dir, async (rows) => {
+      for (const key of [damaged, whole]) await rows.put(key, encodeSweep(key, { upTo: 0 }))
+      await flip(rows, damaged, SEED)
+    })
+    const left = async (): Promise<boolean[]> => {
+      const notices: string[] = []
+      const again = await openLog({ dir, onNotice: (level) => notices.push(level) })
+      await append(again, 'c', ['a turn for the sweeper'])
+      await expect.poll(() => notices).toContain('warn')
+      await again.close()
+      return withRows(dir, async (rows) => {
+        const found = await rows.getMany([damaged, whole])
+        return found.map((row) => row !== undefined)
+      })
+    }
+    expect(await left()).toEqual([true, false])
   })
 
   test('Cursors of a new history are listed though those of the old one are still being cleared', async () => {

@@ -23,7 +23,9 @@ import type { Writer } from './writer.ts'
 
 const SLICE_KEYS = 500
 const RECEIPTS_EVERY_MS = 3_600_000
+/** After a failure the work is put off for so long, longer each time; ms. */
 const RETRY_MS = 1_000
+const RETRY_MS_MAX = 60_000
 
 export class Sweeper {
   readonly #store: Store
@@ -57,16 +59,20 @@ export class Sweeper {
   }
 
   async #run(): Promise<void> {
-    while (this.#again && !this.#closing.signal.aborted) {
+    const { signal } = this.#closing
+    for (let wait = RETRY_MS; this.#again && !signal.aborted; ) {
       this.#again = false
       try {
         await this.#sweep()
+        wait = RETRY_MS
       } catch (error) {
-        if (this.#closing.signal.aborted) break
+        if (signal.aborted) break
         // A failed write is the writer's to mend; the rows are still there, so the work is only put off.
         this.#notice('warn', 'Clearing trimmed events is put off', { why: String(error) })
         this.#again = true
-        await delay(RETRY_MS, undefined, { ref: false })
+        // A close ends the wait; the loop looks at the signal.
+        await delay(wait, undefined, { ref: false, signal }).catch(() => undefined)
+        wait = Math.min(wait * 2, RETRY_MS_MAX)
       }
     }
     this.#running = undefined
@@ -74,19 +80,31 @@ export class Sweeper {
 
   async #sweep(): Promise<void> {
     const rows = await this.#store.db.iterator(SWEEPS).all()
-    for (const [key, row] of rows) {
-      const { upTo, deleted } = decodeSweep(key, row)
-      const channel = channelOfKey(key)
-      await this.#clear(blockRange(channel, 0, upTo))
-      if (deleted !== undefined) await this.#clear(cursorRange(channel), deleted)
-      await this.#writer.submit(100, (group) => {
-        const now = this.#store.db.getSync(key)
-        // A later trim wrote another row: its part is still to do.
-        if (now && decodeSweep(key, now).upTo === upTo) group.del(sweepKey(channel))
-        return () => {}
-      })
-    }
+    const failures: unknown[] = []
+    for (const [key, row] of rows)
+      try {
+        await this.#finish(key, row)
+      } catch (error) {
+        // A damaged row holds up its own channel only.
+        failures.push(error)
+        this.#closing.signal.throwIfAborted()
+      }
     await this.#clear(receiptsBefore(dayOf(this.#store.now() - this.#idWindow)))
+    if (failures.length > 0) throw failures[0]
+  }
+
+  /** Does what one sweep row says, and removes it. */
+  async #finish(key: Uint8Array, row: Uint8Array): Promise<void> {
+    const { upTo, deleted } = decodeSweep(key, row)
+    const channel = channelOfKey(key)
+    await this.#clear(blockRange(channel, 0, upTo))
+    if (deleted !== undefined) await this.#clear(cursorRange(channel), deleted)
+    await this.#writer.submit(100, (group) => {
+      const now = this.#store.db.getSync(key)
+      // A later trim wrote another row: its part is still to do.
+      if (now && decodeSweep(key, now).upTo === upTo) group.del(sweepKey(channel))
+      return () => {}
+    })
   }
 
   /** Deletes every key of a range, slice by slice; with a channel's name, the clients' side of its cursors too. */
