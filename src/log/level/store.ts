@@ -7,7 +7,7 @@
  *     holder.json   who holds the lock (lock.ts)
  */
 import { randomBytes } from 'node:crypto'
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { type ChainedBatch, Level } from 'level'
 import { TidemarkError } from '../../errors.ts'
@@ -47,6 +47,8 @@ export class Store {
   readonly #writeBufferBytes: number
   #db: Db
   #mark: Mark
+  /** Until then the mark may say on disk that nothing was acknowledged. */
+  #isMarkSynced = false
   /** The store's own part of every epoch. */
   life: string
   #commit: number
@@ -118,8 +120,10 @@ export class Store {
     try {
       this.#mark.write(this.life, commit)
       // From here on a missing store is a loss, not an interrupted creation.
-      if (commit === 1) this.#mark.sync()
+      if (!this.#isMarkSynced) this.#mark.sync()
+      this.#isMarkSynced = true
     } catch (error) {
+      if (!this.#isMarkSynced) throw error
       // The commit itself is on disk; a mark that lags only sees less.
       this.#notice('error', 'The high-water mark can not be written', { error: String(error) })
     }
@@ -215,7 +219,7 @@ async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise
       throw lost(dir, 'the store is gone, only its high-water mark is left', { marked: state?.commit ?? 'unreadable' })
     const damage = stored && !unborn ? damageIn(dir, notice) : undefined
     if (damage && options.acceptDataLoss !== true) throw damage
-    db = await openDb(dir, unborn || !stored, writeBufferOf(options))
+    db = unborn ? await openUnborn(dir, options) : await openDb(dir, !stored, writeBufferOf(options))
     const found = readRows(db)
     if (!found && stored && !unborn && options.acceptDataLoss !== true)
       throw lost(dir, 'the store holds no store row', {})
@@ -318,6 +322,19 @@ const lost = (dir: string, what: string, facts: Record<string, unknown>): Tidema
     `Acknowledged events of ${dir} may be lost: ${what}. --accept-data-loss opens what is left, with new epochs`,
     facts,
   )
+
+/** A store in which nothing was acknowledged yet: one that a power cut left half made is made anew. */
+async function openUnborn(dir: string, options: LogOptions): Promise<Db> {
+  try {
+    return await openDb(dir, true, writeBufferOf(options))
+  } catch (error) {
+    // LevelDB never syncs its first MANIFEST, so CURRENT may name an empty one.
+    const hasTables = existsSync(storeDir(dir)) && readdirSync(storeDir(dir)).some((name) => name.endsWith('.ldb'))
+    if (hasTables || !(error instanceof TidemarkError && error.code === 'data-loss')) throw error
+    rmSync(storeDir(dir), { recursive: true })
+    return openDb(dir, true, writeBufferOf(options))
+  }
+}
 
 async function openDb(dir: string, createIfMissing: boolean, writeBufferSize: number): Promise<Db> {
   const db: Db = new Level(storeDir(dir), { ...LEVEL_OPTIONS, writeBufferSize, createIfMissing })
