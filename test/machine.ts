@@ -1,12 +1,19 @@
 /**
- * What tests need of the machine beyond npm: Debian's chromium and strace. Root installs them through apt, once;
+ * What tests need of the machine beyond npm: Debian's chromium, strace and tools of file systems. Root installs them through apt, once;
  * who may not, or has no apt, is told which tests are skipped for it.
  */
 import { execFileSync } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
-const PACKAGES = { chromium: 'chromium', strace: 'strace' } as const
+const PACKAGES = {
+  chromium: 'chromium',
+  strace: 'strace',
+  xfs_io: 'xfsprogs',
+  'mkfs.xfs': 'xfsprogs',
+  'mkfs.ext4': 'e2fsprogs',
+  eatmydata: 'eatmydata',
+} as const
 export type Program = keyof typeof PACKAGES
 
 /** The path of a program, or undefined when this machine has none. */
@@ -31,7 +38,7 @@ function isExecutable(path: string): boolean {
 export function provide(): void {
   const missing = (Object.keys(PACKAGES) as Program[]).filter((program) => !find(program))
   if (missing.length === 0) return
-  const packages = missing.map((program) => PACKAGES[program])
+  const packages = [...new Set(missing.map((program) => PACKAGES[program]))]
   if (process.platform === 'linux' && process.getuid?.() === 0) {
     console.log(`Installing ${packages.join(', ')} through apt`)
     const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
