@@ -94,13 +94,17 @@ async function start(settings: Settings, logger: Logger): Promise<{ log: Log; se
   if (settings.engine !== 'level')
     throw new TidemarkError('wrong-config', `The engine ${settings.engine} is not supported yet: use level`)
   // Loaded here, so that the other commands start without them.
-  const [{ openLog }, { startServer }, { GroupFigures }] = await Promise.all([
+  const [{ openLog }, { checkOptions, startServer }, { GroupFigures }] = await Promise.all([
     import('../src/log/open.ts'),
     import('../src/server/server.ts'),
     import('../src/server/metrics.ts'),
   ])
   const groupFigures = new GroupFigures()
-  const { host, port, path, origin: origins, hostName: hostNames, acceptCopy, acceptDataLoss } = settings
+  const { host, port, path, createChannels, heartbeat, acceptCopy, acceptDataLoss } = settings
+  const { origin: origins, hostName: hostNames } = settings
+  const about = { host, port, path, origins, hostNames, createChannels, heartbeat, version: version() }
+  // A log is opened, or made, only for a server that can run.
+  checkOptions(about)
   const log = await openLog({
     dir: resolve(settings.data),
     acceptCopy,
@@ -112,18 +116,7 @@ async function start(settings: Settings, logger: Logger): Promise<{ log: Log; se
     onNotice: (level, message, facts) => logger[level](facts, message),
   })
   try {
-    const server = await startServer(log, {
-      createChannels: settings.createChannels,
-      heartbeat: settings.heartbeat,
-      host,
-      port,
-      path,
-      origins,
-      hostNames,
-      logger,
-      version: version(),
-      groupFigures,
-    })
+    const server = await startServer(log, { ...about, logger, groupFigures })
     return { log, server }
   } catch (error) {
     await log.close()

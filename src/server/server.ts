@@ -66,12 +66,18 @@ export interface RunningServer {
 
 const PORT = 7070
 
-/** @throws wrong-config; unavailable when the port is taken */
-export async function startServer(log: Log, options: ServerOptions = {}): Promise<RunningServer> {
+/** What can be said of options before a log is opened for them. @throws wrong-config */
+export function checkOptions(options: ServerOptions): { host: string; path: string; access: Access } {
   const host = options.host ?? '127.0.0.1'
   if (!isLoopback(host)) throw openWithoutKeys(host)
   const path = checkPath(options.path ?? '/v1')
   const access = new Access({ hostNames: options.hostNames ?? [], origins: options.origins ?? [] })
+  return { host, path, access }
+}
+
+/** @throws wrong-config; unavailable when the port is taken */
+export async function startServer(log: Log, options: ServerOptions = {}): Promise<RunningServer> {
+  const { host, path, access } = checkOptions(options)
   const logger = options.logger ?? pino({ enabled: false })
   const version = options.version ?? '0'
   const metrics = new Metrics(log, version, options.groupFigures)

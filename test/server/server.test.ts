@@ -146,24 +146,31 @@ describe('connections', () => {
     expect(await held.toEnd()).toContain('tidemark_failures_total{door="http",code="too-many"} 1')
   })
 
-  test('callers that do not take their answers are cut before they hold too much, the others are not', async () => {
-    const { port, url, log } = await startTestServer({ unsentBytes: 20_000_000 })
-    await log.append([{ channel: 'a', body: body('x'.repeat(900_000)) }])
-    const asked = `GET /v1/channels/a/events?after=0 HTTP/1.1\r\n${HOST}\r\n`
-    const greedy: RawConnection[] = []
-    for (let i = 0; i < 40; i++) {
-      const connection = await RawConnection.open(port)
-      connection.socket.pause()
-      connection.send(asked.repeat(20))
-      greedy.push(connection)
-    }
-    const timeouts = async () =>
-      Number(/failures_total\{door="http",code="timeout"\} (\d+)/.exec((await call(`${url}/metrics`)).text)?.[1] ?? 0)
-    while ((await timeouts()) === 0) await call(`${url}/v1/channels/a`)
-    const reader = await RawConnection.open(port)
-    await reader.send(asked).until(/x"\}\]\}$/)
-    for (const { socket } of greedy) socket.destroy()
-  })
+  test.each([
+    ['callers', 'application/json', 20],
+    ['followers by SSE', 'text/event-stream', 1],
+  ])(
+    '%s that do not take what they asked for are cut before they hold too much, the others are not',
+    async (_, accept, times) => {
+      const { port, url, log } = await startTestServer({ unsentBytes: 20_000_000 })
+      // More than the kernel keeps for a caller that reads nothing.
+      for (let i = 0; i < 12; i++) await log.append([{ channel: 'a', body: body('x'.repeat(900_000)) }])
+      const asking = (type: string) => `GET /v1/channels/a/events?after=0 HTTP/1.1\r\n${HOST}Accept: ${type}\r\n\r\n`
+      const greedy: RawConnection[] = []
+      for (let i = 0; i < 40; i++) {
+        const connection = await RawConnection.open(port)
+        connection.socket.pause()
+        connection.send(asking(accept).repeat(times))
+        greedy.push(connection)
+      }
+      const timeouts = async () =>
+        Number(/failures_total\{door="http",code="timeout"\} (\d+)/.exec((await call(`${url}/metrics`)).text)?.[1] ?? 0)
+      while ((await timeouts()) === 0) await call(`${url}/v1/channels/a`)
+      const reader = await RawConnection.open(port)
+      await reader.send(asking('application/json')).until(/x"\}\]\}$/)
+      for (const { socket } of greedy) socket.destroy()
+    },
+  )
 
   test('a client that waits for the word to go on gets it', async () => {
     const { port, log } = await startTestServer()
