@@ -39,6 +39,8 @@ interface Lane {
   /** Not sent, in order. */
   readonly waiting: Pending[]
   readonly sent: Set<Pending>
+  /** One is on its way over HTTP: what went over the socket now could come before it. */
+  isOverHttp: boolean
   readonly backoff: Backoff
   /** Ends the rest after a refusal. */
   rest: AbortController | undefined
@@ -134,7 +136,7 @@ export class Appender {
   #lane(channel: string): Lane {
     let lane = this.#lanes.get(channel)
     if (lane === undefined) {
-      lane = { waiting: [], sent: new Set(), backoff: new Backoff(), rest: undefined }
+      lane = { waiting: [], sent: new Set(), isOverHttp: false, backoff: new Backoff(), rest: undefined }
       this.#lanes.set(channel, lane)
     }
     return lane
@@ -152,7 +154,7 @@ export class Appender {
   }
 
   #pump(lane: Lane): void {
-    while (lane.rest === undefined && lane.waiting.length > 0) {
+    while (lane.rest === undefined && !lane.isOverHttp && lane.waiting.length > 0) {
       const pending = lane.waiting[0]!
       const { stream } = this.#connection
       const overSocket = pending.isLarge ? undefined : stream?.append(pending)
@@ -163,8 +165,12 @@ export class Appender {
       }
       lane.waiting.shift()
       lane.sent.add(pending)
-      void this.#answer(lane, pending, overSocket ?? this.#overHttp(pending))
-      if (overSocket === undefined) return
+      if (overSocket === undefined) lane.isOverHttp = true
+      const overHttp = () =>
+        this.#overHttp(pending).finally(() => {
+          lane.isOverHttp = false
+        })
+      void this.#answer(lane, pending, overSocket ?? overHttp())
     }
   }
 
