@@ -1,0 +1,146 @@
+/**
+ * Concurrent clients over HTTP, server-sent events and WebSocket, while the server is killed, started again and made to
+ * stand still; then what they were told is checked (history.ts) against what is on disk.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+import { decodeBlock } from '../../src/block.ts'
+import { connect } from '../../src/client/node.ts'
+import { openLog } from '../../src/log/open.ts'
+import { committer, follower, listener, pipeliner, producer, reader, type World } from './clients.ts'
+import { check, type Final } from './history.ts'
+import { randomOf } from './script.ts'
+import { Server } from './server.ts'
+import { type FaultClass, NOTHING, type Tally } from './tally.ts'
+
+const CHANNELS = ['a', 'b', 'e']
+/** The first is a kill. */
+const FAULTS = 2
+/** A server that answers again is followed to the head within this, ms. */
+const CATCH_UP_MS = 30_000
+
+/** Appends that were sent again under their key, by all histories so far. */
+export const counts = { retried: 0, calls: 0 }
+
+export const histories: FaultClass = {
+  name: 'histories',
+  missing: () => undefined,
+  async cycle(seed, dir) {
+    const data = `${dir}/log`
+    const server = new Server(data)
+    try {
+      await server.start()
+      const world = await live(seed, server)
+      await server.kill()
+      return await judge(seed, world, data)
+    } finally {
+      await server.kill()
+    }
+  },
+}
+
+async function live(seed: number, server: Server): Promise<World> {
+  const random = randomOf(seed)
+  const [over, end] = [new AbortController(), new AbortController()]
+  const shared = { calls: [], heads: new Map(), followed: new Map(), appends: { answered: 0, retried: 0 } }
+  const world: World = { url: server.url, seed, over: over.signal, end: end.signal, ...shared }
+  const subprotocol = random(2) === 0 ? 'json' : 'msgpack'
+  const sockets = ['w1', 'w2'].map((client) => connect(server.url, { client, subprotocol }))
+  const producing = [
+    producer(world, { who: 'plain', channels: ['a'], keyed: 0 }),
+    producer(world, { who: 'keyed', channels: ['a'], keyed: 1 }),
+    producer(world, { who: 'mixed', channels: ['b'], keyed: 0.5 }),
+    producer(world, { who: 'several', channels: CHANNELS, keyed: 0.5 }),
+    ...['x1', 'x2', 'x3'].map((who) => producer(world, { who, channels: ['e'], keyed: 0.5, expects: true })),
+    pipeliner(world, 'piped', 'b', sockets[0]!),
+    reader(world, 'r1', 'a', false),
+    reader(world, 'r2', 'e', true),
+    committer(world, 'h1', 'a', 'h1, once'),
+    committer(world, 'h1', 'a', 'h1, twice'),
+  ]
+  const following = [
+    follower(world, 'w1', 'a', sockets[0]!),
+    follower(world, 'w2', 'e', sockets[1]!),
+    listener(world, 's1', 'b'),
+    listener(world, 's2', 'e'),
+  ]
+  const all = Promise.all([...producing, ...following])
+  // A client that fails ends the history; it is heard of below.
+  all.catch(() => over.abort())
+  try {
+    for (let fault = 0; fault < FAULTS && !over.signal.aborted; fault++) {
+      await answered(world, 50 + random(100))
+      await delay(random(30))
+      if (fault > 0 && random(2) === 0) await server.pause(50 + random(600))
+      else {
+        await server.kill()
+        await server.start()
+      }
+    }
+    await answered(world, 50 + random(100))
+    over.abort()
+    await Promise.race([Promise.all(producing), all])
+    await Promise.race([caughtUp(world), all])
+  } finally {
+    over.abort()
+    end.abort()
+    await Promise.allSettled(sockets.map((socket) => socket.close()))
+  }
+  await all
+  return world
+}
+
+/** So many appends more are answered. */
+async function answered({ over, appends }: World, more: number): Promise<void> {
+  const enough = appends.answered + more
+  while (appends.answered < enough && !over.aborted) await delay(2)
+}
+
+/** Every follower comes to the newest head that anybody was told of. */
+async function caughtUp({ followed, heads }: World): Promise<void> {
+  const late = performance.now() + CATCH_UP_MS
+  for (const name of ['w1 a', 'w2 e', 's1 b', 's2 e'])
+    while ((followed.get(name) ?? 0) < (heads.get(name.split(' ')[1]!) ?? 0)) {
+      if (performance.now() > late) throw new Error(`${name} stands at ${followed.get(name)}, told: ${[...heads]}`)
+      await delay(5)
+    }
+}
+
+async function judge(seed: number, { calls, appends }: World, data: string): Promise<Tally> {
+  const final = await readAll(data)
+  const violations = check(calls, final)
+  counts.retried += appends.retried
+  counts.calls += calls.length
+  if (violations.length > 0) {
+    const shown = violations.slice(0, 20).map(({ broken, what }) => `${broken}: ${what}`)
+    throw new Error(`history ${seed}: ${violations.length} broken\n${shown.join('\n')}`)
+  }
+  const ids = new Set<string>()
+  let acknowledged = 0
+  for (const call of calls) {
+    if (call.op !== 'append' || call.outcome !== 'answered' || ids.has(call.id)) continue
+    ids.add(call.id)
+    for (const { texts } of call.entries) acknowledged += texts.length
+  }
+  return { ...NOTHING, cycles: 1, acknowledged }
+}
+
+async function readAll(dir: string): Promise<Map<string, Final>> {
+  const log = await openLog({ dir })
+  try {
+    const final = new Map<string, Final>()
+    for await (const { channel, epoch, head } of log.channels('')) {
+      const events: string[] = []
+      while (events.length < head) {
+        const page = await log.read(channel, { epoch, after: events.length }, { events: 10_000, bytes: 1 << 20 })
+        for (const block of page.blocks)
+          for (const { data } of decodeBlock(block, events.length)) events.push(Buffer.from(data!).toString())
+      }
+      const cursors = new Map<string, number>()
+      for await (const { client, seq } of log.cursors({ channel })) cursors.set(client, seq)
+      final.set(channel, { epoch, events, cursors })
+    }
+    return final
+  } finally {
+    await log.close()
+  }
+}

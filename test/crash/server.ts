@@ -1,0 +1,77 @@
+/** The built server as a process that is killed, started again and stopped for a while; always at the same address. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as delay } from 'node:timers/promises'
+import { built } from './witness.ts'
+
+const PROGRAM = built('../../tools/tidemark.js')
+/** Somebody else may have the port for a moment. */
+const START_TRIES = 20
+
+export class Server {
+  readonly #data: string
+  readonly #args: readonly string[]
+  readonly #env: Readonly<Record<string, string>>
+  #child: ChildProcess | undefined
+  #port = 0
+
+  /** `env`: put before the process, as for a clock of its own. */
+  constructor(data: string, args: readonly string[] = [], env: Readonly<Record<string, string>> = {}) {
+    this.#data = data
+    this.#args = args
+    this.#env = env
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.#port}`
+  }
+
+  /** Resolves when it is serving. */
+  async start(): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      const error = await this.#spawn()
+      if (error === undefined) return
+      if (tries === START_TRIES || !error.includes('EADDRINUSE')) throw new Error(`The server does not start: ${error}`)
+      await delay(100)
+    }
+  }
+
+  /** What it said when it ended before it was serving; undefined when it is. */
+  async #spawn(): Promise<string | undefined> {
+    const args = ['serve', '--port', `${this.#port}`, '--data', this.#data, '--log-level', 'info', ...this.#args]
+    const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('TIDEMARK_')))
+    const child = spawn(process.execPath, [PROGRAM, ...args], { env: { ...env, ...this.#env } })
+    this.#child = child
+    let [out, err] = ['', '']
+    child.stderr.setEncoding('utf8').on('data', (text) => {
+      err += text
+    })
+    return new Promise((resolve) => {
+      child.once('close', () => resolve(out + err))
+      child.stdout.setEncoding('utf8').on('data', (text) => {
+        out += text
+        const port = /"url":"http:\/\/127\.0\.0\.1:(\d+)\/v1"[^\n]*"msg":"Serving"/.exec(out)?.[1]
+        if (port === undefined) return
+        this.#port = Number(port)
+        resolve(undefined)
+      })
+    })
+  }
+
+  /** It stands still, as a machine does that is suspended. */
+  async pause(ms: number): Promise<void> {
+    this.#child!.kill('SIGSTOP')
+    try {
+      await delay(ms)
+    } finally {
+      this.#child!.kill('SIGCONT')
+    }
+  }
+
+  async kill(): Promise<void> {
+    const child = this.#child
+    if (!child || child.exitCode !== null || child.signalCode !== null) return
+    child.kill('SIGKILL')
+    await once(child, 'close')
+  }
+}
