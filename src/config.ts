@@ -142,6 +142,10 @@ export const SETTINGS = z.object({
     takes: 'URL',
     default: 'http://127.0.0.1:7070',
   }),
+  rate: setting(size(64 * 1024, 64 * GIB, '64KiB … 64GiB'), {
+    about: 'most bytes a second that are read for it',
+    takes: 'SIZE',
+  }),
   json: setting(yesNo, { about: 'machine-readable results, one JSON value a line', default: false }),
   patience: setting(duration(0, 7 * DAY_MS, '0s … 7d'), {
     about: 'how long to go on trying while the server can not be reached',

@@ -18,7 +18,7 @@ const sources = files.filter((file) => !file.startsWith('test/'))
 const FLOORS: readonly [string, RegExp, readonly string[]][] = [
   ['words', /^src\/[^/]+\.ts$/, ['words']],
   ['client', /^src\/client\//, ['words', 'client']],
-  ['port', /^src\/log\/(?:log|follow)\.ts$/, ['words', 'port']],
+  ['port', /^src\/log\/(?:log|follow|verify)\.ts$/, ['words', 'port']],
   ['engine', /^src\/log\/(?:level|jetstream)\//, ['words', 'port', 'engine', 'open']],
   // The one place that chooses an engine; engines take its option types.
   ['open', /^src\/log\/open\.ts$/, ['words', 'port', 'engine', 'open']],

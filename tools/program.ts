@@ -11,6 +11,7 @@ import { serveCommand } from './serve.ts'
 import { streamerCommand } from './streamer.ts'
 import { tailCommand } from './tail.ts'
 import { type Terminal, tellFailure } from './terminal.ts'
+import { verifyCommand } from './verify.ts'
 import { version } from './version.ts'
 import { watchCommand } from './watch.ts'
 
@@ -23,6 +24,7 @@ const COMMANDS = [
   infoCommand,
   cursorsCommand,
   streamerCommand,
+  verifyCommand,
   configCommand,
 ]
 

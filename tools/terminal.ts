@@ -7,6 +7,8 @@ export interface Terminal {
   print(text: string): Promise<void>
   /** A message for people. */
   say(message: string): void
+  /** How far it is: a line in place of the one before, on a terminal only. None takes it away. */
+  progress(text?: string): void
   /** Lets the process end though its input is open. */
   close(): void
   /** Aborts at the first Ctrl-C or SIGTERM; the second one ends the process. */
@@ -35,6 +37,10 @@ export class ProcessTerminal implements Terminal {
 
   say(message: string): void {
     process.stderr.write(`${message}\n`)
+  }
+
+  progress(text = ''): void {
+    if (process.stderr.isTTY) process.stderr.write(`\r${text.slice(0, process.stderr.columns - 1)}\u001b[K`)
   }
 
   close(): void {

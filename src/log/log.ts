@@ -101,6 +101,26 @@ export interface Health {
   readonly pendingBytes: number
 }
 
+/** One thing that is not as it was written. Lost events are those with after < seq ≤ upTo. */
+export interface Finding {
+  readonly code: 'data-loss'
+  readonly part: 'file' | 'mark' | 'row' | 'head' | 'events' | 'cursor' | 'receipt'
+  readonly channel?: string
+  readonly after?: number
+  readonly upTo?: number
+  readonly client?: string
+  readonly file?: string
+  readonly offset?: number
+  readonly detail: string
+}
+
+/** Events that are known to be lost: `salvage` said so when it made this log. Reading them is `data-loss` all the same. */
+export interface Loss {
+  readonly channel: string
+  readonly after: number
+  readonly upTo: number
+}
+
 export interface Log {
   readonly about: About
 
@@ -167,6 +187,15 @@ export interface Log {
 
   /** Channels by name, those after `after` that begin with `prefix`. */
   channels(prefix: string, after?: string): AsyncIterable<ChannelInfo>
+
+  /**
+   * Looks at what only the engine knows (its files, their checksums), a piece at a time with `pace` between them.
+   * Optional: verification over the port (verify.ts) asks it when it is there.
+   */
+  scrub?(pace: (bytes: number) => Promise<void>): AsyncIterable<Finding>
+
+  /** Losses that are known. Optional, as `scrub`. */
+  losses?(): Promise<readonly Loss[]>
 
   /** Finishes what was accepted, then closes. Waiting `changed` calls reject with `unavailable`. */
   close(): Promise<void>

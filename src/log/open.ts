@@ -1,5 +1,6 @@
 /** The one place where an engine is chosen. */
 import type { Log } from './log.ts'
+import type { Report, VerifyOptions } from './verify.ts'
 
 export interface LogOptions {
   /** Directory of the embedded log. */
@@ -30,4 +31,13 @@ export interface LogOptions {
 export async function openLog(options: LogOptions): Promise<Log> {
   const { openLevel } = await import('./level/engine.ts')
   return openLevel(options)
+}
+
+/**
+ * Verifies the stopped log in a directory, and changes nothing there.
+ * @throws in-use, not-found, io-error; the signal's reason
+ */
+export async function verifyStopped(dir: string, options?: VerifyOptions): Promise<Report> {
+  const { verifyLevel } = await import('./level/verify.ts')
+  return verifyLevel(dir, options)
 }

@@ -170,7 +170,7 @@ describe('the files of a level log', () => {
     await (await opened(dir)).close()
     const path = filesOf(dir, '.ldb').at(-1)!
     const table = new Table(path)
-    const block = table.blocks.find(({ before, upTo }) => before?.[0] === 0x65 && upTo[0] === 0x65)!
+    const block = table.blocks.find(({ before, upTo }) => before?.[0] === 0x65 && upTo?.[0] === 0x65)!
     table.close()
     flipAt(path, block.offset + 5_500)
     const again = await opened(dir)

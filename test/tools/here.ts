@@ -32,6 +32,8 @@ export class TestTerminal implements Terminal {
     return this.#stopping.signal
   }
 
+  progress(): void {}
+
   close(): void {}
 
   /** Ctrl-C. */

@@ -11,7 +11,7 @@ import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { isEventKey } from './keys.ts'
 import { damageIn, isZero, Reader, scanLog, scanRecords } from './scan.ts'
-import { Table } from './table.ts'
+import { type DataBlock, Table } from './table.ts'
 
 /** What is wrong with a file. */
 export interface FileFault {
@@ -142,7 +142,7 @@ export function faultsBeforeOpen(dir: string, onTorn: (file: string, offset: num
     try {
       for (const fault of table.faults) faults.push({ file: name, ...fault })
       for (const block of table.blocks)
-        if (!(isEventKey(block.upTo) && block.before && isEventKey(block.before)) && !table.read(block).isWhole)
+        if (!holdsEventsAlone(block) && !table.read(block).isWhole)
           faults.push({ file: name, offset: block.offset, what: 'a block of rows does not match its crc' })
     } finally {
       table.close()
@@ -150,6 +150,9 @@ export function faultsBeforeOpen(dir: string, onTorn: (file: string, offset: num
   }
   return faults
 }
+
+const holdsEventsAlone = ({ before, upTo }: DataBlock): boolean =>
+  before !== undefined && upTo !== undefined && isEventKey(before) && isEventKey(upTo)
 
 /** A log file is followed by another only when its last record was on disk. */
 const hasRecords = (dir: string, logs: readonly string[]): boolean =>

@@ -7,6 +7,7 @@
  *   c | channel u32 | client              → cursor: epoch, seq, time
  *   d | client | 0 | channel name         → (nothing) written when a cursor is made, removed when it is deleted
  *   i | day u32 | channel u32 | key       → receipt of an append under an idempotency key
+ *   l | channel u32 | after u64           → loss: events that salvage could not find, told to verify
  *   x | channel u32                       → sweep: what trim or delete left behind, to be cleared
  *   m | store                             → store row: format, life
  *   m | commit                            → commit number of the newest write, and its time
@@ -26,7 +27,7 @@ import type { Settings } from '../log.ts'
 /** On-disk format of the whole store; a newer one is refused. */
 export const STORE_FORMAT = 1
 
-const PREFIX = { e: 0x65, h: 0x68, n: 0x6e, c: 0x63, d: 0x64, i: 0x69, x: 0x78, m: 0x6d } as const
+const PREFIX = { e: 0x65, h: 0x68, n: 0x6e, c: 0x63, d: 0x64, i: 0x69, l: 0x6c, x: 0x78, m: 0x6d } as const
 
 export const STORE_KEY = Buffer.from('mstore')
 export const COMMIT_KEY = Buffer.from('mcommit')
@@ -90,6 +91,19 @@ export const channelOfClientKey = (key: Uint8Array): string => {
   const text = Buffer.from(key).toString('latin1', 1)
   return text.slice(text.indexOf('\0') + 1)
 }
+
+/** All rows of one kind. */
+export const rangeOf = (prefix: keyof typeof PREFIX): Range => ({
+  gte: Buffer.from([PREFIX[prefix]]),
+  lte: Buffer.concat([Buffer.from([PREFIX[prefix]]), Buffer.alloc(300, 0xff)]),
+})
+
+export function lossKey(channel: number, after: number): Uint8Array {
+  const key = Buffer.from(blockKey(channel, after))
+  key[0] = PREFIX.l
+  return key
+}
+export const lossRange = (channel: number): Range => ({ gte: lossKey(channel, 0), lte: lossKey(channel, SEQ_MAX) })
 
 export const sweepKey = (channel: number): Uint8Array => numbered(PREFIX.x, channel)
 export const SWEEPS: Range = startingWith(Buffer.from([PREFIX.x]))
@@ -208,6 +222,13 @@ export interface SweepRow {
 }
 export const encodeSweep = encode<SweepRow>('sweep')
 export const decodeSweep = decode<SweepRow>('sweep')
+
+/** The events after the key's seq, up to and with `upTo`. */
+export interface LossRow {
+  readonly upTo: number
+}
+export const encodeLoss = encode<LossRow>('loss')
+export const decodeLoss = decode<LossRow>('loss')
 
 export interface StoreRow {
   readonly format: number

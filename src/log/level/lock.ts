@@ -21,8 +21,11 @@ export interface Lock {
   release(): Promise<void>
 }
 
-/** @throws in-use { pid }, storage-full, io-error */
-export async function takeLock(dir: string): Promise<Lock> {
+/**
+ * @param leavesTrace false for who only reads: nothing in the directory changes.
+ * @throws in-use { pid }, storage-full, io-error
+ */
+export async function takeLock(dir: string, leavesTrace = true): Promise<Lock> {
   const holder: Holder = { pid: process.pid, since: new Date().toISOString() }
   const server = process.platform === 'linux' ? await listen(dir, socketName(dir), holder) : undefined
   const release = (): Promise<void> =>
@@ -31,7 +34,7 @@ export async function takeLock(dir: string): Promise<Lock> {
       else resolve()
     })
   try {
-    writeFileSync(join(dir, HOLDER_FILE), `${JSON.stringify(holder)}\n`)
+    if (leavesTrace) writeFileSync(join(dir, HOLDER_FILE), `${JSON.stringify(holder)}\n`)
   } catch (error) {
     await release()
     throw systemError(`${HOLDER_FILE} can not be written`, error)

@@ -48,6 +48,16 @@ export class Mark {
     return new Mark(openSync(path, 'r+'), onError)
   }
 
+  /** What a mark says, without a change to it. */
+  static peek(path: string): MarkState | undefined {
+    const mark = new Mark(openSync(path, 'r'), () => {})
+    try {
+      return mark.read()
+    } finally {
+      closeSync(mark.#fd)
+    }
+  }
+
   /** The newest whole slot; undefined when neither is. */
   read(): MarkState | undefined {
     let newest: MarkState | undefined

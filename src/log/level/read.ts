@@ -11,6 +11,8 @@ import type { Channel } from './channels.ts'
 import { blockRange, lastOfBlockKey } from './keys.ts'
 import type { Db } from './store.ts'
 
+const ROWS_AT_ONCE = 256
+
 /**
  * Blocks that continue `after`, up to the head of `channel`; the iterator sees the same moment as `channel`, because
  * it is made in the same turn of the event loop, and blocks are removed only after `trimmed` has moved past them.
@@ -22,6 +24,7 @@ export async function readPage(
   epoch: string,
   after: number,
   limits: ReadLimits,
+  step = ROWS_AT_ONCE,
 ): Promise<Page> {
   const { name, head, trimmed } = channel
   const blocks: Uint8Array[] = []
@@ -29,6 +32,7 @@ export async function readPage(
   let events = 0
   let bytes = 0
   let full = false
+  let isSpoilt = false
   const loss = (upTo: number, why: string): TidemarkError =>
     new TidemarkError('data-loss', `Events ${position + 1}–${upTo} of ${name} are damaged or missing: ${why}`, {
       ...{ channel: name, epoch, trimmed, head },
@@ -38,7 +42,7 @@ export async function readPage(
   const iterator = db.iterator({ ...blockRange(channel.number, after + 1, head), highWaterMarkBytes: limits.bytes })
   try {
     while (!full && position < head) {
-      const entries = await iterator.nextv(256)
+      const entries = await iterator.nextv(step)
       if (entries.length === 0) break
       for (const [key, block] of entries) {
         const last = lastOfBlockKey(key)
@@ -47,9 +51,12 @@ export async function readPage(
         if (!chains) {
           // What stands before the damage is whole; the next read begins at the damage and tells it.
           if (blocks.length > 0) return new Page({ channel: name, epoch, after, last: position, head, trimmed, blocks })
-          if (!header) throw loss(last, 'a block does not match its crc')
-          throw loss(header.after, 'no block continues this position')
+          if (header) throw loss(header.after, 'no block continues this position')
+          // A key that is damaged too may stand among another channel's: the next whole block tells what is lost.
+          isSpoilt = true
+          continue
         }
+        if (isSpoilt && blocks.length === 0 && header.after > after) throw loss(header.after, 'a block is damaged')
         full = blocks.length > 0 && (bytes + block.length > limits.bytes || events >= limits.events)
         if (full) break
         blocks.push(block)
@@ -62,7 +69,8 @@ export async function readPage(
   } catch (error) {
     // LevelDB found damage of its own where it reads with checks: index, footer, compressed blocks.
     if ((error as { code?: string }).code !== 'LEVEL_CORRUPTION') throw error
-    if (blocks.length === 0) throw loss(head, String(error))
+    // Rows behind the damage come one by one; among many at once its error takes them along.
+    if (blocks.length === 0 && step > 1) return await readPage(db, channel, epoch, after, limits, 1)
   } finally {
     await iterator.close()
   }
@@ -71,7 +79,7 @@ export async function readPage(
 }
 
 /** Undefined when the block is not whole, or not the one that its key says. */
-function check(name: string, block: Uint8Array, last: number): Header | undefined {
+export function check(name: string, block: Uint8Array, last: number): Header | undefined {
   try {
     const header = checkBlock(name, block, crc32)
     return header.last === last ? header : undefined

@@ -39,8 +39,22 @@ export function maskedCrc(bytes: Uint8Array, from: number, to: number): number {
     crc = T3[crc & 255]! ^ T2[(crc >>> 8) & 255]! ^ T1[(crc >>> 16) & 255]! ^ T0[crc >>> 24]!
   }
   for (; i < to; i++) crc = (crc >>> 8) ^ T0[(crc ^ bytes[i]!) & 255]!
-  const whole = ~crc >>> 0
-  return (((whole >>> 15) | (whole << 17)) + MASK_DELTA) >>> 0
+  return mask(crc)
+}
+
+const mask = (crc: number): number => ((((~crc >>> 15) | (~crc << 17)) >>> 0) + MASK_DELTA) >>> 0
+
+/** The same, byte by byte. */
+export class RunningCrc {
+  #crc = -1
+
+  add(byte: number): void {
+    this.#crc = (this.#crc >>> 8) ^ T0[(this.#crc ^ byte) & 255]!
+  }
+
+  get masked(): number {
+    return mask(this.#crc)
+  }
 }
 
 export const getU32le = (bytes: Uint8Array, at: number): number =>

@@ -13,6 +13,7 @@ import {
   cursorRange,
   dayOf,
   decodeSweep,
+  lossRange,
   type Range,
   receiptsBefore,
   SWEEPS,
@@ -98,7 +99,10 @@ export class Sweeper {
     const { upTo, deleted } = decodeSweep(key, row)
     const channel = channelOfKey(key)
     await this.#clear(blockRange(channel, 0, upTo))
-    if (deleted !== undefined) await this.#clear(cursorRange(channel), deleted)
+    if (deleted !== undefined) {
+      await this.#clear(cursorRange(channel), deleted)
+      await this.#clear(lossRange(channel))
+    }
     await this.#writer.submit(100, (group) => {
       const now = this.#store.db.getSync(key)
       // A later trim wrote another row: its part is still to do.

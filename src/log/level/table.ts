@@ -7,10 +7,12 @@
  *   content:= (shared, fresh, size of the value, fresh part of the key, value)* | restart u32* | count of restarts u32
  */
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
-import { getU32le, maskedCrc, Reader, type Version } from './scan.ts'
+import { getU32le, maskedCrc, Reader, RunningCrc, type Version } from './scan.ts'
 
 const FOOTER_BYTES = 48
 const TRAILER_BYTES = 5
+/** Larger than any block: LevelDB ends one after 16 KiB, with a value of at most 960 KiB. */
+const BLOCK_BYTES_MAX = 2 * 1024 * 1024
 const MAGIC = [0x8b80fb57, 0xdb477524] as const
 
 interface Handle {
@@ -18,10 +20,10 @@ interface Handle {
   readonly size: number
 }
 
-/** A data block, and the keys that stand around it: its own lie in (before, upTo]. */
+/** A data block, and the keys that stand around it: its own lie in (before, upTo]. Unknown where the index is damaged. */
 export interface DataBlock extends Handle {
   readonly before: Uint8Array | undefined
-  readonly upTo: Uint8Array
+  readonly upTo: Uint8Array | undefined
 }
 
 /** What is wrong with a part of a table. */
@@ -34,7 +36,7 @@ export class Table {
   readonly path: string
   readonly size: number
   readonly #fd: number
-  /** Data blocks in the order of their keys; none when the index can't be read. */
+  /** Data blocks in the order of their keys; without a whole index, those that are found by their checksums. */
   readonly blocks: readonly DataBlock[]
   /** What is wrong with footer, index, metaindex and filter. */
   readonly faults: readonly TableFault[]
@@ -53,7 +55,7 @@ export class Table {
     const [meta, index] = [handleIn(handles), handleIn(handles)]
     if (!isFooter || handles.failed) {
       faults.push({ offset: Math.max(0, this.size - FOOTER_BYTES), what: 'its footer is damaged' })
-      this.blocks = []
+      this.blocks = this.#found()
       return
     }
     const names = this.#checked(meta, 'its metaindex', faults)
@@ -63,7 +65,7 @@ export class Table {
     const blocks: DataBlock[] = []
     for (const { key, value } of content ? entriesOf(content) : [])
       blocks.push({ ...handleIn(new Reader(value)), before: blocks.at(-1)?.upTo, upTo: key.subarray(0, -8) })
-    this.blocks = blocks
+    this.blocks = content ? blocks : this.#found()
   }
 
   /** The content of a data block, and whether its checksum is right. */
@@ -74,6 +76,18 @@ export class Table {
 
   close(): void {
     closeSync(this.#fd)
+  }
+
+  /** Blocks one behind the other from the start, each ending where its checksum is right. */
+  #found(): DataBlock[] {
+    const bytes = this.#read({ offset: 0, size: this.size })
+    const found: DataBlock[] = []
+    for (let offset = 0; ; ) {
+      const size = sizeOfBlock(bytes, offset)
+      if (size === undefined) return found
+      found.push({ offset, size, before: undefined, upTo: undefined })
+      offset += size + TRAILER_BYTES
+    }
   }
 
   #checked(handle: Handle, what: string, faults: TableFault[]): Uint8Array | undefined {
@@ -100,6 +114,17 @@ function isWhole(block: Uint8Array, size: number): boolean {
   if (block.length !== size + TRAILER_BYTES) return false
   // Type 1 is snappy, which this engine never asks for.
   return block[size] === 0 && maskedCrc(block, 0, size + 1) === getU32le(block, size + 1)
+}
+
+/** Where the checksum of a block that begins at `from` is right; undefined when it is nowhere near. */
+function sizeOfBlock(bytes: Uint8Array, from: number): number | undefined {
+  const crc = new RunningCrc()
+  const end = Math.min(bytes.length - TRAILER_BYTES, from + BLOCK_BYTES_MAX)
+  for (let at = from; at <= end; at++) {
+    crc.add(bytes[at]!)
+    if (bytes[at] === 0 && crc.masked === getU32le(bytes, at + 1)) return at - from
+  }
+  return undefined
 }
 
 const handleIn = (reader: Reader): Handle => ({ offset: reader.varint(), size: reader.varint() })
