@@ -62,6 +62,37 @@ test('over an open socket appends are pipelined, and answered with what the serv
   expect(posts(server)).toEqual([])
 })
 
+test('an append that is on its way over HTTP is answered before the next one takes a socket that opened meanwhile', async () => {
+  const server = await Scripted.start()
+  let answer = (): void => {}
+  server.respond = ({ url }) =>
+    url === '/v1/poll'
+      ? problem(503, 'unavailable')
+      : new Promise((resolve) => {
+          answer = () => resolve({ status: 201, body: appended('a', 1) })
+        })
+  const tidemark = client(server)
+  const first = tidemark.channel('a').append({ data: 1 })
+  await server.call(({ url }) => url.startsWith('/v1/channels/a/'))
+  tidemark.channel('followed').follow()
+  const peer = await server.peer()
+  await peer.accept()
+  const second = tidemark.channel('a').append({ data: 2 })
+  // Of another channel, so it waits for nobody.
+  const other = tidemark.channel('b').append({ data: 3 })
+  for (const [channel, append] of [
+    ['b', other],
+    ['a', second],
+  ] as const) {
+    const sent = await peer.next('append')
+    expect(sent.channel).toBe(channel)
+    peer.say({ op: 'appended', ref: sent.ref, ...appended(channel, 2) })
+    answer()
+    await append
+  }
+  expect(await first).toEqual(appended('a', 1))
+})
+
 test('appends whose answers were lost with the socket are sent again in order, each under its first key', async () => {
   const server = await Scripted.start()
   const { tidemark, peer } = await open(server)
