@@ -8,7 +8,7 @@ import type { Notice } from './store.ts'
 
 /** The disk is asked at most this often, ms … */
 const ASK_EVERY_MS = 250
-/** … or after so many bytes of appends. */
+/** … or after so many bytes of appends, and always before they are a quarter of what is kept free. */
 const ASK_EVERY_BYTES = 8 * 1024 * 1024
 
 /** Bytes that the disk of `dir` has left, and its size. */
@@ -28,6 +28,7 @@ export class Watermark {
   #isLow = false
   #askedAt = Number.NEGATIVE_INFINITY
   #bytesSince = 0
+  #askEveryBytes = 0
 
   /** @param minFree what is kept free: as given, or `reserve`, which a small disk scales down; 0 is off. */
   constructor(dir: string, minFree: number | undefined, reserve: number, notice: Notice) {
@@ -42,7 +43,7 @@ export class Watermark {
     if (this.#minFree === 0) return false
     this.#bytesSince += bytes
     const now = performance.now()
-    if (now - this.#askedAt < ASK_EVERY_MS && this.#bytesSince < ASK_EVERY_BYTES) return this.#isLow
+    if (now - this.#askedAt < ASK_EVERY_MS && this.#bytesSince < this.#askEveryBytes) return this.#isLow
     this.#askedAt = now
     this.#bytesSince = 0
     this.#ask()
@@ -56,6 +57,7 @@ export class Watermark {
   #ask(): void {
     const room = roomOf(this.#dir)
     const minFree = this.#isGiven ? this.#minFree : scaled(this.#minFree, room)
+    this.#askEveryBytes = Math.min(ASK_EVERY_BYTES, minFree / 4)
     const isLow = room.free < minFree
     if (isLow === this.#isLow) return
     this.#isLow = isLow
