@@ -13,6 +13,7 @@ const PACKAGES = {
   'mkfs.xfs': 'xfsprogs',
   'mkfs.ext4': 'e2fsprogs',
   eatmydata: 'eatmydata',
+  faketime: 'faketime',
 } as const
 export type Program = keyof typeof PACKAGES
 

@@ -59,10 +59,13 @@ export class Actor {
   #stderr = ''
   #said = (): void => {}
 
-  constructor(ledger: Ledger, args: { dir: string; workers: number; first: number; logOptions: object }) {
+  constructor(
+    ledger: Ledger,
+    args: { dir: string; workers: number; first: number; logOptions: object; env?: Readonly<Record<string, string>> },
+  ) {
     this.child = spawn(process.execPath, [built('act.js'), args.dir, `${args.workers}`, `${args.first}`], {
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, LOG_OPTIONS: JSON.stringify(args.logOptions) },
+      env: { ...process.env, ...args.env, LOG_OPTIONS: JSON.stringify(args.logOptions) },
     })
     this.over = new Promise((resolve) => this.child.once('close', () => resolve()))
     this.child.stderr!.setEncoding('utf8').on('data', (text) => {

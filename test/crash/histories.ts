@@ -70,7 +70,7 @@ async function live(seed: number, server: Server): Promise<World> {
     for (let fault = 0; fault < FAULTS && !over.signal.aborted; fault++) {
       await answered(world, 50 + random(100))
       await delay(random(30))
-      if (fault > 0 && random(2) === 0) await server.pause(50 + random(600))
+      if (fault > 0 && random(3) > 0) await server.pause(50 + random(600))
       else {
         await server.kill()
         await server.start()

@@ -14,7 +14,7 @@ export const KILLS = 10
 const WORKERS = 12
 /** Small enough that log files rotate and tables are made amid it. */
 const LOG_OPTIONS = { writeBufferBytes: 128 * 1024 }
-const DEEDS_OF_A_LIFE = 1e6
+export const DEEDS_OF_A_LIFE = 1e6
 
 export const kill: FaultClass = {
   name: 'kill -9',
@@ -49,7 +49,7 @@ async function oneKill(seed: number, life: number, dir: string, ledger: Ledger, 
   return hold(dir, judge, `seed ${seed}, kill ${life}`)
 }
 
-async function hold(dir: string, judge: Judge, what: string): Promise<Tally> {
+export async function hold(dir: string, judge: Judge, what: string): Promise<Tally> {
   const log = await openLog({ dir, ...LOG_OPTIONS })
   try {
     const { lost, duplicated, broken } = await judge.examine(log)
@@ -62,7 +62,7 @@ async function hold(dir: string, judge: Judge, what: string): Promise<Tally> {
 }
 
 /** Events whose append was answered. */
-function acknowledged(ledger: Ledger): number {
+export function acknowledged(ledger: Ledger): number {
   let events = 0
   for (const { answer } of ledger.deeds.values())
     if (Array.isArray(answer) && Array.isArray(answer[0]))
