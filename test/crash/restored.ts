@@ -37,10 +37,10 @@ interface Harm {
   readonly sameEpoch?: true
 }
 
-const copy = (from: string, to: string): void => void execFileSync('cp', ['-a', from, to])
+export const copy = (from: string, to: string): void => void execFileSync('cp', ['-a', from, to])
 
 /** Every file of `from` written into the file of that name, which stays the same file; what is not in `from` goes. */
-function writeBack(from: string, to: string): void {
+export function writeBack(from: string, to: string): void {
   const names = new Set(readdirSync(from))
   for (const name of readdirSync(to)) if (!names.has(name)) rmSync(join(to, name), { recursive: true })
   for (const name of names) {

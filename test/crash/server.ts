@@ -10,15 +10,13 @@ const START_TRIES = 20
 
 export class Server {
   readonly #data: string
-  readonly #args: readonly string[]
   readonly #env: Readonly<Record<string, string>>
   #child: ChildProcess | undefined
   #port = 0
 
-  /** `env`: put before the process, as for a clock of its own. */
-  constructor(data: string, args: readonly string[] = [], env: Readonly<Record<string, string>> = {}) {
+  /** `env`: more of its surroundings, as a clock of its own. */
+  constructor(data: string, env: Readonly<Record<string, string>> = {}) {
     this.#data = data
-    this.#args = args
     this.#env = env
   }
 
@@ -26,10 +24,10 @@ export class Server {
     return `http://127.0.0.1:${this.#port}`
   }
 
-  /** Resolves when it is serving. */
-  async start(): Promise<void> {
+  /** Resolves when it is serving. @throws with what it said when it ends before that */
+  async start(...options: readonly string[]): Promise<void> {
     for (let tries = 1; ; tries++) {
-      const error = await this.#spawn()
+      const error = await this.#spawn(options)
       if (error === undefined) return
       if (tries === START_TRIES || !error.includes('EADDRINUSE')) throw new Error(`The server does not start: ${error}`)
       await delay(100)
@@ -37,8 +35,8 @@ export class Server {
   }
 
   /** What it said when it ended before it was serving; undefined when it is. */
-  async #spawn(): Promise<string | undefined> {
-    const args = ['serve', '--port', `${this.#port}`, '--data', this.#data, '--log-level', 'info', ...this.#args]
+  async #spawn(options: readonly string[]): Promise<string | undefined> {
+    const args = ['serve', '--port', `${this.#port}`, '--data', this.#data, '--log-level', 'info', ...options]
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('TIDEMARK_')))
     const child = spawn(process.execPath, [PROGRAM, ...args], { env: { ...env, ...this.#env } })
     this.#child = child
