@@ -45,6 +45,8 @@ import { Tail } from './tail.ts'
 import { Writer } from './writer.ts'
 
 const DAY_MS = 86_400_000
+/** How far a clock may be put forward without a receipt being forgotten before its window is over. */
+const CLOCK_JUMP_MS = 3_600_000
 const TAIL_BYTES = 64 * 1024 * 1024
 /** How long a read waits while the store is opened again. */
 const GATE_MS = 5_000
@@ -75,7 +77,7 @@ class LevelLog implements Log {
     this.about = { engine: 'level', durability: 'fsync', capabilities: ['multiChannel'], idWindow }
     this.#store = store
     this.#channels = new Channels(store)
-    this.#receipts = new Receipts(store, idWindow)
+    this.#receipts = new Receipts(store, idWindow + CLOCK_JUMP_MS)
     this.#tail = new Tail(options.tailBytes ?? TAIL_BYTES)
     const watermark = new Watermark(store.dir, options.minFreeBytes, RESERVE_BYTES, notice)
     this.#writer = new Writer(store, this.#channels, watermark, {
@@ -84,7 +86,7 @@ class LevelLog implements Log {
       onGroup: options.onGroup,
       notice,
     })
-    this.#sweeper = new Sweeper(store, this.#writer, idWindow, notice)
+    this.#sweeper = new Sweeper(store, this.#writer, idWindow + CLOCK_JUMP_MS, notice)
   }
 
   health(): Health {
