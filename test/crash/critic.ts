@@ -4,6 +4,7 @@ import { TidemarkError } from '../../src/errors.ts'
 import type { ChannelInfo, Log } from '../../src/log/log.ts'
 import { bodyOf, CHANNELS, CLIENTS, dataOf, type Entry, type Step } from './scene.ts'
 import type { Tally } from './tally.ts'
+import { openAnyway } from './verdict.ts'
 
 /** How far a scene came: steps that were asked for, and those that were answered. */
 export interface Played {
@@ -11,7 +12,7 @@ export interface Played {
   readonly done: ReadonlySet<number>
 }
 
-export interface Review extends Pick<Tally, 'acknowledged' | 'lost' | 'duplicated' | 'holes'> {
+export interface Review extends Tally {
   /** What was found wrong, in words. */
   readonly wrong: string[]
 }
@@ -31,15 +32,24 @@ export function playedOf(lines: readonly string[]): Played {
 
 const eventsIn = ({ first, last }: Entry): number => last - first + 1
 
-export async function review(log: Log, scene: readonly Step[], played: Played): Promise<Review> {
-  const critic = new Critic(log, scene, played)
-  for (const channel of CHANNELS) await critic.channel(channel)
-  critic.wholeAppends()
-  await critic.retry()
-  return critic
+/** Opens what is left of a log, and says what of the scene is in it. */
+export async function reviewLeft(dir: string, scene: readonly Step[], played: Played): Promise<Review> {
+  const { log, refused } = await openAnyway({ dir })
+  try {
+    const critic = new Critic(log, scene, played)
+    for (const channel of CHANNELS) await critic.channel(channel)
+    critic.wholeAppends()
+    if (!refused) await critic.retry()
+    const { acknowledged, lost, duplicated, holes, wrong } = critic
+    const falseAlarms = refused && lost + holes === 0 ? 1 : 0
+    const said = refused ? [`refused: ${refused.message}`, ...wrong] : wrong
+    return { cycles: 1, acknowledged, lost, duplicated, holes, falseAlarms, wrong: said }
+  } finally {
+    await log.close()
+  }
 }
 
-class Critic implements Review {
+class Critic {
   acknowledged = 0
   lost = 0
   duplicated = 0

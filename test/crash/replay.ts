@@ -6,15 +6,16 @@ import { closeSync, fstatSync, mkdirSync, openSync, readSync, rmSync, writeSync 
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { find } from '../machine.ts'
-import { type Played, playedOf, review } from './critic.ts'
+import { playedOf, reviewLeft } from './critic.ts'
 import { type Dice, dice } from './dice.ts'
 import { Disk, FATES, MODELS, type Model } from './disk.ts'
 import { type Step, sceneOf } from './scene.ts'
 import { add, type FaultClass, NOTHING, type Tally } from './tally.ts'
 import { type Call, record } from './trace.ts'
-import { mustHold, openAnyway } from './verdict.ts'
+import { mustHold } from './verdict.ts'
 import { built } from './witness.ts'
 
+/** Steps of the scene: enough for some ten log files, and compactions of them. */
 const LENGTH = 220
 /** Bad states that are told in full. */
 const TOLD = 5
@@ -85,19 +86,7 @@ async function judge(
   const dir = join(root, 'log')
   settle(join(dir, 'high-water'))
   const played = playedOf(before.flatMap((call) => (call.call === 'say' ? [call.line] : [])))
-  return verdict(dir, scene, played)
-}
-
-async function verdict(dir: string, scene: readonly Step[], played: Played): Promise<Tally & { wrong: string[] }> {
-  const { log, refused } = await openAnyway({ dir })
-  try {
-    const { acknowledged, lost, duplicated, holes, wrong } = await review(log, scene, played)
-    const falseAlarms = refused && lost + holes === 0 ? 1 : 0
-    const said = refused ? [`refused: ${refused.message}`, ...wrong] : wrong
-    return { cycles: 1, acknowledged, lost, duplicated, holes, falseAlarms, wrong: said }
-  } finally {
-    await log.close()
-  }
+  return reviewLeft(dir, scene, played)
 }
 
 /** The mark knows the inode of its file; here it is where it was written first. */

@@ -13,11 +13,16 @@ export type Call =
 const CALLS =
   'openat,creat,open,mkdir,mkdirat,write,pwrite64,writev,pwritev,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,ftruncate,truncate'
 
-/** Strace without options of its own: every thread, only the calls that are asked for, one thread in libuv's pool. */
-export const straceOf = (...options: string[]): string[] => [find('strace')!, '-f', '-qq', '--seccomp-bpf', ...options]
+/** Strace of every thread. */
+export const straceOf = (...options: string[]): string[] => [find('strace')!, '-f', '-qq', ...options]
 
-/** What a child says on stdout until it ends, line by line; a last line without an end was not said. */
-export function linesOf(command: readonly string[]): Promise<{ lines: string[]; code: number | null }> {
+/**
+ * What a child says on stdout until it ends, line by line; a last line without an end was not said. Its pool has one
+ * thread: strace counts calls by thread.
+ */
+export function linesOf(
+  command: readonly string[],
+): Promise<{ lines: string[]; code: number | null; signal: NodeJS.Signals | null }> {
   return new Promise((resolve, reject) => {
     const env = { ...process.env, UV_THREADPOOL_SIZE: '1' }
     const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', 'pipe', 'inherit'], env })
@@ -26,13 +31,25 @@ export function linesOf(command: readonly string[]): Promise<{ lines: string[]; 
       text += chunk
     })
     child.once('error', reject)
-    child.once('close', (code) => resolve({ lines: text.split('\n').slice(0, -1), code }))
+    child.once('close', (code, signal) => resolve({ lines: text.split('\n').slice(0, -1), code, signal }))
   })
 }
 
 /** Runs a command to its end and gives its calls on files under `root`, in the order in which they ended. */
 export async function record(command: readonly string[], root: string, file: string): Promise<Call[]> {
-  const strace = straceOf('-y', '-xx', '-s', `${1 << 22}`, '-e', `trace=${CALLS}`, '-e', 'signal=none', '-o', file)
+  const strace = straceOf(
+    '--seccomp-bpf',
+    '-y',
+    '-xx',
+    '-s',
+    `${1 << 22}`,
+    '-e',
+    `trace=${CALLS}`,
+    '-e',
+    'signal=none',
+    '-o',
+    file,
+  )
   const { code } = await linesOf([...strace, ...command])
   if (code !== 0) throw new Error(`The recorded run ended with ${code}`)
   const parser = new Parser(root)
