@@ -13,6 +13,8 @@ import { type Audience, BLOCK_BYTES_MAX, type Event, type NewEvent } from './eve
 export const HEADER_BYTES = 36
 /** Largest body of an append, so that its block stays within BLOCK_BYTES_MAX. */
 export const BODY_BYTES_MAX = BLOCK_BYTES_MAX - HEADER_BYTES
+/** All bodies of one append to several channels: 4 MiB, what a group holds. */
+export const BODIES_BYTES_MAX = 4 * 1024 * 1024
 
 /** What a block's flags say. */
 export const FLAG = {

@@ -86,6 +86,7 @@ export class Subscription implements Watcher {
         session.tell({ op: 'caughtup', channel, seq: item.seq })
         return 'head'
       case 'gap':
+        this.#isLive = false
         session.tell({ op: 'gap', channel, after: item.after, trimmed: item.trimmed })
         return 'more'
       case 'reset':

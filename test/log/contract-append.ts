@@ -254,6 +254,14 @@ export function appendContract(open: Open, capabilities: readonly Capability[]):
       ])
   })
 
+  test('An append to several channels is too large beyond 4 MiB, and nothing of it is kept', async () => {
+    const log = await open()
+    const entries = range(1, 5).map((i) => ({ channel: `c${i}`, body: body('x'.repeat(900_000)) }))
+    expect(await refusal(log.append(entries))).toMatchObject({ code: 'too-large' })
+    expect(await list(log.channels(''))).toEqual([])
+    expect((await log.append(entries.slice(0, 4))).length).toBe(4)
+  })
+
   test('An append to several channels with one wrong expectedSeq appends nothing anywhere', async () => {
     const log = await open()
     await append(log, 'b', ['b0'])

@@ -169,6 +169,22 @@ export function repeatContract(open: Open, capabilities: readonly Capability[]):
 
   if (!capabilities.includes('multiChannel')) return
 
+  test('The receipt of an append to several channels lasts as long as one of them', async () => {
+    const at = somewhere()
+    const entries = ['a', 'b'].map((channel) => ({ channel, body: body(`${channel}1`) }))
+    const before = await open({ at })
+    const answers = await before.append(entries, key)
+    await before.delete('a')
+    const again = answers.map(({ head: _, ...answer }) => ({ ...answer, duplicate: true }))
+    expect(await before.append(entries, key)).toMatchObject(again)
+    await append(before, 'a', ['another history'])
+    await before.close()
+    const log = await open({ at })
+    expect(await log.append(entries, key)).toMatchObject(again)
+    expect(await refusal(append(log, 'b', ['b1'], key))).toMatchObject({ code: 'key-reused' })
+    for (const c of ['a', 'b']) expect((await log.info(c)).head).toBe(1)
+  })
+
   test('A key of an append to several channels covers all of them', async () => {
     const at = somewhere()
     const entries = ['a', 'b'].map((channel) => ({ channel, body: body(`${channel}1`) }))

@@ -143,11 +143,13 @@ describe('a damaged level log', () => {
           () => log.read('c', { after: 0 }, ALL),
           () => log.info('c'),
           () => append(log, 'c', ['over it']),
-          () => log.append(['d', 'c'].map((channel) => ({ channel, body: body('over it') }))),
+          () => log.append(['fresh', 'd', 'c'].map((channel) => ({ channel, body: body('over it') }))),
           () => log.trim('c', 50),
           () => log.commit('web', 'c', { seq: 9 }),
         ])
-          expect(await refusal(attempt())).toMatchObject({ code: 'data-loss' })
+          expect(await refusal(attempt())).toMatchObject({ code: 'data-loss', channel: 'c' })
+        // The others are listed, and a refused append makes none.
+        expect((await list(log.channels(''))).map(({ channel }) => channel)).toEqual(['d', 'e'])
         expect((await readAll(log, 'd')).map(valueIn)).toEqual(range(1, 50))
         expect(await append(log, 'd', ['goes on'])).toMatchObject({ first: 51 })
         expect(log.health().state).toBe('ok')
@@ -160,6 +162,10 @@ describe('a damaged level log', () => {
     expect(await refusal(log.cursor('web', 'c'))).toMatchObject({ code: 'data-loss' })
     expect(await refusal(log.commit('web', 'c', { seq: 9 }))).toMatchObject({ code: 'data-loss' })
     expect(await log.cursor('web', 'd')).toMatchObject({ seq: 8 })
+    expect((await list(log.cursors({ client: 'web' }))).map(({ channel }) => channel)).toEqual(['d'])
+    expect((await list(log.cursors({ channel: 'c' }))).filter(({ client }) => client === 'web')).toEqual([])
+    await log.seek('web', 'c', { seq: 3 })
+    expect(await log.cursor('web', 'c')).toMatchObject({ seq: 3 })
     expect((await readAll(log, 'c')).map(valueIn)).toEqual(range(1, 50))
   })
 

@@ -103,6 +103,15 @@ describe('a follower', () => {
     ])
   })
 
+  test('that knew a seq of a channel that is not there is told so, and follows what is made', async () => {
+    const log = await tempLog()
+    const { follower } = await Follower.open(log, 'c', at(5))
+    expect(await said(follower)).toEqual([{ is: 'reset', epoch: null, trimmed: 0, head: 0 }])
+    await append(log, 'c', [1, 2])
+    await follower.changed(never())
+    expect(await said(follower)).toEqual([[1, 2], { is: 'caughtup', seq: 2 }])
+  })
+
   test('that is overtaken by a trim is told the gap, and goes on after it', async () => {
     const log = await tempLog()
     await append(log, 'c', [1])
@@ -111,7 +120,7 @@ describe('a follower', () => {
     for (const i of range(2, 6)) await append(log, 'c', [i])
     await log.trim('c', 4)
     await follower.changed(never())
-    expect(await said(follower)).toEqual([{ is: 'gap', after: 1, trimmed: 4 }, [5, 6]])
+    expect(await said(follower)).toEqual([{ is: 'gap', after: 1, trimmed: 4 }, [5, 6], { is: 'caughtup', seq: 6 }])
     for (const i of range(7, 9)) await append(log, 'c', [i])
     await log.trim('c', 9)
     await follower.changed(never())

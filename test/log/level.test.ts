@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import {
   cpSync,
   existsSync,
@@ -9,6 +10,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Follower } from '../../src/log/follow.ts'
@@ -73,6 +75,17 @@ describe('the directory of a level log', () => {
     await append(log, 'c', [2])
     await log.close()
     expect((await readAll(await opened(dir), 'c')).map(valueIn)).toEqual([1, 2])
+  })
+
+  test('Whoever asks for its holder and never hangs up does not hold up the close', async () => {
+    const dir = tempDir()
+    const log = await opened(dir)
+    const { dev, ino } = statSync(dir, { bigint: true })
+    const asking = connect({ path: `\0tidemark:${dev}:${ino}`, allowHalfOpen: true })
+    onTestFinished(() => void asking.destroy())
+    await once(asking, 'readable')
+    await log.close()
+    await (await openLog({ dir })).close()
   })
 
   test('Nothing in it is readable by others, whatever the umask was', async () => {
@@ -324,6 +337,34 @@ describe('what a level log keeps', () => {
     const again = await opened(dir)
     expect(await seqsAndValues(again, 'trimmed', { after: 599 })).toEqual([[600, 'last']])
     expect(await list(again.cursors({ client: 'client-1' }))).toMatchObject([{ channel: 'kept', seq: 1 }])
+  })
+
+  test('A trim to the head and the delete behind it leave nothing on disk', async () => {
+    const dir = tempDir()
+    const log = await opened(dir)
+    for (const i of range(1, 30)) {
+      const c = `c${i}`
+      await append(log, c, range(1, 3))
+      await Promise.all(range(1, 10).map((client) => log.commit(`client-${client}`, c, { seq: 1 })))
+      await Promise.all([log.trim(c, 3), ...(i % 2 ? [log.delete(c)] : [])])
+      if (i % 2 === 0) await log.delete(c)
+    }
+    await log.close()
+    const left = async (): Promise<string[]> => {
+      const again = await opened(dir)
+      await append(again, 'kept', ['a turn for the sweeper'])
+      await again.close()
+      return withRows(dir, async (rows) => (await rows.keys().all()).map((key) => String.fromCharCode(key[0]!)))
+    }
+    const work = async () => (await left()).filter((kind) => 'cdx'.includes(kind)).length
+    await expect.poll(work, { timeout: 20_000, interval: 1 }).toBe(0)
+    // One block for each append to `kept`.
+    expect(new Set(await left())).toEqual(new Set(['e', 'h', 'm', 'n']))
+    const again = await opened(dir)
+    expect((await list(again.channels(''))).map(({ channel }) => channel)).toEqual(['kept'])
+    const { head } = await again.info('kept')
+    await again.close()
+    expect((await left()).filter((kind) => kind === 'e').length).toBe(head + 1)
   })
 
   test('A damaged row of clearing work holds up its own channel only, and is told', async () => {

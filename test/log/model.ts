@@ -25,8 +25,13 @@ interface ModelChannel {
   readonly values: number[]
   note: string | undefined
   readonly cursors: Map<string, ModelCursor>
-  /** Of appends whose first channel this is. */
-  readonly receipts: Map<string, { readonly sent: string; readonly answers: readonly ModelAnswer[] }>
+  /** Of appends that this channel had a part in. */
+  readonly receipts: Map<string, Receipt>
+}
+
+interface Receipt {
+  readonly sent: string
+  readonly answers: readonly ModelAnswer[]
 }
 
 export interface ModelAnswer {
@@ -50,7 +55,7 @@ export class Model {
   append(send: Send): Outcome<{ answers: readonly ModelAnswer[]; duplicate: boolean }> {
     const sent = JSON.stringify(send.entries)
     if (send.key !== undefined) {
-      const receipt = this.channels.get(send.entries[0]!.channel)?.receipts.get(send.key)
+      const receipt = this.#receipt(send)
       if (receipt) return receipt.sent === sent ? { answers: receipt.answers, duplicate: true } : { code: 'key-reused' }
     }
     for (const { channel, expectedSeq } of send.entries)
@@ -62,8 +67,14 @@ export class Model {
       into.values.push(...values)
       return { channel, first, last: into.values.length }
     })
-    if (send.key !== undefined) this.channels.get(send.entries[0]!.channel)!.receipts.set(send.key, { sent, answers })
+    if (send.key === undefined) return { answers, duplicate: false }
+    for (const { channel } of send.entries) this.make(channel).receipts.set(send.key, { sent, answers })
     return { answers, duplicate: false }
+  }
+
+  #receipt(send: Send): Receipt | undefined {
+    const found = send.entries.map(({ channel }) => this.channels.get(channel)?.receipts.get(send.key!))
+    return found.find((receipt) => receipt !== undefined)
   }
 
   make(name: string): ModelChannel {

@@ -5,7 +5,7 @@
  * head that belong together. The cache may forget any of them: memory is spent on active channels only.
  */
 import { LRUCache } from 'lru-cache'
-import { TidemarkError } from '../../errors.ts'
+import { hasCode, TidemarkError } from '../../errors.ts'
 import { sameHistory } from '../../event.ts'
 import type { Appended, ChannelInfo, Place, Settings } from '../log.ts'
 import { decodeHead, decodeName, type HeadRow, headKey, nameKey } from './keys.ts'
@@ -115,11 +115,16 @@ function loadChannel(store: Store, name: string): Channel | undefined {
   const key = nameKey(name)
   const row = store.db.getSync(key)
   if (row === undefined) return undefined
-  const { channel: number, settings } = decodeName(key, row)
-  const headRow = store.db.getSync(headKey(number))
-  if (headRow === undefined)
-    throw new TidemarkError('data-loss', `The head row of ${name} is missing`, { channel: name, row: 'head' })
-  return { name, number, settings, ...decodeHead(headKey(number), headRow) }
+  try {
+    const { channel: number, settings } = decodeName(key, row)
+    const headRow = store.db.getSync(headKey(number))
+    if (headRow === undefined) throw new TidemarkError('data-loss', 'The head row is missing', { row: 'head' })
+    return { name, number, settings, ...decodeHead(headKey(number), headRow) }
+  } catch (cause) {
+    if (!hasCode(cause, 'data-loss')) throw cause
+    const { message, details } = cause as TidemarkError
+    throw new TidemarkError('data-loss', `${message} (channel ${name})`, { ...details, channel: name }, { cause })
+  }
 }
 
 interface Waiter {
@@ -167,7 +172,14 @@ export class Waiters {
   /** Asks again for everyone who waits for this channel. */
   wake(name: string, hasChanged: (name: string, from: Place) => boolean): void {
     const waiting = this.#byName.get(name)
-    if (waiting) for (const waiter of waiting) if (hasChanged(name, waiter.from)) waiter.resolve()
+    if (!waiting) return
+    for (const waiter of waiting)
+      try {
+        if (hasChanged(name, waiter.from)) waiter.resolve()
+      } catch (error) {
+        // A damaged row is told to those who wait for its channel, and holds up nobody else.
+        waiter.reject(error)
+      }
   }
 
   wakeAll(hasChanged: (name: string, from: Place) => boolean): void {

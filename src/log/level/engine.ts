@@ -3,8 +3,8 @@
  *
  * Reads come from the tail in memory or from disk with every block checked; writes are plans for the one writer.
  */
-import { BODY_BYTES_MAX } from '../../body.ts'
-import { TidemarkError } from '../../errors.ts'
+import { BODIES_BYTES_MAX, BODY_BYTES_MAX } from '../../body.ts'
+import { hasCode, TidemarkError } from '../../errors.ts'
 import { APPEND_EVENTS_MAX, sameHistory } from '../../event.ts'
 import {
   type About,
@@ -39,7 +39,7 @@ import {
 import { readPage } from './read.ts'
 import { Receipts } from './receipts.ts'
 import { Watermark } from './room.ts'
-import { RESERVE_BYTES, Store } from './store.ts'
+import { type Notice, RESERVE_BYTES, Store } from './store.ts'
 import { Sweeper } from './sweep.ts'
 import { Tail } from './tail.ts'
 import { Writer } from './writer.ts'
@@ -63,6 +63,7 @@ export async function openLevel(options: LogOptions): Promise<Log> {
 class LevelLog implements Log {
   readonly about: About
   readonly #store: Store
+  readonly #notice: Notice
   readonly #channels: Channels
   readonly #waiters = new Waiters()
   readonly #tail: Tail
@@ -76,6 +77,7 @@ class LevelLog implements Log {
     const notice = options.onNotice ?? (() => {})
     this.about = { engine: 'level', durability: 'fsync', capabilities: ['multiChannel'], idWindow }
     this.#store = store
+    this.#notice = notice
     this.#channels = new Channels(store)
     this.#receipts = new Receipts(store, idWindow + CLOCK_JUMP_MS)
     this.#tail = new Tail(options.tailBytes ?? TAIL_BYTES)
@@ -112,13 +114,14 @@ class LevelLog implements Log {
         ...{ channel, head, trimmed: draft?.trimmed ?? 0, epoch: draft ? this.#channels.epoch(draft) : null },
       })
     }
-    // Every channel is found or made before the first event is placed: all or nothing.
-    const drafts = entries.map(({ channel }) => group.find(channel) ?? group.make(channel))
+    // Every channel is looked for before one is made, and made before the first event is placed: all or nothing.
+    const found = entries.map(({ channel }) => group.find(channel))
+    const drafts = entries.map(({ channel }, i) => found[i] ?? group.make(channel))
     const answers = entries.map(({ channel, body }, i) => {
       const draft = drafts[i]!
       return { channel, epoch: this.#channels.epoch(draft), ...group.append(draft, body) }
     })
-    if (key !== undefined) this.#receipts.put(group, drafts[0]!.number, entries, key, answers)
+    if (key !== undefined) this.#receipts.put(group, entries, key, answers)
     return () => this.#channels.withHeads(answers)
   }
 
@@ -184,18 +187,19 @@ class LevelLog implements Log {
   }
 
   commit(client: string, channel: string, to: CursorMove): Promise<Cursor> {
-    return this.#moveCursor(client, channel, to, (row, seq) => seq > row.seq)
+    return this.#moveCursor(client, channel, to, (group, draft) => group.cursor(draft, client))
   }
 
   seek(client: string, channel: string, to: CursorMove): Promise<Cursor> {
-    return this.#moveCursor(client, channel, to, () => true)
+    // Wherever it stood, and whatever became of its row.
+    return this.#moveCursor(client, channel, to, () => undefined)
   }
 
   #moveCursor(
     client: string,
     channel: string,
     to: CursorMove,
-    moves: (row: CursorRow, seq: number) => boolean,
+    bound: (group: Group, draft: Draft) => CursorRow | undefined,
   ): Promise<Cursor> {
     return this.#writer.submit(CHANGE_BYTES, (group) => {
       const draft = group.find(channel) ?? noChannel(channel)
@@ -204,8 +208,8 @@ class LevelLog implements Log {
         throw new TidemarkError('ahead-of-head', `The head of ${channel} is ${draft.head}, before ${to.seq}`, {
           ...{ channel, epoch, trimmed: draft.trimmed, head: draft.head },
         })
-      const row = group.cursor(draft, client)
-      const stays = row && sameHistory(row.epoch, epoch) && !moves(row, to.seq)
+      const row = bound(group, draft)
+      const stays = row && sameHistory(row.epoch, epoch) && to.seq <= row.seq
       const moved: CursorRow = stays ? row : { epoch, seq: to.seq, time: group.now }
       if (!stays) group.setCursor(draft, client, moved)
       return () => ({ client, channel, ...moved })
@@ -225,7 +229,7 @@ class LevelLog implements Log {
   forget(client: string, channel: string): Promise<boolean> {
     return this.#writer.submit(CHANGE_BYTES, (group) => {
       const draft = group.find(channel) ?? noChannel(channel)
-      const existed = group.cursor(draft, client) !== undefined
+      const existed = group.hasCursor(draft, client)
       if (existed) group.setCursor(draft, client, undefined)
       return () => existed
     })
@@ -235,15 +239,19 @@ class LevelLog implements Log {
     await this.#opened()
     if ('channel' in of) {
       const { number } = this.#channels.need(of.channel)
-      for await (const [key, row] of this.#rows(cursorRange(number)))
-        yield { client: clientOfCursorKey(key), channel: of.channel, ...decodeCursor(key, row) }
+      for await (const [key, row] of this.#rows(cursorRange(number))) {
+        const cursor = this.#whole(() => decodeCursor(key, row))
+        if (cursor) yield { client: clientOfCursorKey(key), channel: of.channel, ...cursor }
+      }
       return
     }
     for await (const [key] of this.#rows(clientRange(of.client))) {
       await this.#opened()
-      const channel = this.#channels.get(channelOfClientKey(key))
-      // A deleted channel's cursors are cleared a little later than its name.
-      const cursor = channel && this.#cursor(of.client, channel)
+      const cursor = this.#whole(() => {
+        const channel = this.#channels.get(channelOfClientKey(key))
+        // A deleted channel's cursors are cleared a little later than its name.
+        return channel && this.#cursor(of.client, channel)
+      })
       if (cursor) yield cursor
     }
   }
@@ -275,8 +283,19 @@ class LevelLog implements Log {
     const { gte, lte } = nameRange(prefix)
     const start = after !== undefined && Buffer.compare(nameKey(after), gte) >= 0 ? { gt: nameKey(after) } : { gte }
     for await (const [key] of this.#rows({ ...start, lte })) {
-      const channel = this.#channels.get(nameOfKey(key))
+      const channel = this.#whole(() => this.#channels.get(nameOfKey(key)))
       if (channel) yield this.#channels.info(channel)
+    }
+  }
+
+  /** What is read of one row of a listing: a damaged one is left out and noticed, and costs the others nothing. */
+  #whole<T>(read: () => T): T | undefined {
+    try {
+      return read()
+    } catch (error) {
+      if (!hasCode(error, 'data-loss')) throw error
+      this.#notice('error', 'A listing leaves out a damaged row', { why: (error as Error).message })
+      return undefined
     }
   }
 
@@ -314,6 +333,7 @@ class LevelLog implements Log {
       await Promise.race([gate, late])
     }
     if (this.health().state === 'closed') throw closing()
+    if (!this.#store.isOpen) throw unavailable(this.health().reason)
   }
 
   /** Memory follows disk; then readers wake; the writer answers after that. */
@@ -359,6 +379,10 @@ function sizeOf(entries: readonly Append[]): number {
     names.add(channel)
     bytes += body.bytes.length + CHANGE_BYTES
   }
+  if (bytes - names.size * CHANGE_BYTES > BODIES_BYTES_MAX)
+    throw new TidemarkError('too-large', `An append holds at most ${BODIES_BYTES_MAX} bytes over all its channels`, {
+      bytes: BODIES_BYTES_MAX,
+    })
   return bytes
 }
 

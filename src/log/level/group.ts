@@ -16,12 +16,14 @@ import {
   type CursorRow,
   clientKey,
   cursorKey,
+  dayOf,
   decodeCursor,
   decodeNext,
   encodeCursor,
   encodeHead,
   encodeName,
   encodeNext,
+  encodeReceipt,
   encodeSweep,
   headKey,
   NEXT_KEY,
@@ -50,8 +52,10 @@ export interface Draft extends Writable<Channel> {
 }
 
 export class Group {
-  /** Time of this group's blocks, ms; a channel's own time never falls below its last. */
+  /** Time of this group's blocks, ms, as this machine's clock says; a channel's own time never falls below its last. */
   readonly now: number
+  /** The day that this group's receipts are filed under. */
+  readonly day: number
   readonly #store: Store
   readonly #channels: Channels
   readonly #batch: Batch
@@ -59,6 +63,9 @@ export class Group {
   readonly #cursors = new Map<string, { draft: Draft; client: string; row: CursorRow | undefined; isNew: boolean }>()
   #receipts: Map<string, ReceiptRow> | undefined
   readonly #deleted: Channel[] = []
+  readonly #deletedNames = new Set<string>()
+  /** Clearing work, by channel: the newest says all that is to do. */
+  readonly #sweeps = new Map<number, SweepRow>()
   #next: number | undefined
   #bytes = 0
 
@@ -66,14 +73,15 @@ export class Group {
     this.#store = store
     this.#channels = channels
     this.#batch = store.db.batch()
-    this.now = store.now()
+    this.now = Date.now()
+    this.day = dayOf(store.now())
   }
 
   /** The channel as this group leaves it. */
   find(name: string): Draft | undefined {
     const draft = this.#drafts.get(name)
     if (draft) return draft
-    if (this.#deleted.some((channel) => channel.name === name)) return undefined
+    if (this.#deletedNames.has(name)) return undefined
     const channel = this.#channels.get(name)
     return channel && this.#draft(channel)
   }
@@ -126,11 +134,18 @@ export class Group {
     this.sweepLater(draft.number, { upTo: draft.head, deleted: draft.name })
     this.#drafts.delete(draft.name)
     this.#deleted.push(draft)
+    this.#deletedNames.add(draft.name)
   }
 
   sweepLater(channel: number, row: SweepRow): void {
+    this.#sweeps.set(channel, row)
+  }
+
+  /** Removes the row of clearing work that is done, unless there is more to do by now. @param row as it was read */
+  swept(channel: number, row: Uint8Array): void {
     const key = sweepKey(channel)
-    this.put(key, encodeSweep(key, row))
+    const now = this.#store.db.getSync(key)
+    if (now && Buffer.compare(now, row) === 0) this.del(key)
   }
 
   cursor(draft: Draft, client: string): CursorRow | undefined {
@@ -141,21 +156,28 @@ export class Group {
     return row === undefined ? undefined : decodeCursor(key, row)
   }
 
+  hasCursor(draft: Draft, client: string): boolean {
+    const planned = this.#cursors.get(`${draft.number}/${client}`)
+    if (planned) return planned.row !== undefined
+    return this.#store.db.getSync(cursorKey(draft.number, client)) !== undefined
+  }
+
   /** Of several moves of one cursor only the last is written. `undefined` deletes it. */
   setCursor(draft: Draft, client: string, row: CursorRow | undefined): void {
     const id = `${draft.number}/${client}`
-    const isNew = this.#cursors.get(id)?.isNew ?? this.cursor(draft, client) === undefined
+    const isNew = this.#cursors.get(id)?.isNew ?? !this.hasCursor(draft, client)
     this.#cursors.set(id, { draft, client, row, isNew })
   }
 
   /** The receipt that this group writes under a key. */
-  receipt(channel: number, key: string): ReceiptRow | undefined {
-    return this.#receipts?.get(`${channel}/${key}`)
+  receipt(place: Uint8Array): ReceiptRow | undefined {
+    return this.#receipts?.get(Buffer.from(place).toString('latin1'))
   }
 
-  setReceipt(channel: number, key: string, receipt: ReceiptRow): void {
+  setReceipt(place: Uint8Array, receipt: ReceiptRow): void {
+    this.put(place, encodeReceipt(place, receipt))
     this.#receipts ??= new Map()
-    this.#receipts.set(`${channel}/${key}`, receipt)
+    this.#receipts.set(Buffer.from(place).toString('latin1'), receipt)
   }
 
   put(key: Uint8Array, value: Uint8Array): void {
@@ -185,6 +207,8 @@ export class Group {
       if (row && isNew) this.put(clientKey(client, draft.name), new Uint8Array())
       if (!row) this.del(clientKey(client, draft.name))
     }
+    // Behind the removal of a row that was done: more to do outlives it.
+    for (const [channel, row] of this.#sweeps) this.put(sweepKey(channel), encodeSweep(sweepKey(channel), row))
     if (this.#next !== undefined) this.put(NEXT_KEY, encodeNext(this.#next))
     if (this.#batch.length === 0) {
       await this.#batch.close()

@@ -11,6 +11,8 @@ import { systemError } from './cause.ts'
 
 const HOLDER_FILE = 'holder.json'
 const ASK_MS = 1_000
+/** An answer is shorter than this. */
+const ANSWER_MAX = 1_024
 
 interface Holder {
   readonly pid: number
@@ -60,7 +62,8 @@ function listen(dir: string, name: string, holder: Holder): Promise<Server> {
   return new Promise((resolve, reject) => {
     const server = createServer((socket) => {
       socket.on('error', () => socket.destroy())
-      socket.end(JSON.stringify(holder))
+      // Whoever asks and does not hang up must not hold up the release.
+      socket.end(JSON.stringify(holder), () => socket.destroy())
     })
     server.once('error', (error: NodeJS.ErrnoException) => {
       if (error.code !== 'EADDRINUSE') return reject(new TidemarkError('io-error', error.message, {}, { cause: error }))
@@ -82,6 +85,7 @@ function ask(name: string): Promise<Holder | undefined> {
     socket.setTimeout(ASK_MS, done)
     socket.on('data', (chunk) => {
       text += chunk
+      if (text.length > ANSWER_MAX) done()
     })
     // A holder that can't answer still holds the log: it goes unnamed.
     socket.on('error', done)

@@ -27,6 +27,8 @@ export type Notice = NonNullable<LogOptions['onNotice']>
 const WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 /** Free space that LevelDB needs to open again and to compact; below it appends are refused (room.ts). */
 export const RESERVE_BYTES = 64 * 1024 * 1024 + 4 * WRITE_BUFFER_BYTES
+/** A clock that is so far behind the last write is worth a word, ms. */
+const CLOCK_BEHIND_MS = 60_000
 /** What an operation takes in LevelDB's memory beyond its bytes, at least; a guess that only must not be too low. */
 const OPERATION_BYTES = 64
 
@@ -92,11 +94,16 @@ export class Store {
     return this.#db
   }
 
+  /** False between two lives of LevelDB, and when it did not open again. */
+  get isOpen(): boolean {
+    return this.#db.status === 'open'
+  }
+
   get commit(): number {
     return this.#commit
   }
 
-  /** A clock that never goes back, not even over restarts; ms. */
+  /** The clock that receipts are filed by: it never goes back, not even over restarts; ms. */
   now(): number {
     this.#time = Math.max(this.#time, Date.now())
     return this.#time
@@ -199,7 +206,7 @@ const writeBufferOf = (options: LogOptions): number => options.writeBufferBytes 
 const markPath = (dir: string): string => join(dir, 'high-water')
 
 /** Exactly as long as a mark's slot holds. */
-const newLife = (): string => randomBytes(5).toString('hex')
+export const newLife = (): string => randomBytes(5).toString('hex')
 
 async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise<Store> {
   const notice = noticeOf(options)
@@ -224,6 +231,10 @@ async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise
     if (!found && stored && !unborn && options.acceptDataLoss !== true)
       throw lost(dir, 'the store holds no store row', {})
     const rows = found ?? { life: newLife(), commit: 0, time: Date.now() }
+    if (rows.time - Date.now() > CLOCK_BEHIND_MS)
+      notice('warn', 'The clock is behind the last write: idempotency keys are remembered for longer', {
+        lastWrite: new Date(rows.time).toISOString(),
+      })
     const complaint = unborn && !found ? undefined : (judge(dir, rows, state) ?? damage)
     if (complaint && !accepts(complaint, options)) throw complaint
     const store = new Store(dir, lock, options, db, mark ?? Mark.create(markPath(dir), onMarkError), rows)
@@ -372,7 +383,7 @@ function syncTree(dir: string): void {
   for (const path of [storeDir(dir), dir, dirname(dir)]) syncDir(path)
 }
 
-function syncDir(path: string): void {
+export function syncDir(path: string): void {
   const fd = openSync(path, 'r')
   try {
     fsyncSync(fd)

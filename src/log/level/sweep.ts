@@ -17,7 +17,6 @@ import {
   type Range,
   receiptsBefore,
   SWEEPS,
-  sweepKey,
 } from './keys.ts'
 import type { Notice, Store } from './store.ts'
 import type { Writer } from './writer.ts'
@@ -104,9 +103,7 @@ export class Sweeper {
       await this.#clear(lossRange(channel))
     }
     await this.#writer.submit(100, (group) => {
-      const now = this.#store.db.getSync(key)
-      // A later trim wrote another row: its part is still to do.
-      if (now && decodeSweep(key, now).upTo === upTo) group.del(sweepKey(channel))
+      group.swept(channel, row)
       return () => {}
     })
   }

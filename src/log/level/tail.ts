@@ -1,8 +1,8 @@
 /**
  * The newest blocks of busy channels in memory, and the pages that followers at the head share.
  *
- * Bounded by bytes over all channels, oldest block out first, ready-made forms counted too. It only ever holds what is
- * on disk, and loses nothing by forgetting: a reader that finds no block here reads the disk.
+ * Bounded by bytes over all channels, oldest block out first, ready-made forms counted too, whoever makes them. It only
+ * ever holds what is on disk, and loses nothing by forgetting: a reader that finds no block here reads the disk.
  */
 import { readHeader } from '../../block.ts'
 import { Page, type ReadLimits } from '../log.ts'
@@ -15,48 +15,77 @@ export interface TailBlock {
   readonly bytes: Uint8Array
 }
 
+/** A block's place in the order of arrival, over all channels. */
+interface Arrival {
+  readonly channel: number
+  /** It was dropped before its turn: trimmed, or its channel is gone. */
+  isGone: boolean
+}
+
+/** A page that ends at the head, and what limits give just this page. */
+interface SharedPage {
+  readonly page: Page
+  /** Of all its blocks; 0 where there is only one, which is given whatever the limit is. */
+  readonly bytes: number
+  /** Events before its last block. */
+  readonly events: number
+  /** Of its forms. */
+  formBytes: number
+}
+
 interface ChannelTail {
   /** Neighbours, oldest first; blocks before `from` were dropped. */
   blocks: TailBlock[]
+  arrivals: Arrival[]
   from: number
   /** Pages that end at the head, by position; a new head makes new ones. */
-  pages: Map<number, Page>
-  /** Bytes of the forms of `pages`. */
-  formBytes: number
+  pages: Map<number, SharedPage> | undefined
 }
 
 /** Most shared pages of one channel: followers at the head stand at few different places. */
 const PAGES_MAX = 16
-/** What a block takes beyond its bytes. */
-const BLOCK_OVERHEAD = 200
+/** What a block and a channel take beyond the bytes of blocks. */
+const BLOCK_OVERHEAD = 250
+const CHANNEL_OVERHEAD = 600
+/** Arrivals of blocks that are gone already are kept up to this many, and as many as there are others. */
+const GONE_KEPT = 4_096
 
 export class Tail {
   readonly #budget: number
   readonly #channels = new Map<number, ChannelTail>()
-  /** Channel numbers in the order of their blocks' arrival; a channel stands once for each of its blocks. */
-  #order: number[] = []
+  #order: Arrival[] = []
   #orderFrom = 0
+  /** Blocks held. */
+  #count = 0
   #bytes = 0
 
   constructor(budget: number) {
     this.#budget = budget
   }
 
-  /** Bytes held, forms included. */
-  get bytes(): number {
-    return this.#bytes
-  }
-
   push(channel: number, blocks: readonly TailBlock[]): void {
-    const tail: ChannelTail = this.#channels.get(channel) ?? { blocks: [], from: 0, pages: new Map(), formBytes: 0 }
-    this.#channels.set(channel, tail)
+    const tail = this.#channels.get(channel) ?? this.#make(channel)
     this.#forgetPages(tail)
     for (const block of blocks) {
+      const arrival = { channel, isGone: false }
       tail.blocks.push(block)
-      this.#order.push(channel)
+      tail.arrivals.push(arrival)
+      this.#order.push(arrival)
+      this.#count++
       this.#bytes += block.bytes.length + BLOCK_OVERHEAD
     }
-    while (this.#bytes > this.#budget && this.#orderFrom < this.#order.length) this.#dropOldest()
+    this.#keepBudget()
+  }
+
+  #make(channel: number): ChannelTail {
+    const tail = { blocks: [], arrivals: [], from: 0, pages: undefined }
+    this.#channels.set(channel, tail)
+    this.#bytes += CHANNEL_OVERHEAD
+    return tail
+  }
+
+  #keepBudget(): void {
+    while (this.#bytes > this.#budget && this.#count > 0) this.#dropOldest()
   }
 
   /** Forgets blocks up to `upTo`, and every page: what was trimmed must not be given out again. */
@@ -65,6 +94,7 @@ export class Tail {
     if (!tail) return
     this.#forgetPages(tail)
     while (tail.from < tail.blocks.length && tail.blocks[tail.from]!.last <= upTo) this.#drop(channel, tail)
+    this.#keepOrder()
   }
 
   forget(channel: number): void {
@@ -81,18 +111,20 @@ export class Tail {
   page(channel: Channel, epoch: string, after: number, limits: ReadLimits): Page | undefined {
     const tail = this.#channels.get(channel.number)
     if (!tail) return undefined
-    const shared = tail.pages.get(after)
-    if (shared && fits(shared, limits)) return shared
+    const shared = tail.pages?.get(after)
+    if (shared && shared.bytes <= limits.bytes && shared.events < limits.events) return shared.page
     let i = findBlock(tail, after)
     if (i < 0) return undefined
     const blocks: Uint8Array[] = []
     let last = after
     let events = 0
+    let eventsBefore = 0
     let bytes = 0
     for (; i < tail.blocks.length && events < limits.events; i++) {
       const block = tail.blocks[i]!
       if (blocks.length > 0 && bytes + block.bytes.length > limits.bytes) break
       blocks.push(block.bytes)
+      eventsBefore = events
       events += Math.min(block.count, block.last - last)
       bytes += block.bytes.length
       last = block.last
@@ -100,57 +132,68 @@ export class Tail {
     const { name, head, trimmed } = channel
     const onForm = (length: number): void => {
       // A page that its channel has moved on from is kept by its readers alone.
-      if (tail.pages.get(after) !== page) return
-      tail.formBytes += length
+      const shared = tail.pages?.get(after)
+      if (shared?.page !== page) return
+      shared.formBytes += length
       this.#bytes += length
+      this.#keepBudget()
     }
     const page = new Page({ channel: name, epoch, after, last, head, trimmed, blocks }, onForm)
-    if (last === head && tail.pages.size < PAGES_MAX) tail.pages.set(after, page)
+    if (last === head)
+      this.#share(tail, { page, bytes: blocks.length > 1 ? bytes : 0, events: eventsBefore, formBytes: 0 })
     return page
   }
 
+  #share(tail: ChannelTail, shared: SharedPage): void {
+    tail.pages ??= new Map()
+    if (tail.pages.size < PAGES_MAX && !tail.pages.has(shared.page.after)) tail.pages.set(shared.page.after, shared)
+  }
+
   #dropOldest(): void {
-    const channel = this.#order[this.#orderFrom++]!
-    if (this.#orderFrom > 4_096 && this.#orderFrom * 2 > this.#order.length) {
-      this.#order = this.#order.slice(this.#orderFrom)
-      this.#orderFrom = 0
-    }
-    const tail = this.#channels.get(channel)
-    // Forgotten blocks leave their places in the order; each then stands for nothing, or for a younger block.
-    if (tail) this.#drop(channel, tail)
+    const { channel, isGone } = this.#order[this.#orderFrom++]!
+    // The oldest that is left of all is the oldest of its channel.
+    if (!isGone) this.#drop(channel, this.#channels.get(channel)!)
+    this.#keepOrder()
+  }
+
+  #keepOrder(): void {
+    if (this.#order.length <= 2 * this.#count + GONE_KEPT) return
+    this.#order = this.#order.slice(this.#orderFrom).filter(({ isGone }) => !isGone)
+    this.#orderFrom = 0
   }
 
   #drop(channel: number, tail: ChannelTail): void {
     const block = tail.blocks[tail.from]
     if (!block) return
+    this.#forgetPages(tail, block.last)
+    tail.arrivals[tail.from]!.isGone = true
+    this.#count--
     this.#bytes -= block.bytes.length + BLOCK_OVERHEAD
     tail.from++
     if (tail.from === tail.blocks.length) {
-      this.#forgetPages(tail)
       this.#channels.delete(channel)
+      this.#bytes -= CHANNEL_OVERHEAD
     } else if (tail.from > 64 && tail.from * 2 > tail.blocks.length) {
       tail.blocks = tail.blocks.slice(tail.from)
+      tail.arrivals = tail.arrivals.slice(tail.from)
       tail.from = 0
     }
   }
 
-  #forgetPages(tail: ChannelTail): void {
-    this.#bytes -= tail.formBytes
-    tail.formBytes = 0
-    tail.pages.clear()
+  /** Forgets pages, those that begin before `upTo`. */
+  #forgetPages(tail: ChannelTail, upTo = Number.POSITIVE_INFINITY): void {
+    if (!tail.pages) return
+    for (const [after, { formBytes }] of tail.pages) {
+      if (after >= upTo) continue
+      this.#bytes -= formBytes
+      tail.pages.delete(after)
+    }
   }
 }
 
 export function tailBlock(bytes: Uint8Array): TailBlock {
   const { after, last, count } = readHeader(bytes)
   return { after, last, count, bytes }
-}
-
-function fits(page: Page, limits: ReadLimits): boolean {
-  if (page.blocks.length === 1) return true
-  let bytes = 0
-  for (const block of page.blocks) bytes += block.length
-  return bytes <= limits.bytes && page.last - page.after <= limits.events
 }
 
 /** Index of the block that continues `after`: block.after ≤ after < block.last. */

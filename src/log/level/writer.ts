@@ -66,7 +66,7 @@ export class Writer {
   #reason: string | undefined
   readonly #closing = new AbortController()
   /** Set while LevelDB is closed between two lives. */
-  #gate: Promise<void> | undefined
+  #gate: { readonly passed: Promise<void>; readonly open: () => void } | undefined
 
   constructor(store: Store, channels: Channels, watermark: Watermark, events: WriterEvents) {
     this.#store = store
@@ -88,7 +88,7 @@ export class Writer {
 
   /** Undefined when LevelDB is open; else resolves when it is again, or never will be. */
   get gate(): Promise<void> | undefined {
-    return this.#gate
+    return this.#gate?.passed
   }
 
   /** What adds events, and is refused when the disk is almost full. As `submit`. */
@@ -129,10 +129,15 @@ export class Writer {
   }
 
   async #run(): Promise<void> {
-    while (this.#queue.length > 0) {
-      // One turn of the event loop: requests that arrived together share the group.
-      await nextTurn()
-      await this.#writeGroup()
+    try {
+      while (this.#queue.length > 0) {
+        // One turn of the event loop: requests that arrived together share the group.
+        await nextTurn()
+        await this.#writeGroup()
+      }
+    } catch (error) {
+      // Not foreseen: what memory holds may not be what is on disk.
+      this.#stop(`The writer failed: ${reasonOf(error)}. Start the server again`)
     }
     this.#running = undefined
   }
@@ -191,7 +196,13 @@ export class Writer {
         ),
       )
     if (isCorruption(error)) this.#stop(`LevelDB reports corruption: ${why}. Run tidemark salvage on a copy`)
-    else await this.#recover(full)
+    else
+      try {
+        await this.#recover(full)
+      } finally {
+        this.#gate?.open()
+        this.#gate = undefined
+      }
   }
 
   async #recover(diskFull: boolean): Promise<void> {
@@ -205,37 +216,34 @@ export class Writer {
         while (!this.#store.hasRoom() && !closed()) await delay(ROOM_CHECK_MS)
         if (closed()) break
       }
-      try {
-        await this.#reopen()
+      const failure = await this.#reopen()
+      if (failure === undefined) {
         this.#become('ok', undefined)
         this.#events.notice('info', 'The log was opened again', {})
         this.#events.onReopened()
         return
-      } catch (error) {
-        this.#events.notice('error', 'The log does not open again', { why: reasonOf(error) })
-        if (error instanceof TidemarkError && error.code === 'data-loss' && isOpen(this.#store)) {
-          this.#events.onReopened()
-          return this.#stop(`${error.message}. Run tidemark salvage on a copy`)
-        }
-        full = isDiskFull(error)
-        if (!full) tries++
-        await delay(REOPEN_PAUSE_MS)
       }
+      this.#events.notice('error', 'The log does not open again', { why: reasonOf(failure) })
+      if (failure instanceof TidemarkError && failure.code === 'data-loss' && this.#store.isOpen) {
+        this.#events.onReopened()
+        return this.#stop(`${failure.message}. Run tidemark salvage on a copy`)
+      }
+      full = isDiskFull(failure)
+      if (!full) tries++
+      await delay(REOPEN_PAUSE_MS)
     }
     if (closed()) this.#refuseQueue()
     else this.#stop('The log could not be opened again after a failed write. Check the disk, then run tidemark salvage')
   }
 
-  async #reopen(): Promise<void> {
-    let opened = (): void => {}
-    this.#gate = new Promise((resolve) => {
-      opened = resolve
-    })
+  /** One try. Readers wait at the gate from the first one on, until a try was good or the last one was not. */
+  async #reopen(): Promise<unknown> {
+    this.#gate ??= newGate()
     try {
       await this.#store.reopen()
-    } finally {
-      this.#gate = undefined
-      opened()
+      return undefined
+    } catch (error) {
+      return error
     }
   }
 
@@ -273,4 +281,10 @@ function plan(task: Task, group: Group): () => unknown {
   }
 }
 
-const isOpen = (store: Store): boolean => store.db.status === 'open'
+function newGate(): { passed: Promise<void>; open: () => void } {
+  let open = (): void => {}
+  const passed = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  return { passed, open }
+}
