@@ -14,10 +14,9 @@ import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { type Dice, dice } from './dice.ts'
 import { appendOne } from './errno.ts'
-import { missing } from './power.ts'
 import type { FaultClass, Tally } from './tally.ts'
 import { eventsOf, mustHold, openAnyway, tallyOf } from './verdict.ts'
-import { Volume } from './volume.ts'
+import { missing, Volume } from './volume.ts'
 import { type Answer, examine } from './witness.ts'
 
 const MIB = 1024 * 1024

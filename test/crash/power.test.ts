@@ -1,9 +1,10 @@
 import { describe, expect, test } from 'vitest'
 import { find } from '../machine.ts'
 import { SEED, tempDir } from '../parts.ts'
-import { missing, powerCuts } from './power.ts'
+import { powerCuts } from './power.ts'
 import { add, NOTHING } from './tally.ts'
 import { Broken } from './verdict.ts'
+import { missing } from './volume.ts'
 
 const CUTS = Number(process.env.POWER_CYCLES ?? 12)
 const CUTS_OF_AN_IMAGE = 12

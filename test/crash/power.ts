@@ -2,91 +2,22 @@
  * Power cuts: the log lies on an image of its own, ext4 or xfs, and the file system is shut down under it as a cut
  * would do it: what was not synced is gone, the journal is replayed at the next mount. Needs root and loop devices.
  */
-import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { LogOptions } from '../../src/log/open.ts'
-import { find, type Program } from '../machine.ts'
 import { type Dice, dice } from './dice.ts'
 import { add, type FaultClass, NOTHING, type Tally } from './tally.ts'
 import { mustHold, openAnyway, tallyOf } from './verdict.ts'
+import { missing, Volume } from './volume.ts'
 import { type Answer, examine, Life } from './witness.ts'
 
 export type FileSystem = 'ext4' | 'xfs'
 
 /** xfs takes nothing smaller than 300 MiB; the file is sparse. */
 const IMAGE_BYTES = 320 * 1024 * 1024
-const SYS_ADMIN = 1n << 21n
 /** Most answers that a life gives before its cut. */
 const ANSWERS_MAX = 300
 const LATER_MS = 20
-
-const run = (command: string, ...args: string[]): void => {
-  execFileSync(command, args, { stdio: ['ignore', 'ignore', 'pipe'] })
-}
-
-const mounted = new Set<Volume>()
-
-/** What a run that is ended in the middle leaves to the machine: nothing. */
-function release(): void {
-  for (const volume of mounted) volume.remove()
-}
-function releaseAndGo(signal: NodeJS.Signals): void {
-  release()
-  // Whoever else listens decides what the signal means.
-  if (process.listenerCount(signal) > 0) return
-  process.kill(process.pid, signal)
-}
-
-/** A file system of its own, on an image in a directory of the test. */
-class Volume {
-  readonly dir: string
-  readonly #image: string
-
-  constructor(type: FileSystem, dir: string) {
-    this.#image = join(dir, `${type}.image`)
-    this.dir = join(dir, type)
-    mkdirSync(this.dir)
-    writeFileSync(this.#image, '')
-    truncateSync(this.#image, IMAGE_BYTES)
-    run(`mkfs.${type}`, '-q', this.#image)
-    this.mount()
-  }
-
-  mount(): void {
-    if (mounted.size === 0) {
-      process.once('exit', release)
-      for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, releaseAndGo)
-    }
-    run('mount', '-o', 'loop', this.#image, this.dir)
-    mounted.add(this)
-  }
-
-  /** Without -f: the file system's own log is not written first. */
-  cut(): void {
-    run('xfs_io', '-x', '-c', 'shutdown', this.dir)
-  }
-
-  unmount(): void {
-    run('umount', this.dir)
-    this.#unlist()
-  }
-
-  /** Whatever state it is in, and whoever still holds a file of it. */
-  remove(): void {
-    if (mounted.has(this)) run('umount', '-l', this.dir)
-    this.#unlist()
-    rmSync(this.#image, { force: true })
-  }
-
-  #unlist(): void {
-    mounted.delete(this)
-    if (mounted.size > 0) return
-    process.removeListener('exit', release)
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.removeListener(signal, releaseAndGo)
-  }
-}
 
 export interface PowerOptions {
   /** Cuts of one cycle: the image is the same, the log grows over them. */
@@ -101,7 +32,7 @@ export function powerCuts(type: FileSystem, { cuts, wrap = [] }: PowerOptions): 
     name: `power cut, ${type}`,
     missing: () => missing('xfs_io', `mkfs.${type}`),
     async cycle(seed, dir) {
-      const volume = new Volume(type, dir)
+      const volume = new Volume(type, dir, IMAGE_BYTES)
       try {
         return await cutAgain(volume, seed, cuts, wrap, `power cut, ${type}, seed ${seed}`)
       } finally {
@@ -165,14 +96,4 @@ async function untilSomeMoment(life: Life, throwDice: Dice): Promise<void> {
     await life.until(() => life.answers.length >= answers)
     await delay(later)
   }
-}
-
-/** What this machine lacks for a power cut. */
-export function missing(...programs: readonly Program[]): string | undefined {
-  if (process.platform !== 'linux') return 'Linux'
-  if (process.getuid?.() !== 0) return 'root'
-  const able = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))?.[1] ?? '0'
-  if ((BigInt(`0x${able}`) & SYS_ADMIN) === 0n) return 'the right to mount'
-  if (!existsSync('/dev/loop-control')) return 'loop devices'
-  return programs.find((program) => !find(program))
 }

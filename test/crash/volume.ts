@@ -1,9 +1,12 @@
 /** A small file system of its own, in memory or on an image behind a loop device. Whoever makes one removes it. */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, rmSync, statfsSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, statfsSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { find, type Program } from '../machine.ts'
 
 export type Kind = 'tmpfs' | 'ext4' | 'xfs'
+
+const SYS_ADMIN = 1n << 21n
 
 const run = (command: string, ...args: string[]): void => {
   execFileSync(command, args, { stdio: ['ignore', 'ignore', 'pipe'] })
@@ -83,4 +86,14 @@ export class Volume {
     process.removeListener('exit', release)
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.removeListener(signal, releaseAndGo)
   }
+}
+
+/** What this machine lacks to mount a file system of its own, and of these programs. */
+export function missing(...programs: readonly Program[]): string | undefined {
+  if (process.platform !== 'linux') return 'Linux'
+  if (process.getuid?.() !== 0) return 'root'
+  const able = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))?.[1] ?? '0'
+  if ((BigInt(`0x${able}`) & SYS_ADMIN) === 0n) return 'the right to mount'
+  if (!existsSync('/dev/loop-control')) return 'loop devices'
+  return programs.find((program) => !find(program))
 }
