@@ -15,6 +15,7 @@ export interface Played {
 export interface Review extends Tally {
   /** What was found wrong, in words. */
   readonly wrong: string[]
+  readonly refused: boolean
 }
 
 /** What the lines of a player say. */
@@ -43,7 +44,16 @@ export async function reviewLeft(dir: string, scene: readonly Step[], played: Pl
     const { acknowledged, lost, duplicated, holes, wrong } = critic
     const falseAlarms = refused && lost + holes === 0 ? 1 : 0
     const said = refused ? [`refused: ${refused.message}`, ...wrong] : wrong
-    return { cycles: 1, acknowledged, lost, duplicated, holes, falseAlarms, wrong: said }
+    return {
+      cycles: 1,
+      acknowledged,
+      lost,
+      duplicated,
+      holes,
+      falseAlarms,
+      wrong: said,
+      refused: refused !== undefined,
+    }
   } finally {
     await log.close()
   }

@@ -2,15 +2,16 @@
  * A file system that remembers which of its changes are on disk, after ALICE (Pillai and others, OSDI 2014): it takes
  * recorded calls, and gives directories as they may look when the power is cut at that point.
  *
- *   ext4     any fsync puts every earlier change of a directory on disk
- *   strict   POSIX and no more: the fsync of a file is for its bytes, the fsync of a directory for its names
+ *   ext4       any fsync puts every earlier change of a name on disk; they keep their order
+ *   strict     the fsync of a file is for its bytes, the fsync of a directory for its names; those keep their order
+ *   unordered  POSIX and no more: as strict, but until the fsync of its directory each name is on its own
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Dice } from './dice.ts'
 import type { Call } from './trace.ts'
 
-export const MODELS = ['ext4', 'strict'] as const
+export const MODELS = ['ext4', 'strict', 'unordered'] as const
 export type Model = (typeof MODELS)[number]
 /** What becomes of changes that were not synced; `some`: by the dice, a write torn within. */
 export const FATES = ['none', 'all', 'some'] as const
@@ -96,13 +97,17 @@ export class Disk {
 
   #namesLeft(fate: Fate, dice: Dice): Map<string, File | 'dir'> {
     const left = new Map<string, File | 'dir'>()
-    // A journal keeps the order; without one, each name is on its own.
-    let isCut = false
-    for (const { name, from, to, isSynced } of this.#namings) {
+    /** Directories, or the whole disk, of whose changes no more is left. */
+    const cut = new Set<string>()
+    for (const { dir, name, from, to, isSynced } of this.#namings) {
       if (!isSynced) {
         if (fate === 'none') continue
-        if (fate === 'some' && this.#model === 'ext4') isCut ||= dice(3) === 0
-        if (isCut || (fate === 'some' && this.#model === 'strict' && dice(2) === 0)) continue
+        const row = this.#model === 'ext4' ? '' : dir
+        const isLost = this.#model === 'unordered' ? dice(2) === 0 : cut.has(row) || dice(3) === 0
+        if (fate === 'some' && isLost) {
+          cut.add(row)
+          continue
+        }
       }
       if (from !== undefined) left.delete(from)
       if (to) left.set(name, to)

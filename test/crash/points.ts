@@ -47,8 +47,13 @@ export function points({ points: most, onMet }: PointsOptions): FaultClass {
         mkdirSync(root)
         const { lines, signal } = await linesOf([...killAt(point), ...player])
         if (signal === 'SIGKILL') met++
-        const { wrong, ...found } = await reviewLeft(join(root, 'log'), scene, playedOf(lines))
-        tally = mustHold(`kill at a point, seed ${seed}`, add(tally, found), { point, wrong, said: lines.slice(-4) })
+        const { wrong, refused, ...found } = await reviewLeft(join(root, 'log'), scene, playedOf(lines))
+        tally = mustHold(`kill at a point, seed ${seed}`, add(tally, found), {
+          point,
+          refused,
+          wrong,
+          said: lines.slice(-4),
+        })
       }
       onMet?.(met, all.length)
       return tally
