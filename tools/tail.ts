@@ -61,7 +61,8 @@ export async function tail({ args, settings, terminal }: Run): Promise<void> {
   )
   const names = followed.map(({ channel }) => channel)
   try {
-    await Promise.all(loops.map((loop) => show(loop, names.length > 1, settings, terminal).finally(end)))
+    // One that reached its head is done by itself; one that failed ends them all.
+    await Promise.all(loops.map((loop) => show(loop, names.length > 1, settings, terminal)))
   } finally {
     end()
     const places = loops.flatMap(({ place }, i) => (place === undefined ? [] : [placeText(names[i]!, place)]))

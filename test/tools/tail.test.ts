@@ -63,6 +63,32 @@ test('tail shows the newest events as lines, 20 unless told, and ends at the hea
   ])
 })
 
+test('with --no-follow every channel is shown up to its own head, however soon another one is there', async () => {
+  const { url } = await startTestServer()
+  await append(url, 'small', numbers(1, 3))
+  const total = 30_000
+  for (let n = 1; n <= total; n += 1_000) await append(url, 'large', numbers(n, n + 999))
+  const { code, out } = await here([
+    'tail',
+    'small',
+    'large',
+    '--after',
+    'earliest',
+    '--no-follow',
+    '--json',
+    '--url',
+    url,
+  ])
+  expect(code).toBe(0)
+  const shown = out
+    .split('\n')
+    .slice(0, -1)
+    .map((line) => JSON.parse(line) as { channel: string; seq: number })
+  const of = (name: string) => shown.filter(({ channel }) => channel === name).map(({ seq }) => seq)
+  expect(of('small')).toEqual(range(1, 3))
+  expect(of('large')).toEqual(range(1, total))
+})
+
 test('wrong starts, unknown channels and missing servers end with their codes', async () => {
   const { url } = await startTestServer()
   await append(url, 'orders', numbers(1, 3))
