@@ -8,6 +8,7 @@ import { Actor, Ledger, type Placed } from './actor.ts'
 import { Judge } from './judge.ts'
 import { randomOf } from './script.ts'
 import { add, type FaultClass, NOTHING, type Tally } from './tally.ts'
+import { mustHold } from './verdict.ts'
 
 /** Kills of one directory: a log that has been killed before is killed again. */
 export const KILLS = 10
@@ -49,16 +50,16 @@ async function oneKill(seed: number, life: number, dir: string, ledger: Ledger, 
   return hold(dir, judge, `seed ${seed}, kill ${life}`)
 }
 
+/** @throws Broken when the log does not hold what it must */
 export async function hold(dir: string, judge: Judge, what: string): Promise<Tally> {
   const log = await openLog({ dir, ...LOG_OPTIONS })
   try {
     const { lost, duplicated, broken } = await judge.examine(log)
-    const evidence = [...lost.map((it) => `lost: ${it}`), ...duplicated.map((it) => `twice: ${it}`), ...broken]
-    if (evidence.length > 0) throw new Error(`${what}: ${evidence.length} broken\n${evidence.slice(0, 20).join('\n')}`)
+    const tally = { ...NOTHING, lost: lost.length, duplicated: duplicated.length, holes: broken.length }
+    return mustHold(what, { ...tally, cycles: 1 }, { lost, duplicated, broken })
   } finally {
     await log.close()
   }
-  return { ...NOTHING, cycles: 1 }
 }
 
 /** Events whose append was answered. */
