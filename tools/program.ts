@@ -7,6 +7,7 @@ import { Failed } from './command.ts'
 import { configCommand } from './config.ts'
 import { cursorsCommand } from './cursors.ts'
 import { infoCommand } from './info.ts'
+import { salvageCommand } from './salvage.ts'
 import { serveCommand } from './serve.ts'
 import { streamerCommand } from './streamer.ts'
 import { tailCommand } from './tail.ts'
@@ -25,6 +26,7 @@ const COMMANDS = [
   cursorsCommand,
   streamerCommand,
   verifyCommand,
+  salvageCommand,
   configCommand,
 ]
 

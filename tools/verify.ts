@@ -6,7 +6,7 @@ import type { Report } from '../src/log/verify.ts'
 import { command, type Run } from './command.ts'
 import { printable, type Terminal, table } from './terminal.ts'
 
-const MIB = 1024 * 1024
+export const MIB = 1024 * 1024
 
 export const verifyCommand = (terminal: Terminal): Command =>
   command(

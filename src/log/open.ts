@@ -1,4 +1,5 @@
 /** The one place where an engine is chosen. */
+import type { Salvaged } from './level/salvage.ts'
 import type { Log } from './log.ts'
 import type { Report, VerifyOptions } from './verify.ts'
 
@@ -40,4 +41,13 @@ export async function openLog(options: LogOptions): Promise<Log> {
 export async function verifyStopped(dir: string, options?: VerifyOptions): Promise<Report> {
   const { verifyLevel } = await import('./level/verify.ts')
   return verifyLevel(dir, options)
+}
+
+/**
+ * Makes a new log of all that is whole in a stopped one, which it leaves as it is.
+ * @throws in-use, not-found, cannot-create, storage-full, io-error; the signal's reason
+ */
+export async function salvageStopped(dir: string, into: string, options?: VerifyOptions): Promise<Salvaged> {
+  const { salvageLevel } = await import('./level/salvage.ts')
+  return salvageLevel(dir, into, options)
 }

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { damageIn, maskedCrc, scanLog, versionsOf } from '../../src/log/level/scan.ts'
-import { Table, versionsIn } from '../../src/log/level/table.ts'
+import { isSound, Table, versionsIn } from '../../src/log/level/table.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
 import { range, tempDir } from '../parts.ts'
 import { ALL, append, eventsOf, readAll, refusal, valueIn } from './reading.ts'
@@ -159,6 +159,20 @@ describe('the files of a level log', () => {
     table.close()
     // The filter follows the data blocks.
     flipAt(path, last.offset + last.size + 5 + 2)
+    expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'data-loss' })
+  })
+
+  test('A block of events that LevelDB can not walk, and would end the process over, is refused', async () => {
+    const dir = await fill(true)
+    const path = filesOf(dir, '.ldb').at(-1)!
+    const table = new Table(path)
+    const events = table.blocks.filter(({ before, upTo }) => before?.[0] === 0x65 && upTo?.[0] === 0x65)
+    const sound = events.map((block) => isSound(table.read(block).content, block))
+    table.close()
+    expect(sound).not.toContain(false)
+    const bytes = readFileSync(path)
+    bytes.fill(0xa5, events[0]?.offset ?? 400, (events[0]?.offset ?? 400) + 900)
+    writeFileSync(path, bytes)
     expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'data-loss' })
   })
 

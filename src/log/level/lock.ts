@@ -3,7 +3,7 @@
  * the file anywhere in this process drops it. This one is a listening socket named after the directory's device and
  * inode; the kernel frees it with the process, however that ends, and whoever finds it taken asks it who holds it.
  */
-import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { TidemarkError } from '../../errors.ts'
@@ -20,6 +20,10 @@ interface Holder {
 }
 
 export interface Lock {
+  /** True when the holder before left without saying so: it was killed, or the machine stopped. */
+  readonly endedBadly: boolean
+  /** Takes the holder's name away: what it held is closed. */
+  sayEnded(): void
   release(): Promise<void>
 }
 
@@ -35,13 +39,14 @@ export async function takeLock(dir: string, leavesTrace = true): Promise<Lock> {
       if (server) server.close(() => resolve())
       else resolve()
     })
+  const endedBadly = existsSync(join(dir, HOLDER_FILE))
   try {
     if (leavesTrace) writeFileSync(join(dir, HOLDER_FILE), `${JSON.stringify(holder)}\n`)
   } catch (error) {
     await release()
     throw systemError(`${HOLDER_FILE} can not be written`, error)
   }
-  return { release }
+  return { release, endedBadly, sayEnded: () => rmSync(join(dir, HOLDER_FILE), { force: true }) }
 }
 
 /** The refusal when a log is in use, naming who said it holds it. */

@@ -4,13 +4,14 @@
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type FileFault, listFiles } from './files.ts'
+import { LRUCache } from 'lru-cache'
+import { type FileFault, holdsEventsAlone, listFiles } from './files.ts'
 import type { Range } from './keys.ts'
-import { damageIn, scanLog, type Version, versionsOf } from './scan.ts'
-import { Table, versionsIn } from './table.ts'
+import { damageIn, doubtedIn, scanLog, type Version, versionsOf } from './scan.ts'
+import { type DataBlock, Table, versionsIn } from './table.ts'
 
-/** A version from a block that does not match its checksum: believed only where there is no other. */
-const DOUBTED = -1
+/** Blocks of rows that are kept, of 16 KiB each. */
+const CACHED_BLOCKS = 2_000
 
 export type Row = readonly [key: Uint8Array, value: Uint8Array]
 
@@ -20,6 +21,7 @@ export class Rows {
   /** What the log files hold, by key; the newest version of a key first. */
   readonly #recent: readonly Version[]
   readonly #told = new Set<string>()
+  readonly #cache = new LRUCache<string, readonly Version[]>({ max: CACHED_BLOCKS })
 
   /** @param dir LevelDB's own directory. Throws what the file system throws. */
   constructor(dir: string) {
@@ -27,11 +29,15 @@ export class Rows {
     this.faults = [...files.faults]
     const recent: Version[] = []
     for (const [i, file] of files.logs.entries()) {
-      const scan = scanLog(readFileSync(join(dir, file)))
+      const bytes = readFileSync(join(dir, file))
+      const scan = scanLog(bytes)
       // A torn end of the newest log file is a write that was never acknowledged.
       const spot = damageIn(scan) ?? (i < files.logs.length - 1 ? scan.bad[0] : undefined)
-      if (spot) this.faults.push({ file, offset: spot.from, what: 'records can not be read' })
       for (const { data } of scan.records) recent.push(...versionsOf(data))
+      if (!spot) continue
+      this.faults.push({ file, offset: spot.from, what: 'records can not be read' })
+      // Behind the others: of two of one number the sort keeps the first.
+      for (const stretch of scan.bad) for (const data of doubtedIn(bytes, stretch)) recent.push(...versionsOf(data))
     }
     this.#recent = recent.sort(byKey)
     for (const { name } of files.tables) {
@@ -65,24 +71,40 @@ export class Rows {
   }
 
   *#recentIn({ gte, lte }: Range): Generator<Version> {
-    for (const version of this.#recent)
-      if (Buffer.compare(version.key, gte) >= 0 && Buffer.compare(version.key, lte) <= 0) yield version
+    const recent = this.#recent
+    let low = 0
+    for (let high = recent.length; low < high; ) {
+      const middle = (low + high) >>> 1
+      if (Buffer.compare(recent[middle]!.key, gte) < 0) low = middle + 1
+      else high = middle
+    }
+    for (; low < recent.length && Buffer.compare(recent[low]!.key, lte) <= 0; low++) yield recent[low]!
   }
 
   *#versionsOf({ name, table }: { name: string; table: Table }, { gte, lte }: Range): Generator<Version> {
     const isIn = ({ key }: Version): boolean => Buffer.compare(key, gte) >= 0 && Buffer.compare(key, lte) <= 0
-    for (const block of table.blocks) {
-      if (block.upTo && Buffer.compare(block.upTo, gte) < 0) continue
+    const { blocks } = table
+    for (let i = firstWithin(blocks, gte); i < blocks.length; i++) {
+      const block = blocks[i]!
       if (block.before && Buffer.compare(block.before, lte) > 0) return
-      const { content, isWhole } = table.read(block)
-      if (isWhole) {
-        for (const version of versionsIn(content)) if (isIn(version)) yield version
-      } else {
-        this.#tell({ file: name, offset: block.offset, what: 'a block does not match its crc' })
-        const doubted = [...versionsIn(content)].filter((version) => version.value !== undefined && isIn(version))
-        yield* doubted.map((version) => ({ ...version, seq: DOUBTED })).sort(byKey)
-      }
+      for (const version of this.#versionsIn(name, table, block)) if (isIn(version)) yield version
     }
+  }
+
+  /** Rows are looked up again and again, blocks of events are not. */
+  #versionsIn(name: string, table: Table, block: DataBlock): readonly Version[] {
+    const id = `${name}:${block.offset}`
+    const cached = this.#cache.get(id)
+    if (cached) return cached
+    const { content, isWhole } = table.read(block)
+    const versions = [...versionsIn(content)]
+    if (!isWhole) {
+      this.#tell({ file: name, offset: block.offset, what: 'a block does not match its crc' })
+      // Most of it is right, and every row and block of ours tells by its own crc.
+      versions.sort(byKey)
+    }
+    if (!holdsEventsAlone(block)) this.#cache.set(id, versions)
+    return versions
   }
 
   #tell(fault: FileFault): void {
@@ -91,6 +113,21 @@ export class Rows {
     this.#told.add(id)
     this.faults.push(fault)
   }
+}
+
+/** Index of the first block that may hold `key` or a later one. */
+function firstWithin(blocks: readonly DataBlock[], key: Uint8Array): number {
+  let low = 0
+  let high = blocks.length
+  while (low < high) {
+    const middle = (low + high) >>> 1
+    const { upTo } = blocks[middle]!
+    // Without an index nothing is known of the blocks.
+    if (!upTo) return 0
+    if (Buffer.compare(upTo, key) < 0) low = middle + 1
+    else high = middle
+  }
+  return low
 }
 
 const byKey = (a: Version, b: Version): number => Buffer.compare(a.key, b.key) || b.seq - a.seq

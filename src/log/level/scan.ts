@@ -177,6 +177,31 @@ export function damageIn({ records, bad }: LogScan): Stretch | undefined {
   return newest && bad.find(({ to }) => to <= newest.offset)
 }
 
+/**
+ * The records of a bad stretch, as far as they can be read without believing a checksum: most of what stands in them is
+ * right, and every row and block of ours tells by its own crc.
+ */
+export function* doubtedIn(bytes: Uint8Array, { from, to }: Stretch): Generator<Uint8Array> {
+  let parts: Uint8Array[] = []
+  for (let at = from; at < to; ) {
+    const left = LOG_BLOCK_BYTES - (at % LOG_BLOCK_BYTES)
+    const end = left < FRAGMENT_HEADER_BYTES ? undefined : endOf(bytes, at, false)
+    if (end === undefined || end > to) {
+      at += left
+      parts = []
+      continue
+    }
+    const type = bytes[at + 6]!
+    if (type === TYPE.whole || type === TYPE.first) parts = []
+    parts.push(bytes.subarray(at + FRAGMENT_HEADER_BYTES, end))
+    if (type === TYPE.whole || type === TYPE.last) {
+      yield Buffer.concat(parts)
+      parts = []
+    }
+    at = end
+  }
+}
+
 // ── What records and tables hold ─────────────────────────────────────────────────────────────────────────────────
 
 /** One version of a key; without a value it was deleted. */

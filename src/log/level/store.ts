@@ -186,6 +186,7 @@ export class Store {
     try {
       await this.#db.close()
       this.#mark.close()
+      this.#lock.sayEnded()
     } catch (error) {
       throw systemError(`The log in ${this.dir} does not close`, error)
     } finally {
@@ -224,7 +225,7 @@ async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise
     const unborn = state?.commit === 0 || (!state && !stored && mark?.isFirstSlot === true)
     if (!stored && !unborn && options.acceptDataLoss !== true)
       throw lost(dir, 'the store is gone, only its high-water mark is left', { marked: state?.commit ?? 'unreadable' })
-    const damage = stored && !unborn ? damageIn(dir, notice) : undefined
+    const damage = stored && !unborn ? damageIn(dir, notice, lock.endedBadly) : undefined
     if (damage && options.acceptDataLoss !== true) throw damage
     db = unborn ? await openUnborn(dir, options) : await openDb(dir, !stored, writeBufferOf(options))
     const found = readRows(db)
@@ -309,10 +310,10 @@ function judge(dir: string, rows: StoreRows, mark: ReturnType<Mark['read']>): Ti
 }
 
 /** What is wrong with LevelDB's own files, which it would hide (files.ts). */
-function damageIn(dir: string, notice: Notice): TidemarkError | undefined {
+function damageIn(dir: string, notice: Notice, endedBadly: boolean): TidemarkError | undefined {
   const onTorn = (file: string, offset: number): void =>
     notice('info', 'The last write before the end was not finished; it was never acknowledged', { file, offset })
-  const [fault, ...more] = faultsBeforeOpen(storeDir(dir), onTorn)
+  const [fault, ...more] = faultsBeforeOpen(storeDir(dir), onTorn, endedBadly)
   if (!fault) return undefined
   const { file, offset, what } = fault
   const where = offset === undefined ? file : `${file} at ${offset}`
