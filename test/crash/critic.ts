@@ -35,27 +35,28 @@ const eventsIn = ({ first, last }: Entry): number => last - first + 1
 
 /** Opens what is left of a log, and says what of the scene is in it. */
 export async function reviewLeft(dir: string, scene: readonly Step[], played: Played): Promise<Review> {
-  const { log, refused } = await openAnyway({ dir })
+  const { log, refused } = await openOrNothing(dir)
+  const critic = new Critic(log, scene, played)
   try {
-    const critic = new Critic(log, scene, played)
     for (const channel of CHANNELS) await critic.channel(channel)
     critic.wholeAppends()
     if (!refused) await critic.retry()
-    const { acknowledged, lost, duplicated, holes, wrong } = critic
-    const falseAlarms = refused && lost + holes === 0 ? 1 : 0
-    const said = refused ? [`refused: ${refused.message}`, ...wrong] : wrong
-    return {
-      cycles: 1,
-      acknowledged,
-      lost,
-      duplicated,
-      holes,
-      falseAlarms,
-      wrong: said,
-      refused: refused !== undefined,
-    }
   } finally {
-    await log.close()
+    await log?.close()
+  }
+  const { acknowledged, lost, duplicated, holes, wrong } = critic
+  const falseAlarms = refused && lost + holes === 0 ? 1 : 0
+  const said = refused ? [`refused: ${refused.message}`, ...wrong] : wrong
+  return { cycles: 1, acknowledged, lost, duplicated, holes, falseAlarms, wrong: said, refused: refused !== undefined }
+}
+
+/** What does not open, even with every loss accepted, holds nothing. */
+async function openOrNothing(dir: string): Promise<{ log?: Log; refused?: TidemarkError }> {
+  try {
+    return await openAnyway({ dir })
+  } catch (error) {
+    if (error instanceof TidemarkError && error.code === 'data-loss') return { refused: error }
+    throw error
   }
 }
 
@@ -65,13 +66,13 @@ class Critic {
   duplicated = 0
   holes = 0
   readonly wrong: string[] = []
-  readonly #log: Log
+  readonly #log: Log | undefined
   readonly #asked: readonly Step[]
   readonly #done: ReadonlySet<number>
   /** Places at which an append is, and where it is not though nothing took it away; by its number. */
   readonly #there = new Map<number, { found: number; missing: number }>()
 
-  constructor(log: Log, scene: readonly Step[], { asked, done }: Played) {
+  constructor(log: Log | undefined, scene: readonly Step[], { asked, done }: Played) {
     this.#log = log
     this.#asked = scene.filter(({ n }) => asked.has(n))
     this.#done = done
@@ -80,7 +81,17 @@ class Critic {
         for (const entry of step.entries) this.acknowledged += eventsIn(entry)
   }
 
+  /** A channel that can not be read to its end is a hole of its own. */
   async channel(name: string): Promise<void> {
+    try {
+      await this.#judgeChannel(name)
+    } catch (error) {
+      if (!(error instanceof TidemarkError)) throw error
+      this.#hole(`${name} can not be read: ${error.code}: ${error.message}`)
+    }
+  }
+
+  async #judgeChannel(name: string): Promise<void> {
     const info = await this.#infoOf(name)
     const deletes = this.#asked.filter((step) => step.do === 'delete' && step.channel === name)
     const deleted = deletes.filter(({ n }) => this.#done.has(n)).length
@@ -119,7 +130,7 @@ class Critic {
     )
     if (step?.do !== 'append' || this.lost > 0) return
     const entries = step.entries.map((entry) => ({ channel: entry.channel, body: bodyOf(step.n, entry) }))
-    const [again] = await this.#log.append(entries, { idempotencyKey: step.key! })
+    const [again] = await this.#log!.append(entries, { idempotencyKey: step.key! })
     if (again!.duplicate && again!.first === step.entries[0]!.first) return
     this.duplicated += entries.length
     this.wrong.push(`append ${step.n} was taken twice under its key`)
@@ -132,7 +143,7 @@ class Critic {
 
   async #infoOf(name: string): Promise<ChannelInfo | undefined> {
     try {
-      return await this.#log.info(name)
+      return await this.#log?.info(name)
     } catch (error) {
       if (error instanceof TidemarkError && error.code === 'no-channel') return undefined
       throw error
@@ -142,7 +153,7 @@ class Critic {
   async #read({ channel, trimmed, head }: ChannelInfo): Promise<Map<number, Buffer>> {
     const events = new Map<number, Buffer>()
     for (let after = trimmed; after < head; ) {
-      const page = await this.#log.read(channel, { after }, { events: 1_000, bytes: 1 << 20 })
+      const page = await this.#log!.read(channel, { after }, { events: 1_000, bytes: 1 << 20 })
       for (const block of page.blocks)
         for (const { seq, data } of decodeBlock(block, after)) if (seq > after) events.set(seq, Buffer.from(data!))
       after = page.last
@@ -188,7 +199,7 @@ class Critic {
     const { asked, done } = this.#bounds(
       (step) => step.do === 'commit' && step.client === client && step.at.channel === channel && step.at.life === life,
     )
-    const seq = (await this.#log.cursor(client, channel))?.seq ?? 0
+    const seq = (await this.#log!.cursor(client, channel))?.seq ?? 0
     if (seq < done || seq > asked) this.#hole(`${client} is at ${seq} of ${channel}, not in ${done}–${asked}`)
   }
 

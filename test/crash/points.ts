@@ -14,7 +14,7 @@ import { mustHold } from './verdict.ts'
 import { built } from './witness.ts'
 
 /** Steps of the scene: a few log files, a trim, a delete, a close and an open. */
-const LENGTH = 80
+const LENGTH = 60
 
 /** The n-th call of its kind on a path. */
 interface Point {

@@ -44,7 +44,8 @@ export function sceneOf(seed: number, length: number): Step[] {
   for (let n = 0; n < length; n++) {
     const kind = random(100)
     const followed = CHANNELS[random(3) === 0 ? REBORN : 0]!
-    if (n > 5 && kind < 2) steps.push({ do: 'reopen', n })
+    // Once in any case.
+    if (n === length >> 1 || (n > 5 && kind < 2)) steps.push({ do: 'reopen', n })
     else if (kind < 5 && lives.get('trimmed')!.head > 0) steps.push({ do: 'trim', n, at: upTo('trimmed', 12) })
     else if (kind < 8 && lives.get('reborn')!.head > 0) {
       const state = lives.get('reborn')!
