@@ -5,7 +5,7 @@
  *   node act.js DIR WORKERS FIRST      deeds FIRST, FIRST + 1, …      LOG_OPTIONS: more options of the log, as JSON
  *
  *   {"pid"} · {"ask": n, "seq"?, "epoch"?} · {"done": n, "answer"} · {"failed": n, "code", "unknown"?} · {"saw": [channel, epoch, seq]}
- *   {"opening": true} · {"closing": true} · {"wrong": what …}
+ *   {"again": n} when a retry was answered as at first · {"opening": true} · {"closing": true} · {"wrong": what …}
  */
 import { writeSync } from 'node:fs'
 import { decodeBlock } from '../../src/block.ts'
@@ -67,6 +67,7 @@ async function append(n: number, deed: Extract<Deed, { do: 'append' }>): Promise
   if (deed.key === undefined || random(3) > 0) return
   const again = await (await log).append(entries, options)
   if (!again[0]!.duplicate || again[0]!.first !== answers[0]!.first) tell({ wrong: 'appended twice', n })
+  else tell({ again: n })
 }
 
 async function act(n: number): Promise<void> {

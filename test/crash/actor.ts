@@ -1,5 +1,6 @@
 /** The parent's end of act.ts: one life of the process, and the ledger of everything that all lives on one directory said. */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { retries } from './tally.ts'
 import { built } from './witness.ts'
 
 export type Placed = readonly [channel: string, epoch: string, first: number, last: number]
@@ -39,7 +40,8 @@ export class Ledger {
     } else if ('saw' in said) {
       const [channel, epoch, seq] = said.saw as [string, string, number]
       this.saw.set(channel, (this.saw.get(channel) ?? new Map()).set(epoch, seq))
-    } else if ('wrong' in said) this.wrong.push(said)
+    } else if ('again' in said) retries.answered++
+    else if ('wrong' in said) this.wrong.push(said)
   }
 }
 

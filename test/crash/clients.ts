@@ -71,7 +71,7 @@ export async function producer(world: World, { who, channels, keyed, expects }: 
       texts: textsOf(id, 1 + random(3), random),
       ...(expects && { expected: world.heads.get(channel) ?? 0 }),
     }))
-    let again = key !== undefined && random(2) === 0 ? 1 + random(2) : 0
+    let again = key !== undefined && random(2) === 0 ? 1 + random(4) : 0
     for (let tries = 0; ; tries++) {
       const call = await send(world, { op: 'append', who, id, start: now(), entries, outcome: 'unknown' }, key)
       if (call.outcome === 'unknown') await delay(random(REST_MS))

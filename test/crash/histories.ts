@@ -10,7 +10,7 @@ import { committer, follower, listener, pipeliner, producer, reader, type World 
 import { type Broken, check, type Final } from './history.ts'
 import { randomOf } from './script.ts'
 import { Server } from './server.ts'
-import { type FaultClass, NOTHING, type Tally } from './tally.ts'
+import { type FaultClass, NOTHING, retries, type Tally } from './tally.ts'
 import { mustHold } from './verdict.ts'
 
 const CHANNELS = ['a', 'b', 'e']
@@ -21,9 +21,6 @@ const CATCH_UP_MS = 30_000
 
 const LOST: readonly Broken[] = ['lost', 'cursor-behind']
 const DUPLICATED: readonly Broken[] = ['duplicated', 'answered-twice']
-
-/** Appends that were sent again under their key, by all histories so far. */
-export const counts = { retried: 0, calls: 0 }
 
 export const histories: FaultClass = {
   name: 'histories',
@@ -112,8 +109,7 @@ async function caughtUp({ followed, heads }: World): Promise<void> {
 async function judge(seed: number, { calls, appends }: World, data: string): Promise<Tally> {
   const final = await readAll(data)
   const violations = check(calls, final)
-  counts.retried += appends.retried
-  counts.calls += calls.length
+  retries.answered += appends.retried
   const ids = new Set<string>()
   let acknowledged = 0
   for (const call of calls) {

@@ -8,14 +8,13 @@ import { infoOrNone } from '../../src/log/follow.ts'
 import type { ChannelInfo, Log } from '../../src/log/log.ts'
 import type { Ledger, Placed, Told } from './actor.ts'
 import { bodyOf, CHANNELS, CLIENTS, type Deed, dataOf, deedOf, FOLLOWED, KEPT, REBORN, TRIMMED } from './script.ts'
+import { retries } from './tally.ts'
 
 export interface Verdict {
   readonly lost: string[]
   readonly duplicated: string[]
   /** Holes, wrong bytes, torn appends, things taken back or come back. */
   readonly broken: string[]
-  /** Keyed appends that were sent again. */
-  retried: number
 }
 
 interface Found {
@@ -41,7 +40,7 @@ export class Judge {
   }
 
   async examine(log: Log): Promise<Verdict> {
-    const verdict: Verdict = { lost: [], duplicated: [], broken: [], retried: 0 }
+    const verdict: Verdict = { lost: [], duplicated: [], broken: [] }
     verdict.broken.push(...this.#ledger.wrong.map((wrong) => JSON.stringify(wrong)))
     await this.#cursors(log, verdict)
     await this.#retry(log, verdict)
@@ -96,7 +95,7 @@ export class Judge {
       }))
       try {
         const appended = await log.append(entries, { idempotencyKey: deed.key! })
-        verdict.retried++
+        retries.answered++
         const now = appended.map(({ channel, epoch, first, last }) => [channel, epoch, first, last])
         if (answer === undefined) Object.assign(told, { answer: now, refused: undefined })
         else if (JSON.stringify(now) !== JSON.stringify(answer))

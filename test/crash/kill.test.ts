@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { SEED, tempDir } from '../parts.ts'
 import { KILLS, kill } from './kill.ts'
-import { add, NOTHING, table } from './tally.ts'
+import { add, NOTHING, retries, table } from './tally.ts'
 
 /** Directories at once: a process that starts and one whose log is read have a core each. */
 const LANES = 2
@@ -20,7 +20,7 @@ test(`nothing acknowledged is lost, torn or taken back, and nothing comes back, 
     }
   }
   await Promise.all(Array.from({ length: LANES }, (_, first) => lane(first)))
-  console.log(table(new Map([[kill.name, tally]])))
+  console.log(`${table(new Map([[kill.name, tally]]))}\n${retries.answered} appends sent again`)
   expect(tally.cycles).toBe(CYCLES * KILLS)
   expect(tally.acknowledged).toBeGreaterThan(tally.cycles)
 })

@@ -21,6 +21,9 @@ export interface FaultClass {
   cycle(seed: number, dir: string): Promise<Tally>
 }
 
+/** Appends that were sent again under their idempotency key and answered, by all cycles of this process so far. */
+export const retries = { answered: 0 }
+
 export const NOTHING: Tally = { cycles: 0, acknowledged: 0, lost: 0, duplicated: 0, holes: 0, falseAlarms: 0 }
 
 export function add(a: Tally, b: Tally): Tally {
