@@ -80,7 +80,7 @@ const ANSWERS_AFTER = 60
 const FAILURES = 24
 /** File numbers that a life may reach; calls on later files do not fail. */
 const FILE_NUMBERS = 400
-/** A life that says nothing more for this long hangs, ms. */
+/** A life that has not shown what it does by then hangs, ms. */
 const PATIENCE_MS = 30_000
 
 const strace = find('strace')
@@ -143,8 +143,11 @@ async function endure(life: Life, { ever }: Case, closes: boolean): Promise<numb
       return said
     }
     await life.close()
+    const first = life.failures[0]
     if (life.child.signalCode !== null)
-      throw new Error(`ended by ${life.child.signalCode}, or said nothing for ${PATIENCE_MS} ms: ${life.stderr}`)
+      throw new Error(
+        `ended by ${life.child.signalCode}, or not within ${PATIENCE_MS} ms: ${life.answers.length} answers, the first ${first?.answersBefore} before ${life.failures.length} failures; ${life.stderr}`,
+      )
     return said
   } finally {
     clearTimeout(patience)

@@ -21,6 +21,10 @@ import { type Answer, examine } from './witness.ts'
 
 const MIB = 1024 * 1024
 const CHANNELS = ['a', 'b']
+/** The largest keeps all in a log file, which needs its own size again when it is opened. */
+const BUFFERS = [64 * 1024, MIB, 16 * MIB] as const
+/** Of the disk: what is given back is enough to open again. */
+const LEAST_FILLER = 0.48
 const APPENDERS = 8
 /** Refusals of one appender while the disk is full. */
 const REFUSALS = 20
@@ -61,7 +65,7 @@ async function fillAgain(volume: Volume, random: Dice, isWatermarked: boolean, w
   const written: string[] = []
   const options = {
     dir,
-    writeBufferBytes: isWatermarked || random(2) === 0 ? 64 * 1024 : MIB,
+    writeBufferBytes: isWatermarked ? 64 * 1024 : BUFFERS[random(BUFFERS.length)]!,
     ...(!isWatermarked && { minFreeBytes: 0 }),
     onNotice: (level: string, message: string) => void (level === 'error' && written.push(message)),
   }
@@ -74,10 +78,10 @@ async function fillAgain(volume: Volume, random: Dice, isWatermarked: boolean, w
     for (let round = 0, rounds = 1 + random(ROUNDS); round < rounds; round++) {
       const { free, size } = volume
       // Too much of the disk is the log's own by now: emptying the rest would not give it room to open again.
-      if (free < size / 2) break
+      if (free < size * 0.6) break
       // The log fills the rest. Compaction may need as much as the log has, and a watermark keeps only its own share.
       const rest = isWatermarked ? size / 4 + (1 + random(5)) * MIB : free * (random(40) / 100)
-      fill(filler, Math.max(size * 0.35, free - rest))
+      fill(filler, Math.max(size * LEAST_FILLER, free - rest))
       const appenders = Array.from({ length: APPENDERS }, (_, i) =>
         appendUntilFull(log, n, CHANNELS[i % CHANNELS.length]!, answers, random),
       )

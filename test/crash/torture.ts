@@ -11,21 +11,33 @@ import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Command, InvalidArgumentError } from 'commander'
 import { provide } from '../machine.ts'
+import { clock } from './clock.ts'
 import { errno } from './errno.ts'
+import { flips, holes } from './flips.ts'
 import { full } from './full.ts'
 import { histories } from './histories.ts'
 import { kill } from './kill.ts'
+import { points } from './points.ts'
 import { powerCuts } from './power.ts'
+import { replay } from './replay.ts'
+import { mounted, restored } from './restored.ts'
 import { add, type FaultClass, NOTHING, type Tally, table } from './tally.ts'
 import { Broken } from './verdict.ts'
 
 const CLASSES: readonly FaultClass[] = [
   kill,
+  points({ points: 40 }),
   powerCuts('ext4', { cuts: 5 }),
   powerCuts('xfs', { cuts: 5 }),
+  replay({ states: 400 }),
   errno,
   ...full,
   histories,
+  restored,
+  mounted,
+  clock,
+  flips,
+  holes,
 ]
 
 /** How often it is told how far this has come, ms. */

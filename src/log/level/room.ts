@@ -3,7 +3,8 @@
  * room, and LevelDB the room that it needs to open again. Asked for by those who append, so it costs an idle log
  * nothing; appends go on by themselves when there is room again.
  */
-import { statfsSync } from 'node:fs'
+import { readdirSync, statfsSync, statSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Notice } from './store.ts'
 
 /** The disk is asked at most this often, ms … */
@@ -19,6 +20,25 @@ export function roomOf(dir: string): { readonly free: number; readonly size: num
 
 /** A disk that is small beside a reserve is judged by its own size. */
 export const scaled = (reserve: number, { size }: { readonly size: number }): number => Math.min(reserve, size / 4)
+
+/** What opening takes beside the log files' own size. */
+const OPENING_BYTES = 1024 * 1024
+
+/**
+ * True when LevelDB can open in this directory: it writes all of its log files into tables before it deletes them.
+ * A directory that can not be looked into is not full for that; opening it tells what is wrong.
+ */
+export function hasRoomToOpen(store: string, reserve: number): boolean {
+  try {
+    const room = roomOf(store)
+    const logs = readdirSync(store).filter((name) => name.endsWith('.log'))
+    const sizes = logs.map((name) => statSync(join(store, name), { throwIfNoEntry: false })?.size ?? 0)
+    const toWrite = sizes.reduce((sum, size) => sum + size, OPENING_BYTES)
+    return room.free >= Math.max(scaled(reserve, room), toWrite)
+  } catch {
+    return true
+  }
+}
 
 export class Watermark {
   readonly #dir: string

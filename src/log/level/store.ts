@@ -17,7 +17,7 @@ import { faultsBeforeOpen } from './files.ts'
 import { COMMIT_KEY, decodeCommit, decodeStore, encodeCommit, encodeStore, STORE_FORMAT, STORE_KEY } from './keys.ts'
 import { inUse, type Lock, takeLock } from './lock.ts'
 import { Mark } from './mark.ts'
-import { roomOf, scaled } from './room.ts'
+import { hasRoomToOpen } from './room.ts'
 
 export type Db = Level<Uint8Array, Uint8Array>
 export type Batch = ChainedBatch<Db, Uint8Array, Uint8Array>
@@ -159,8 +159,7 @@ export class Store {
 
   /** True when there is room to open again after the disk was full. */
   hasRoom(): boolean {
-    const room = roomOf(this.dir)
-    return room.free >= scaled(RESERVE_BYTES, room)
+    return hasRoomToOpen(storeDir(this.dir), RESERVE_BYTES)
   }
 
   /**
