@@ -1,6 +1,8 @@
+import { once } from 'node:events'
 import { expect, onTestFinished, test } from 'vitest'
 import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
-import { connect } from '../../src/client/node.ts'
+import { connect, NodeSocket } from '../../src/client/node.ts'
+import type { SocketClass } from '../../src/client/socket.ts'
 import type { Item } from '../../src/client/subscription.ts'
 import { CLOSE_RETRIED } from '../../src/wire.ts'
 import { range } from '../parts.ts'
@@ -370,4 +372,23 @@ test('two calls of next that overlap get two events, in order', async () => {
   peer.events('a', 1, 1)
   peer.events('a', 2, 3)
   expect((await Promise.all(both)).map(({ value }) => value?.seq)).toEqual([1, 2, 3])
+})
+
+test('a closed client leaves nothing open for long, though the server hangs and never says goodbye', async () => {
+  const server = await Scripted.start()
+  const sockets: NodeSocket[] = []
+  class Seen extends NodeSocket {
+    constructor(url: string, protocols: string[]) {
+      super(url, protocols)
+      sockets.push(this)
+    }
+  }
+  const tidemark = client(server, { WebSocket: Seen as unknown as SocketClass })
+  void tidemark.channel('a').follow().next()
+  const peer = await server.peer()
+  await peer.accept()
+  peer.socket.pause()
+  await tidemark.close()
+  // Half a minute without a limit of ours, longer than a test may take.
+  await once(sockets[0]!, 'close')
 })
