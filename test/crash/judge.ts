@@ -25,7 +25,7 @@ interface Found {
 }
 
 /** Answered appends of each life that are sent again; those without an answer all are. */
-const RETRIED = 10
+const RETRIED = 60
 
 export class Judge {
   readonly #ledger: Ledger
@@ -86,26 +86,28 @@ export class Judge {
     for (const told of keyed) this.#retried.add(told.n)
     const answered = keyed.filter(({ answer }) => answer !== undefined)
     const open = keyed.filter(({ answer }) => answer === undefined)
-    for (const told of [...answered.slice(-RETRIED), ...open]) {
-      const { n, seq, answer } = told
-      const deed = deedOf(n) as Extract<Deed, { do: 'append' }>
-      const entries = deed.entries.map(({ channel, count }) => ({
-        ...{ channel, body: bodyOf(n, channel, count) },
-        ...(seq !== undefined && { expectedSeq: seq }),
-      }))
-      try {
-        const appended = await log.append(entries, { idempotencyKey: deed.key! })
-        retries.answered++
-        const now = appended.map(({ channel, epoch, first, last }) => [channel, epoch, first, last])
-        if (answer === undefined) Object.assign(told, { answer: now, refused: undefined })
-        else if (JSON.stringify(now) !== JSON.stringify(answer))
-          verdict.broken.push(`${deed.key}: ${JSON.stringify(answer)}, then ${JSON.stringify(now)}`)
-      } catch (error) {
-        if (!hasCode(error, 'seq-conflict')) throw error
-        // Asked for before, and not there: so it never was.
-        if (answer === undefined) told.refused = 'seq-conflict'
-        else verdict.lost.push(`${deed.key}: ${JSON.stringify(answer)}, then a conflict`)
-      }
+    await Promise.all([...answered.slice(-RETRIED), ...open].map((told) => this.#sendAgain(log, told, verdict)))
+  }
+
+  async #sendAgain(log: Log, told: Told, verdict: Verdict): Promise<void> {
+    const { n, seq, answer } = told
+    const deed = deedOf(n) as Extract<Deed, { do: 'append' }>
+    const entries = deed.entries.map(({ channel, count }) => ({
+      ...{ channel, body: bodyOf(n, channel, count) },
+      ...(seq !== undefined && { expectedSeq: seq }),
+    }))
+    try {
+      const appended = await log.append(entries, { idempotencyKey: deed.key! })
+      retries.answered++
+      const now = appended.map(({ channel, epoch, first, last }) => [channel, epoch, first, last])
+      if (answer === undefined) Object.assign(told, { answer: now, refused: undefined })
+      else if (JSON.stringify(now) !== JSON.stringify(answer))
+        verdict.broken.push(`${deed.key}: ${JSON.stringify(answer)}, then ${JSON.stringify(now)}`)
+    } catch (error) {
+      if (!hasCode(error, 'seq-conflict')) throw error
+      // Asked for before, and not there: so it never was.
+      if (answer === undefined) told.refused = 'seq-conflict'
+      else verdict.lost.push(`${deed.key}: ${JSON.stringify(answer)}, then a conflict`)
     }
   }
 
