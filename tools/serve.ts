@@ -7,6 +7,7 @@ import { TidemarkError } from '../src/errors.ts'
 import type { Log } from '../src/log/log.ts'
 import type { RunningServer } from '../src/server/server.ts'
 import { command, type Run } from './command.ts'
+import { Journal } from './journal.ts'
 import type { Terminal } from './terminal.ts'
 import { version } from './version.ts'
 
@@ -19,9 +20,10 @@ export const serveCommand = (terminal: Terminal): Command =>
       usage: 'serve',
       summary: 'serve a log: HTTP, server-sent events and WebSocket on one port',
       more:
-        'Writes its log to stdout, one JSON object a line. SIGTERM or Ctrl-C stops it: polls are answered, sockets closed ' +
-        'with a hint when to come back, no answered append is lost; a second signal ends it at once. Without keys it ' +
-        'listens on loopback only, and everybody who can reach it there may do everything.',
+        'Writes its log to stdout, one JSON object a line; lines that stdout does not take are dropped. SIGTERM or ' +
+        'Ctrl-C stops it: polls are answered, sockets closed with a hint when to come back, no answered append is lost; ' +
+        'a second signal ends it at once. Without keys it listens on loopback only, and everybody who can reach it ' +
+        'there may do everything.',
       settings: [
         'host',
         'port',
@@ -51,12 +53,16 @@ export const serveCommand = (terminal: Terminal): Command =>
 
 /** Serves until a signal ends the process; returns when it is serving. */
 export async function serve({ settings, terminal }: Run): Promise<void> {
-  const logger = pino({
-    level: settings.logLevel,
-    base: { pid: process.pid },
-    timestamp: pino.stdTimeFunctions.isoTime,
-    formatters: { level: (label) => ({ level: label }) },
-  })
+  const journal = new Journal((why) => terminal.say(`tidemark: log lines are lost, stdout does not take them (${why})`))
+  const logger = pino(
+    {
+      level: settings.logLevel,
+      base: { pid: process.pid },
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    journal,
+  )
   const { log, server } = await start(settings, logger)
   // Before anybody is told that it serves: who knows may ask it to stop.
   closeWithGrace(
@@ -73,6 +79,7 @@ export async function serve({ settings, terminal }: Run): Promise<void> {
       await server.close()
       await log.close()
       logger.info('The log is closed')
+      if (journal.dropped > 0) terminal.say(`tidemark: ${journal.dropped} log lines were lost`)
     },
   )
 

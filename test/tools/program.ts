@@ -10,6 +10,8 @@ const PROGRAM = fileURLToPath(new URL('../../dist/tools/tidemark.js', import.met
 export interface Surroundings {
   readonly env?: Readonly<Record<string, string>>
   readonly cwd?: string
+  /** A file in place of the stdout that is listened to. */
+  readonly stdout?: string
 }
 
 /** Nothing of our own configuration reaches a test. */
@@ -23,8 +25,10 @@ export class Program {
   readonly #ended: Promise<unknown>
   #told: (() => void)[] = []
 
-  constructor(args: readonly string[], { env = {}, cwd }: Surroundings = {}) {
-    this.child = spawn(process.execPath, [PROGRAM, ...args], { env: { ...cleanEnv(), ...env }, ...(cwd && { cwd }) })
+  constructor(args: readonly string[], { env = {}, cwd, stdout }: Surroundings = {}) {
+    const words = [process.execPath, PROGRAM, ...args]
+    const [file, ...given] = stdout === undefined ? words : ['/bin/sh', '-c', `exec "$@" >${stdout}`, 'sh', ...words]
+    this.child = spawn(file!, given, { env: { ...cleanEnv(), ...env }, ...(cwd && { cwd }) })
     this.#ended = once(this.child, 'close')
     // A program that ended does not read its input any more; what it said is what counts.
     this.child.stdin.on('error', () => undefined)

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import type { AppendedJson, PageJson } from '../../src/wire.ts'
 import { range, tempDir } from '../parts.ts'
-import { run, serving } from './program.ts'
+import { Program, run, serving } from './program.ts'
 
 const post = (url: string, channel: string, data: unknown): Promise<Response> =>
   fetch(`${url}/v1/channels/${channel}/events`, {
@@ -116,4 +116,26 @@ test('serve takes its settings from a file, and another path for its calls', asy
   expect(base.pathname).toBe('/tide')
   const appended = await run(['append', 'orders', '--data', '1', '--url', server.url, '--json'])
   expect(JSON.parse(appended.out) as AppendedJson).toMatchObject({ channel: 'orders', first: 1, last: 1 })
+})
+
+test('a stdout that takes no log lines costs lines, neither the serving nor the stop', async () => {
+  const args = ['serve', '--port', '0', '--data', join(tempDir(), 'log')]
+  const server = new Program(args, { stdout: '/dev/full' })
+  const url = await server.until(() => /serving (http:\S+)\/v1 from/.exec(server.err)?.[1])
+  expect((await post(url, 'x', 1)).status).toBe(201)
+  expect(await server.kill('SIGTERM')).toBe(0)
+  expect(server.err.match(/ENOSPC/g)).toHaveLength(1)
+  expect(server.err).toMatch(/\d+ log lines were lost\n$/)
+})
+
+test('nor does a reader of the log that has stopped reading', async () => {
+  const server = await serving(['--log-level', 'debug'])
+  server.child.stdout.pause()
+  // More than stands in the pipe and in the memory of both sides.
+  for (let n = 0; n < 400; n++) await (await fetch(`${server.url}/${'x'.repeat(12_000)}`)).arrayBuffer()
+  expect((await post(server.url, 'x', 1)).status).toBe(201)
+  server.child.kill('SIGTERM')
+  await server.until(() => server.err.includes('log lines were lost\n'))
+  server.child.stdout.resume()
+  expect(await server.ended()).toBe(0)
 })
