@@ -5,7 +5,7 @@ import { type Http, isPassing } from '../src/client/http.ts'
 import { TidemarkError } from '../src/errors.ts'
 import { BLOCK_BYTES_MAX, checkIdempotencyKey, checkSeq } from '../src/event.ts'
 import type { AppendedJson } from '../src/wire.ts'
-import { askPatiently, channelOf, connect, pathOf, wrongUsage } from './ask.ts'
+import { askPatiently, channelOf, connect, mayHaveArrived, pathOf, wrongUsage } from './ask.ts'
 import { command, type Run } from './command.ts'
 import { type Batch, linesOf, Outbox } from './lines.ts'
 import type { Terminal } from './terminal.ts'
@@ -19,7 +19,8 @@ export const appendCommand = (terminal: Terminal): Command =>
         'With --data, --file, --type or --tombstone: one event. With none of them: one event per line of stdin, each a ' +
         'JSON object { data?, type?, key?, id?, contentType?, dataBase64? }, appended as they come in atomic batches of ' +
         'up to 1,000. Prints the channel and the first and last seq. Asks again under the same idempotency key while ' +
-        'the server gives no answer, so that nothing is appended twice.',
+        'the server gives no answer, so that nothing is appended twice. Who stops asking (--patience, Ctrl-C) is told ' +
+        'whether that may have been appended: of one event with its key, of lines with their numbers.',
       settings: ['url', 'json', 'patience'],
       options: [
         new Option('--data <JSON>', 'data of the event, a JSON value'),
@@ -109,15 +110,29 @@ async function appendOne({ options, settings, terminal }: Run, channel: string, 
   const { expectedSeq } = options
   const key = options.idempotencyKey === undefined ? randomUUID() : checkIdempotencyKey(options.idempotencyKey)
   const query = expectedSeq === undefined ? '' : `?expectedSeq=${checkSeq(expectedSeq, '--expected-seq')}`
-  const http = connect(settings)
-  const appended = await appendUnder(key, http, channel, query, event, settings.patience)
-  await terminal.print(settings.json ? JSON.stringify(appended) : shown(channel, appended.first, appended.last))
+  const { patience, json } = settings
+  const request = { http: connect(settings), channel, query, body: event, key, patience, signal: terminal.stopped() }
+  const appended = await appendUnder(request).catch((error: unknown) => {
+    throw toldOne(error, key)
+  })
+  const text = shown(channel, appended.first, appended.last)
+  await terminal.print(json ? JSON.stringify(appended) : text, `appended ${text}`)
+}
+
+/** Who may not know that the event is there is told how to make sure. */
+function toldOne(error: unknown, key: string): unknown {
+  if (!(error instanceof TidemarkError)) return error
+  const isUnknown = error.details.outcome === 'unknown'
+  const how = isUnknown ? `: try again with --idempotency-key ${key}` : ''
+  const details = isUnknown ? { ...error.details, idempotencyKey: key } : error.details
+  return new TidemarkError(error.code, `${error.message}${outcomeOf(error, 'it was')}${how}`, details, { cause: error })
 }
 
 /** Appends what comes on stdin until it ends, or Ctrl-C; what was taken until then is still sent and told. */
 async function appendLines({ settings, terminal }: Run, channel: string): Promise<void> {
   const http = connect(settings)
   const done = { channel, epoch: '', first: 0, last: 0, events: 0 }
+  const stopped = terminal.stopped()
   const outbox = new Outbox(async (batch) => {
     const events = eventsOf(batch)
     if (events.length === 0) return
@@ -126,14 +141,17 @@ async function appendLines({ settings, terminal }: Run, channel: string): Promis
     Object.assign(done, { epoch, last, events: done.events + events.length })
   })
   try {
-    for await (const lines of until(terminal.stopped(), linesOf(terminal.input))) {
+    for await (const lines of until(stopped, linesOf(terminal.input))) {
       for (const line of lines) await outbox.add(line)
       outbox.flush()
     }
   } finally {
+    const { unanswered } = outbox
+    if (stopped.aborted && unanswered !== undefined)
+      terminal.say(`tidemark: ${linesText(...unanswered)}: no answer yet; Ctrl-C again ends without it`)
     await outbox.end().finally(async () => {
       const text = `${shown(channel, done.first, done.last)} (${done.events} events)`
-      if (done.events > 0) await terminal.print(settings.json ? JSON.stringify(done) : text)
+      if (done.events > 0) await terminal.print(settings.json ? JSON.stringify(done) : text, `appended ${text}`)
     })
   }
 }
@@ -162,35 +180,58 @@ function eventsOf({ lines, number }: Batch): Line[] {
 async function appendEvents(http: Http, channel: string, events: readonly Line[], patience: number) {
   try {
     const body = `[${events.map(({ text }) => text).join(',')}]`
-    return await appendUnder(randomUUID(), http, channel, '', body, patience)
+    return await appendUnder({ http, channel, query: '', body, key: randomUUID(), patience })
   } catch (error) {
     if (!(error instanceof TidemarkError)) throw error
-    const { event } = error.details
-    const at = events[typeof event === 'number' ? event : 0]!.number
-    const where = typeof event === 'number' ? `Line ${at}` : `Lines ${at}–${events.at(-1)!.number}`
-    throw new TidemarkError(error.code, `${where}: ${error.message}`, { ...error.details, line: at }, { cause: error })
+    const { event, outcome } = error.details
+    const first = events[typeof event === 'number' ? event : 0]!.number
+    const last = typeof event === 'number' ? first : events.at(-1)!.number
+    const what = first === last ? 'it was' : 'they were'
+    const before = outcome === 'unknown' && first > 1 ? ', those before were' : ''
+    const why = `${linesText(first, last)}: ${error.message}${outcomeOf(error, what)}${before}`
+    throw new TidemarkError(error.code, why, { ...error.details, line: first }, { cause: error })
   }
 }
 
-/** One append, asked again under its key while there is no answer. @param body an event or a list of them, as JSON */
-async function appendUnder(
-  key: string,
-  http: Http,
-  channel: string,
-  query: string,
-  body: string,
-  patience: number,
-): Promise<AppendedJson> {
+interface Request {
+  readonly http: Http
+  readonly channel: string
+  readonly query: string
+  /** An event or a list of them, as JSON. */
+  readonly body: string
+  readonly key: string
+  readonly patience: number
+  readonly signal?: AbortSignal
+}
+
+/**
+ * One append, asked again under its key while there is no answer.
+ * @throws the refusal; the last failure, with `outcome: 'unknown'` when a try may have been taken
+ */
+async function appendUnder({ http, channel, query, body, key, patience, signal }: Request): Promise<AppendedJson> {
+  let isUnknown = false
   try {
     const path = `${pathOf(channel)}/events${query}`
-    const call = { method: 'POST', path, body, headers: { 'idempotency-key': key } } as const
-    return await askPatiently<AppendedJson>(http, call, patience)
-  } catch (error) {
+    const call = { method: 'POST', path, body, headers: { 'idempotency-key': key }, signal } as const
+    return await askPatiently<AppendedJson>(http, call, patience, (error) => {
+      isUnknown ||= mayHaveArrived(error)
+    })
+  } catch (cause) {
+    const isLeft = signal?.aborted && !(cause instanceof TidemarkError)
+    const error = isLeft ? new TidemarkError('unavailable', 'Left without an answer') : cause
     if (!isPassing(error)) throw error
-    const why = `${error.message}; whether it was appended is unknown: try again with --idempotency-key ${key}`
-    throw new TidemarkError(error.code, why, { ...error.details, idempotencyKey: key }, { cause: error })
+    const { code, message, details } = error
+    throw new TidemarkError(code, message, isUnknown ? { ...details, outcome: 'unknown' } : details, { cause })
   }
 }
+
+/** What a failed append has done, as far as anybody can say. Empty where its refusal says it. */
+function outcomeOf(error: TidemarkError, what: 'it was' | 'they were'): string {
+  if (error.details.outcome === 'unknown') return `; whether ${what} appended is unknown`
+  return isPassing(error) ? `; ${what} not appended` : ''
+}
+
+const linesText = (first: number, last: number): string => (first === last ? `Line ${first}` : `Lines ${first}–${last}`)
 
 const shown = (channel: string, first: number, last: number): string =>
   first === last ? `${channel} ${first}` : `${channel} ${first}–${last}`

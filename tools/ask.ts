@@ -21,21 +21,47 @@ export async function ask<T>(run: Pick<Run, 'settings'>, call: Call): Promise<T>
 }
 
 /**
- * Asks again, for at most `patience` ms, while nobody said no. An append asked this way carries an idempotency key.
- * @throws the last failure.
+ * Asks again, for at most `patience` ms or until the signal, while nobody said no. An append asked this way carries an
+ * idempotency key.
+ * @param failed is told of each try that failed.
+ * @throws the last failure; the signal's reason when it aborted while an answer was awaited.
  */
-export async function askPatiently<T>(http: Http, call: Call, patience: number): Promise<T> {
+export async function askPatiently<T>(
+  http: Http,
+  call: Call,
+  patience: number,
+  failed?: (error: unknown) => void,
+): Promise<T> {
   const until = performance.now() + patience
   const backoff = new Backoff(undefined, RETRY_MS_MAX)
   for (;;)
     try {
       return (await http.call<T>(call)).value
     } catch (error) {
+      failed?.(error)
       if (!isPassing(error)) throw error
       const wait = backoff.next(hintOf(error))
       if (performance.now() + wait >= until) throw error
       await pause(wait, call.signal)
+      if (call.signal?.aborted) throw error
     }
+}
+
+/** Failures of a connection that never came to be. */
+const NOT_CONNECTED = new Set<unknown>([
+  'ECONNREFUSED',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'UND_ERR_CONNECT_TIMEOUT',
+])
+
+/** Whether a try that failed may have done what it asked for: not when it never left, or was sent away unread. */
+export function mayHaveArrived(error: unknown): boolean {
+  if (!(error instanceof TidemarkError)) return true
+  const reason = error.cause instanceof Error ? error.cause.cause : undefined
+  return error.code !== 'too-many' && !NOT_CONNECTED.has((reason as NodeJS.ErrnoException | undefined)?.code)
 }
 
 /** A name from the command line. @throws bad-request */

@@ -1,4 +1,5 @@
 /** Events from a stream of lines: cut, numbered, and sent on in batches as they come. */
+import { isUtf8 } from 'node:buffer'
 import { TidemarkError } from '../src/errors.ts'
 import { APPEND_EVENTS_MAX } from '../src/event.ts'
 
@@ -7,37 +8,66 @@ export const LINE_BYTES_MAX = 2 * 1024 * 1024
 /** A batch is closed at this size, characters; a longer line is a batch by itself. */
 const BATCH_CHARS = 256 * 1024
 
-/** The lines that each piece of the input completes; the last one needs no line break. @throws bad-request, too-large */
+/**
+ * The lines that each piece of the input completes; the last one needs no line break. A byte order mark at the
+ * beginning is none of the first line.
+ * @throws bad-request, too-large { line }, when every line before it was given out
+ */
 export async function* linesOf(input: AsyncIterable<Uint8Array>): AsyncGenerator<string[], void> {
-  const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
   let parts: Uint8Array[] = []
   let size = 0
-  const text = (): string => {
+  /** Number of the first line that was not given out yet. */
+  let number = 1
+  const taken = (): { lines: string[]; wrong: TidemarkError | undefined } => {
     const bytes = Buffer.concat(parts, size)
     parts = []
     size = 0
-    try {
-      return utf8.decode(bytes)
-    } catch (cause) {
-      throw new TidemarkError('bad-request', 'The input is not UTF-8', {}, { cause })
-    }
+    const found = decode(bytes, number)
+    if (number === 1 && found.lines.length > 0) found.lines[0] = found.lines[0]!.replace(BYTE_ORDER_MARK, '')
+    number += found.lines.length
+    return found
   }
   for await (const piece of input) {
     const end = piece.lastIndexOf(0x0a)
-    const head = piece.subarray(0, end + 1)
+    const head = piece.subarray(0, end)
     if (size + (end < 0 ? piece.length : piece.indexOf(0x0a)) > LINE_BYTES_MAX)
-      throw new TidemarkError('too-large', `A line holds at most ${LINE_BYTES_MAX} bytes`, { limit: LINE_BYTES_MAX })
+      throw new TidemarkError('too-large', `Line ${number}: a line holds at most ${LINE_BYTES_MAX} bytes`, {
+        ...{ limit: LINE_BYTES_MAX, line: number },
+      })
     if (end >= 0) {
       parts.push(head)
       size += head.length
-      yield text().slice(0, -1).split('\n')
+      const { lines, wrong } = taken()
+      yield lines
+      if (wrong) throw wrong
     }
     if (end + 1 < piece.length) {
       parts.push(piece.subarray(end + 1))
       size += piece.length - end - 1
     }
   }
-  if (size > 0) yield [text()]
+  if (size === 0) return
+  const { lines, wrong } = taken()
+  yield lines
+  if (wrong) throw wrong
+}
+
+const BYTE_ORDER_MARK = /^\ufeff/
+
+/** Whole lines up to the first one that is not UTF-8. @param number of the first one */
+function decode(bytes: Buffer, number: number): { lines: string[]; wrong: TidemarkError | undefined } {
+  if (isUtf8(bytes)) return { lines: bytes.toString('utf8').split('\n'), wrong: undefined }
+  const lines: string[] = []
+  for (let start = 0; ; ) {
+    const end = bytes.indexOf(0x0a, start)
+    const line = bytes.subarray(start, end < 0 ? undefined : end)
+    if (!isUtf8(line)) {
+      const at = number + lines.length
+      return { lines, wrong: new TidemarkError('bad-request', `Line ${at} is not UTF-8`, { line: at }) }
+    }
+    lines.push(line.toString('utf8'))
+    start = end + 1
+  }
 }
 
 /** Lines of an input, with the number of the first one. */
@@ -57,6 +87,7 @@ export class Outbox {
   /** Number of the first line in `#lines`. */
   #number = 1
   #sending: Promise<void> | undefined
+  #underWay: readonly [number, number] | undefined
   #failed: { readonly error: unknown } | undefined
 
   constructor(send: (batch: Batch) => Promise<void>) {
@@ -67,9 +98,22 @@ export class Outbox {
     return this.#lines.length >= APPEND_EVENTS_MAX || this.#chars >= BATCH_CHARS
   }
 
+  /** A long line joins no batch that waits: together they could be more than one append holds. */
+  #takes(line: string): boolean {
+    return this.#lines.length === 0 || (!this.#isFull && this.#chars + line.length <= BATCH_CHARS)
+  }
+
+  /** Number of the first line and of the last one that wait for an answer. */
+  get unanswered(): readonly [number, number] | undefined {
+    return this.#underWay
+  }
+
   /** Takes one line; an empty one counts as a line and is no event. @throws what an earlier batch failed with */
   async add(line: string): Promise<void> {
-    while (this.#isFull && this.#failed === undefined) await this.#sending
+    while (!this.#takes(line) && this.#failed === undefined) {
+      this.flush()
+      await this.#sending
+    }
     if (this.#failed) throw this.#failed.error
     this.#lines.push(line)
     this.#chars += line.length
@@ -80,6 +124,7 @@ export class Outbox {
   flush(): void {
     if (this.#sending !== undefined || this.#lines.length === 0 || this.#failed !== undefined) return
     const batch = { lines: this.#lines, number: this.#number }
+    this.#underWay = [batch.number, batch.number + batch.lines.length - 1]
     this.#number += batch.lines.length
     this.#lines = []
     this.#chars = 0
@@ -94,6 +139,7 @@ export class Outbox {
 
   #sent(): void {
     this.#sending = undefined
+    this.#underWay = undefined
     this.flush()
   }
 

@@ -3,8 +3,11 @@ import { ERRORS, TidemarkError, toProblem } from '../src/errors.ts'
 
 export interface Terminal {
   readonly input: AsyncIterable<Uint8Array> & { readonly isTTY?: boolean }
-  /** A result, one or more whole lines. Resolves when it left this process. */
-  print(text: string): Promise<void>
+  /**
+   * A result, one or more whole lines. Resolves when it left this process.
+   * @param done What was done before, said as a message where the result can't be written.
+   */
+  print(text: string, done?: string): Promise<void>
   /** A message for people. */
   say(message: string): void
   /** How far it is: a line in place of the one before, on a terminal only. None takes it away. */
@@ -17,19 +20,22 @@ export interface Terminal {
 
 export class ProcessTerminal implements Terminal {
   readonly input = process.stdin
+  #done: string | undefined
 
   constructor() {
     // Whoever reads our results may stop reading (`| head`): that is an end, not a failure.
     process.stdout.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'EPIPE') process.exit(0)
-      this.say(`tidemark: ${error.message}`)
+      const done = this.#done === undefined ? '' : `; done all the same: ${this.#done}`
+      this.say(`tidemark: stdout does not take the result (${error.code})${done}`)
       process.exit(ERRORS['io-error'].exit)
     })
     // Nobody listens to messages any more; results and work go on.
     process.stderr.on('error', () => undefined)
   }
 
-  print(text: string): Promise<void> {
+  print(text: string, done?: string): Promise<void> {
+    this.#done = done
     return new Promise((resolve) => {
       process.stdout.write(`${text}\n`, () => resolve())
     })

@@ -1,10 +1,13 @@
+import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import type { EventJson, PageJson } from '../../src/wire.ts'
 import { range, tempDir } from '../parts.ts'
 import { startTestServer } from '../server/serve.ts'
-import { here } from './here.ts'
+import { here, starting } from './here.ts'
 import { Program, run, serving } from './program.ts'
 import { losingAnswers } from './proxy.ts'
 
@@ -120,15 +123,75 @@ test('an append whose answer gets lost is asked for again and is there once', as
   const args = ['append', 'two', '--data', '1', '--idempotency-key', 'my-key', '--json']
   const refused = await here([...args, '--url', none, '--patience', '0s'])
   expect(refused.code).toBe(69)
-  expect(JSON.parse(refused.err)).toMatchObject({ code: 'unavailable', idempotencyKey: 'my-key' })
+  expect(JSON.parse(refused.err)).toMatchObject({ code: 'unavailable', outcome: 'unknown', idempotencyKey: 'my-key' })
   expect(JSON.parse((await here([...args, '--url', url])).out)).toMatchObject({ first: 1, duplicate: true })
 })
 
-test('a server that is not there ends with 69, and the key for another try is told', async () => {
-  const args = ['append', 'orders', '--url', 'http://127.0.0.1:9', '--data', '1', '--patience', '0s']
-  const { code, err } = await here([...args, '--idempotency-key', 'my-key'])
-  expect(code).toBe(69)
-  expect(err).toContain('--idempotency-key my-key')
+test('a server that is not there ends with 69, and nothing is said to be unknown', async () => {
+  const there = createServer().listen(0, '127.0.0.1')
+  await once(there, 'listening')
+  const { port } = there.address() as AddressInfo
+  await new Promise((resolve) => there.close(resolve))
+  const args = ['append', 'orders', '--url', `http://127.0.0.1:${port}`, '--patience', '0s', '--json']
+  const one = await here([...args, '--data', '1'])
+  const many = await here(args, { input: '{"data":1}\n{"data":2}\n' })
+  for (const { code, err } of [one, many]) {
+    expect(code).toBe(69)
+    expect(JSON.parse(err)).toMatchObject({ code: 'unavailable' })
+    expect(JSON.parse(err)).not.toHaveProperty('outcome')
+    expect(JSON.parse(err)).not.toHaveProperty('idempotencyKey')
+  }
+})
+
+test('lines without an answer are named, and told no key that lines could not be sent again with', async () => {
+  const { url } = await startTestServer()
+  let posts = 0
+  const lossy = await losingAnswers(url, () => ++posts > 1)
+  const program = new Program(['append', 'orders', '--url', lossy, '--patience', '0s'])
+  program.child.stdin.write('{"data":1}\n')
+  await fetch(`${url}/v1/channels/orders/events?wait=20`)
+  program.child.stdin.end('{"data":2}\n')
+  expect(await program.ended()).toBe(69)
+  expect(program.err).toMatch(/^tidemark: Line 2: .*unknown/)
+  expect(program.err).not.toContain('--idempotency-key')
+  expect(program.out).toBe('orders 1 (1 events)\n')
+})
+
+test('an append that is left by Ctrl-C without an answer says so, and its key', async () => {
+  const silent = createServer()
+  const asked = once(silent, 'request')
+  silent.listen(0, '127.0.0.1')
+  await once(silent, 'listening')
+  onTestFinished(() => {
+    silent.closeAllConnections()
+    silent.close()
+  })
+  const { port } = silent.address() as AddressInfo
+  const args = ['--data', '1', '--idempotency-key', 'my-key', '--url', `http://127.0.0.1:${port}`, '--json']
+  const append = starting(['append', 'orders', ...args])
+  await asked
+  append.stop()
+  expect(await append.ended).toBe(69)
+  expect(JSON.parse(append.err)).toMatchObject({ code: 'unavailable', outcome: 'unknown', idempotencyKey: 'my-key' })
+})
+
+test('an append whose result can not be written says what was appended', async () => {
+  const { url } = await startTestServer()
+  const append = new Program(['append', 'orders', '--url', url, '--data', '1'], { stdout: '/dev/full' })
+  expect(await append.ended()).toBe(74)
+  expect(append.err).toMatch(/^tidemark: [^\n]*ENOSPC[^\n]*appended orders 1\n$/)
+  expect(await read(url, 'orders')).toHaveLength(1)
+})
+
+test('lines before one that is not UTF-8 are appended, and it is named', async () => {
+  const { url } = await startTestServer()
+  const program = new Program(['append', 'orders', '--url', url, '--json'])
+  program.child.stdin.end(
+    Buffer.concat([Buffer.from('\ufeff{"data":1}\n{"data":"'), Buffer.from([0xff]), Buffer.from('"}\n')]),
+  )
+  expect(await program.ended()).toBe(2)
+  expect(JSON.parse(program.err)).toMatchObject({ code: 'bad-request', line: 2 })
+  expect((await read(url, 'orders')).map(({ data }) => data)).toEqual([1])
 })
 
 test('lines of stdin become events, in order, in batches; the answer covers all of them', async () => {

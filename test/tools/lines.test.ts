@@ -36,6 +36,43 @@ test('input that is not UTF-8, and a line without end, are refused', async () =>
   expect((await all(pieces(short, () => 65_536))).map((line) => line.length)).toEqual([LINE_BYTES_MAX - 1, 4])
 })
 
+test('what is wrong with a line names it, after every line before it was given out', async () => {
+  const input = Buffer.concat([Buffer.from('a\né\n'), Buffer.from([0x61, 0xff, 0x0a]), Buffer.from('b\n')])
+  for (const size of [1, 4, 100]) {
+    const lines: string[] = []
+    const reading = async () => {
+      for await (const some of linesOf(pieces(input, () => size))) lines.push(...some)
+    }
+    await expect(reading()).rejects.toMatchObject({ code: 'bad-request', details: { line: 3 } })
+    expect(lines).toEqual(['a', 'é'])
+  }
+  const endless = Buffer.concat([Buffer.from('a\n'), Buffer.alloc(LINE_BYTES_MAX + 1, 0x61)])
+  await expect(all(pieces(endless, () => 65_536))).rejects.toMatchObject({ code: 'too-large', details: { line: 2 } })
+})
+
+test('a byte order mark at the beginning is none of the first line', async () => {
+  for (const size of [1, 100]) {
+    expect(await all(pieces(Buffer.from('\ufeffa\n\ufeffb'), () => size))).toEqual(['a', '\ufeffb'])
+    expect(await all(pieces(Buffer.from('\ufeff'), () => size))).toEqual([''])
+  }
+})
+
+test('a long line joins no batch that waits, also behind one that is on its way', async () => {
+  const sent: Batch[] = []
+  const outbox = new Outbox(async (batch) => {
+    await new Promise(setImmediate)
+    sent.push(batch)
+  })
+  const long = 'x'.repeat(900_000)
+  for (const line of ['1', '2', '3', long, '5', long, '7']) await outbox.add(line)
+  await outbox.end()
+  expect(sent.flatMap(({ lines }) => lines.map(({ length }) => length))).toEqual([1, 1, 1, 900_000, 1, 900_000, 1])
+  for (const { lines, number } of sent) {
+    if (lines.includes(long)) expect(lines).toHaveLength(1)
+    expect(lines.includes(long)).toBe(number === 4 || number === 6)
+  }
+})
+
 test('batches leave in order, one at a time, each line once, and none is kept back when the input is idle', async () => {
   const sent: Batch[] = []
   let underWay = 0
