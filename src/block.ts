@@ -11,7 +11,7 @@
  * under another channel's name fails too. A dense block (no table) derives seqs: its events are after + 1 … last.
  * A position p is continued by a block exactly when block.after ≤ p < block.last. PROTOCOL.md holds hex examples.
  */
-import { type Body, BodyReader, damaged, FLAG, HEADER_BYTES } from './body.ts'
+import { type Body, BodyReader, damaged, FLAG, HEADER_BYTES, Parts } from './body.ts'
 import { getU32, getU64, putU32, putU64 } from './bytes.ts'
 import { type Event, SEQ_MAX } from './event.ts'
 
@@ -212,6 +212,25 @@ export function decodeBlock(block: Uint8Array, after = 0, last = SEQ_MAX): Event
   }
   if (last === SEQ_MAX) reader.end()
   return events
+}
+
+/** Shows the parts of each event with after < seq ≤ last, in order, until `visit` returns false. */
+export function walkBlock(
+  block: Uint8Array,
+  after: number,
+  last: number,
+  visit: (seq: number, time: number, parts: Parts) => boolean,
+): void {
+  const header = readHeader(block)
+  const table = new Table(block, header)
+  const reader = table.body()
+  const parts = new Parts()
+  for (let i = 0; i < header.count; i++) {
+    const seq = table.seq(i)
+    if (seq > last) return
+    reader.parts(parts)
+    if (seq > after && !visit(seq, table.time(i), parts)) return
+  }
 }
 
 /** The events of a block, still encoded. */

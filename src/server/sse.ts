@@ -199,11 +199,19 @@ function messages(page: Page, named: boolean, before: string, behind: string): R
   return render(
     page,
     { withChannel: true, withTo: true },
-    (json, { seq, type }) => {
-      told = seq
-      return `${id(seq)}event: ${(named && type) || 'message'}\ndata: ${json}\n\n`
+    {
+      before: (to, _, seq, block, parts) => {
+        told = seq
+        to.ascii(`${id(seq)}event: `)
+        if (named && parts.type >= 0) to.copy(block, parts.type, parts.typeEnd)
+        else to.ascii('message')
+        to.ascii('\ndata: ')
+      },
+      behind: (to) => to.ascii('\n\n'),
+      end: (to) => {
+        if (told < page.last) to.ascii(`${id(page.last)}\n`)
+      },
     },
-    { end: () => (told < page.last ? `${id(page.last)}\n` : '') },
   )
 }
 

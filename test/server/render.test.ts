@@ -4,16 +4,14 @@ import { unpack } from 'msgpackr'
 import { expect, test } from 'vitest'
 import { buildBlock, checkBlock, decodeBlock, sealBlock, splitBlocks } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
-import type { Event, NewEvent } from '../../src/event.ts'
+import type { NewEvent } from '../../src/event.ts'
 import { Page } from '../../src/log/log.ts'
 import { parseJsonBody } from '../../src/server/parse.ts'
 import {
   blocksMap,
   cutPage,
-  eventJson,
   eventLines,
   eventsBytes,
-  eventsJson,
   lastWithin,
   pageFields,
   pageJson,
@@ -87,19 +85,31 @@ test('Data stands as its sender wrote it.', () => {
   const datas = ['{"b":1.50,"a":[-0,1E2]}', '"\\u00e9\\/\\ud800"', '{"a":1,"a":2}', '"ü€😀"', '{"__proto__":{"x":1}}']
   const body = parseJsonBody(Buffer.from(`[${datas.map((data) => `{"data":${data}}`).join()}]`))
   const page = pageOf([sealBlock('orders', [body], { after: 0, time: TIME }, crc32)], { last: datas.length })
-  const { text } = eventsJson(page)
+  const text = eventsBytes(page).bytes.toString()
   for (const data of datas) expect(text).toContain(`"data":${data}}`)
-  expect(eventsBytes(page).bytes.toString()).toBe(text)
 })
 
-test('One event alone is shown as on its page, with its channel where that is asked for.', () => {
-  const given: Event = { ...event({ a: 'ü' }, { key: 'ä', to: { users: ['ann'], groups: [] } }), seq: 1, time: TIME }
-  expect(eventJson(given)).toBe(eventsJson(pageWith(given)).text)
-  expect(JSON.parse(eventJson(given, { channel: 'orders', withTo: true }))).toMatchObject({
-    channel: 'orders',
-    to: { users: ['ann'] },
+test('An event names its channel and whom it is for only where that is asked for.', () => {
+  const page = pageWith(event({ a: 'ü' }, { to: { users: ['ännä'], groups: [] } }))
+  expect(shown(page)[0]).not.toHaveProperty('to')
+  expect(shown(page)[0]).not.toHaveProperty('channel')
+  const told = { channel: 'orders', to: { users: ['ännä'] }, data: { a: 'ü' } }
+  expect(shown(page, { withTo: true, withChannel: true })).toMatchObject([told])
+})
+
+test('Any page, once with parts of every length, says what its blocks decode to.', () => {
+  const texts = fc.string({ unit: 'binary', maxLength: 300 })
+  const some = fc.option(texts, { nil: null })
+  const given = fc.record({ key: some, id: some, data: fc.option(fc.jsonValue(), { nil: undefined }) })
+  law(300, fc.array(given, { minLength: 1, maxLength: 20 }), (all) => {
+    const events = all.map(({ data, key, id }) => event(data, { key, id }))
+    const json = shown(pageWith(...events))
+    expect(json.map(({ seq }) => seq)).toEqual(events.map((_, i) => i + 1))
+    for (const [i, { key, id, data }] of json.entries()) {
+      expect([key ?? null, id ?? null]).toEqual([events[i]!.key, events[i]!.id])
+      expect(JSON.stringify(data)).toBe(events[i]!.data === null ? undefined : Buffer.from(events[i]!.data!).toString())
+    }
   })
-  expect(JSON.parse(eventJson({ ...given, data: null }))).toMatchObject({ tombstone: true })
 })
 
 test('Lines are events, one each.', () => {
@@ -116,8 +126,8 @@ test('Lines are events, one each.', () => {
 test('A page begins behind its position and ends at its last, whatever its blocks hold beyond.', () => {
   const page = pageOf([sealed([event(1), event(2), event(3)]), sealed([event(4), event(5)], 3)], { after: 2, last: 4 })
   expect(shown(page).map(({ seq }) => seq)).toEqual([3, 4])
-  expect(eventsJson(page)).toMatchObject({ last: 4, count: 2 })
-  expect(eventsJson(page, 1)).toMatchObject({ last: 3, count: 1 })
+  expect(eventsBytes(page)).toMatchObject({ last: 4, count: 2 })
+  expect(eventsBytes(page, { limit: 1 })).toMatchObject({ last: 3, count: 1 })
 })
 
 test('The whole answer says where it ends and whether that is the head.', () => {
@@ -196,8 +206,8 @@ const decodeRange = (block: Uint8Array): { after: number; last: number } => {
 
 test('Cut anywhere, a page gives its first events, and reading on from there gives the rest.', () => {
   law(500, fc.tuple(pages, fc.integer({ min: 1, max: 12 })), ([{ page, seqs }, limit]) => {
-    const { text, last, count } = eventsJson(page, limit)
-    const given: EventJson[] = JSON.parse(`[${text}]`)
+    const { bytes, last, count } = eventsBytes(page, { limit })
+    const given: EventJson[] = JSON.parse(`[${bytes}]`)
     expect(given.map(({ seq }) => seq)).toEqual(seqs.slice(0, limit))
     expect(count).toBe(given.length)
     expect(last).toBe(lastWithin(page, limit))
