@@ -1,7 +1,8 @@
-// Builds dist/: tsc for Node, vite for the one file that browsers load. Runs on `npm ci` (prepare), before tests and by hand.
+// Builds dist/: tsc for Node, and vite for what is loaded as few files: the program, of which every start loads all
+// that it needs, and the client for browsers. Runs on `npm ci` (prepare), before tests and by hand.
 // Without the development packages (`npm ci --omit=dev`) it keeps the dist/ that is there, as in a published package.
 import { execFileSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { chmodSync, existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 
@@ -15,6 +16,38 @@ function packageDir(name) {
   }
 }
 
+const common = { configFile: false, logLevel: 'warn' }
+
+/** The command line with its packages: a start from many small files takes twice as long. */
+async function bundleProgram({ build }) {
+  await build({
+    ...common,
+    // The engine's native part is found beside its package; ws asks for these two and lives without.
+    ssr: { noExternal: true, external: ['classic-level', 'bufferutil', 'utf-8-validate'] },
+    build: {
+      ssr: 'dist/tools/tidemark.js',
+      outDir: 'dist/bin',
+      target: 'node20.20',
+      // Stack traces in a server's log name its functions.
+      minify: false,
+    },
+  })
+  chmodSync('dist/bin/tidemark.js', 0o755)
+}
+
+async function bundleClient({ build }) {
+  await build({
+    ...common,
+    build: {
+      outDir: 'dist',
+      emptyOutDir: false,
+      lib: { entry: 'src/client/browser.ts', formats: ['es'], fileName: () => 'client.js' },
+      // One file, the msgpack decoder in it: the server gives out /client.js and nothing beside it.
+      rolldownOptions: { output: { codeSplitting: false, minify: true } },
+    },
+  })
+}
+
 const typescript = packageDir('typescript')
 if (!typescript) {
   console.error(
@@ -24,18 +57,7 @@ if (!typescript) {
   )
 } else {
   execFileSync(process.execPath, [join(typescript, 'bin', 'tsc'), '-p', 'tsconfig.json'], { stdio: 'inherit' })
-  if (existsSync('src/client/browser.ts')) {
-    const { build } = await import('vite')
-    await build({
-      configFile: false,
-      logLevel: 'warn',
-      build: {
-        outDir: 'dist',
-        emptyOutDir: false,
-        lib: { entry: 'src/client/browser.ts', formats: ['es'], fileName: () => 'client.js' },
-        // One file, the msgpack decoder in it: the server gives out /client.js and nothing beside it.
-        rolldownOptions: { output: { codeSplitting: false, minify: true } },
-      },
-    })
-  }
+  const vite = await import('vite')
+  await bundleProgram(vite)
+  await bundleClient(vite)
 }

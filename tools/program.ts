@@ -1,6 +1,7 @@
 /** The whole command line: its commands, its help, and what becomes of a failure. */
 import { Command, CommanderError } from 'commander'
 import { ERRORS } from '../src/errors.ts'
+import { version } from '../src/server/home.ts'
 import { appendCommand } from './append.ts'
 import { channelsCommand } from './channels.ts'
 import { Failed } from './command.ts'
@@ -13,7 +14,6 @@ import { streamerCommand } from './streamer.ts'
 import { tailCommand } from './tail.ts'
 import { type Terminal, tellFailure } from './terminal.ts'
 import { verifyCommand } from './verify.ts'
-import { version } from './version.ts'
 import { watchCommand } from './watch.ts'
 
 const COMMANDS = [

@@ -5,11 +5,11 @@ import { type Logger, pino } from 'pino'
 import type { Settings } from '../src/config.ts'
 import { TidemarkError } from '../src/errors.ts'
 import type { Log } from '../src/log/log.ts'
+import { version } from '../src/server/home.ts'
 import type { RunningServer } from '../src/server/server.ts'
 import { command, type Run } from './command.ts'
 import { Journal } from './journal.ts'
 import type { Terminal } from './terminal.ts'
-import { version } from './version.ts'
 
 /** A stop that takes longer is cut, ms; what was answered is on disk by then. */
 const STOP_MS = 9_500

@@ -1,7 +1,6 @@
 /** The server: one port for every door, from `listen` to a stop that loses nothing. */
 import { setMaxListeners } from 'node:events'
 import { createServer } from 'node:http'
-import { fileURLToPath } from 'node:url'
 import { type Logger, pino } from 'pino'
 import { TidemarkError } from '../errors.ts'
 import type { Log } from '../log/log.ts'
@@ -11,6 +10,7 @@ import { Connections, openWithoutKeys } from './connections.ts'
 import type { Doors } from './doors.ts'
 import { logFailure } from './failure.ts'
 import { Front } from './front.ts'
+import { CLIENT_FILE } from './home.ts'
 import { hotCall } from './hot.ts'
 import * as limits from './limits.ts'
 import { type GroupFigures, Metrics } from './metrics.ts'
@@ -169,11 +169,6 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     },
   }
 }
-
-/** Beside the compiled server, and where the build puts it for sources that run as they are. */
-const CLIENT_FILE = fileURLToPath(
-  new URL(import.meta.url.endsWith('.ts') ? '../../dist/client.js' : '../../client.js', import.meta.url),
-)
 
 function checkPath(path: string): string {
   if (!/^(?:\/[A-Za-z0-9._~-]+)+$/.test(path))

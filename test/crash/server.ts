@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import { built } from './witness.ts'
 
-const PROGRAM = built('../../tools/tidemark.js')
+const PROGRAM = built('../../bin/tidemark.js')
 /** Somebody else may have the port for a moment. */
 const START_TRIES = 20
 

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
 import { tempDir } from '../parts.ts'
 
-const PROGRAM = fileURLToPath(new URL('../../dist/tools/tidemark.js', import.meta.url))
+const PROGRAM = fileURLToPath(new URL('../../dist/bin/tidemark.js', import.meta.url))
 
 export interface Surroundings {
   readonly env?: Readonly<Record<string, string>>

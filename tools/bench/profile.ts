@@ -1,8 +1,8 @@
 /** `--profile`: what the server's CPU time went into while a row was measured. */
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { HOME } from '../../src/server/home.ts'
 import type { Child } from './child.ts'
-import { ROOT } from './programs.ts'
 
 const SHOWN = 16
 
@@ -65,6 +65,6 @@ function nameOf(node: ProfileNode, parents: ReadonlyMap<number, ProfileNode>): s
     return root ? functionName : `${functionName || '(unnamed)'} <- ${nameOf(caller, parents)}`
   }
   const whole = url.startsWith('file:') ? fileURLToPath(url) : url
-  const short = whole.startsWith(ROOT) ? whole.slice(ROOT.length + 1) : whole.replace(/^.*node_modules\//, '')
+  const short = whole.startsWith(HOME) ? whole.slice(HOME.length + 1) : whole.replace(/^.*node_modules\//, '')
   return `${functionName || '(anonymous)'} ${short}:${lineNumber + 1}`
 }

@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { HOME } from '../../src/server/home.ts'
 
 /** `load` sends appends, `drain` receives events, `send` writes to sockets as fast as they take it. */
 const NAMES = ['load', 'drain', 'send'] as const
@@ -22,22 +22,15 @@ export interface Programs {
 
 const FLAGS = ['-O2', '-Wall']
 
-/** The directory of the checkout: sources are compiled from it, dist/ lies in it. */
-export const ROOT = rootOf(fileURLToPath(new URL('.', import.meta.url)))
-
-function rootOf(dir: string): string {
-  return existsSync(join(dir, 'package.json')) ? dir : rootOf(join(dir, '..'))
-}
-
 /** A compiled program of this project. */
-export const compiled = (path: string): readonly string[] => [process.execPath, join(ROOT, 'dist', path)]
+export const compiled = (path: string): readonly string[] => [process.execPath, join(HOME, 'dist', path)]
 
 /** Compiles the C programs into node_modules/.cache, unless they are there already; Node's where that fails. */
 export function preparePrograms(wanted: Language | undefined): Programs {
   if (wanted === 'node') return inNode('as asked')
   if (process.platform !== 'linux') return inNode('the C programs need Linux')
-  const sources = join(ROOT, 'tools', 'bench')
-  const cache = join(ROOT, 'node_modules', '.cache', 'tidemark-bench')
+  const sources = join(HOME, 'tools', 'bench')
+  const cache = join(HOME, 'node_modules', '.cache', 'tidemark-bench')
   const paths = new Map<ProgramName, string>()
   try {
     mkdirSync(cache, { recursive: true })

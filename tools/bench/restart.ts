@@ -1,10 +1,10 @@
 /** W6: from starting the program to its first answer, with many events stored; after a clean end and after kill -9. */
 import { join } from 'node:path'
+import { HOME } from '../../src/server/home.ts'
 import { Child } from './child.ts'
 import type { Measure } from './figures.ts'
 import { fill, headCount } from './fill.ts'
 import { grouped, type Lab } from './lab.ts'
-import { ROOT } from './programs.ts'
 import { removeDir, startTidemark } from './target.ts'
 
 const CHANNEL = 'bench'
@@ -47,7 +47,7 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
 /** From the start of a node process to its end. */
 async function lifetime(name: string, args: readonly string[]): Promise<Measure> {
   const started = performance.now()
-  const child = Child.start(name, [process.execPath, ...args], process.env, ROOT)
+  const child = Child.start(name, [process.execPath, ...args], process.env, HOME)
   await child.ended()
   return { name, subject: 'limit', figure: performance.now() - started, unit: 'ms', durability: '-' }
 }

@@ -29,7 +29,8 @@ export interface ChannelState {
 
 /** Starts `tidemark serve` on a free port; resolves with its first good answer. */
 export async function startTidemark(options: TidemarkOptions): Promise<Target> {
-  const [node, program] = compiled('tools/tidemark.js')
+  // A profile names the files of functions, which the bundle has not.
+  const [node, program] = compiled(options.node ? 'tools/tidemark.js' : 'bin/tidemark.js')
   const flags = ['serve', '--port', '0', '--data', options.data]
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('TIDEMARK_')))
   const command = [node!, ...(options.node ?? []), program!, ...flags]
