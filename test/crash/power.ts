@@ -67,7 +67,7 @@ async function cutAgain(
     } finally {
       await life.kill()
     }
-    volume.unmount()
+    await volume.unmount()
     volume.mount()
     const { log, refused } = await openAnyway({ dir })
     try {

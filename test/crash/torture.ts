@@ -40,6 +40,8 @@ const CLASSES: readonly FaultClass[] = [
   holes,
 ]
 
+/** A class that failed so often has said enough, and keeps a directory each time. */
+const FAILURES_MAX = 5
 /** How often it is told how far this has come, ms. */
 const PROGRESS_MS = 60_000
 /** How long running cycles may take to tear down what they made when this is interrupted, ms. */
@@ -115,11 +117,15 @@ class Torture {
   #next(): Turns | undefined {
     if (performance.now() - this.#started >= this.#options.minutes * 60_000) return undefined
     const { cycles = Number.POSITIVE_INFINITY } = this.#options
-    const open = this.#turns.filter(({ begun }) => begun < cycles)
+    const open = this.#turns.filter((turns) => turns.begun < cycles && this.#failuresOf(turns) < FAILURES_MAX)
     return open.reduce<Turns | undefined>(
       (least, turns) => (least && isBefore(least, turns) ? least : turns),
       undefined,
     )
+  }
+
+  #failuresOf({ of }: Turns): number {
+    return this.#failures.filter(({ name }) => name === of.name).length
   }
 
   async #cycle(of: FaultClass, seed: number): Promise<void> {

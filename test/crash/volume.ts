@@ -2,10 +2,13 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, statfsSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { find, type Program } from '../machine.ts'
 
 export type Kind = 'tmpfs' | 'ext4' | 'xfs'
 
+const UNMOUNT_TRIES = 100
+const UNMOUNT_PAUSE_MS = 50
 const SYS_ADMIN = 1n << 21n
 
 const run = (command: string, ...args: string[]): void => {
@@ -62,8 +65,16 @@ export class Volume {
     run('xfs_io', '-x', '-c', 'shutdown', this.dir)
   }
 
-  unmount(): void {
-    run('umount', this.dir)
+  /** A process that was killed, or one that was being started beside this, may hold it a moment longer. */
+  async unmount(): Promise<void> {
+    for (let tries = 1; ; tries++)
+      try {
+        run('umount', this.dir)
+        break
+      } catch (error) {
+        if (tries === UNMOUNT_TRIES || !String(error).includes('busy')) throw error
+        await delay(UNMOUNT_PAUSE_MS)
+      }
     this.#unlist()
   }
 
