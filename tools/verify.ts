@@ -1,12 +1,16 @@
 import type { Command } from 'commander'
+import { pause } from '../src/client/backoff.ts'
 import { TidemarkError } from '../src/errors.ts'
 import type { Finding, Loss } from '../src/log/log.ts'
 import { verifyStopped } from '../src/log/open.ts'
 import type { Report } from '../src/log/verify.ts'
+import { ask, wrongUsage } from './ask.ts'
 import { command, type Run } from './command.ts'
 import { printable, type Terminal, table } from './terminal.ts'
 
 export const MIB = 1024 * 1024
+/** How often a server is asked how far it is, ms. */
+const ASK_MS = 500
 
 export const verifyCommand = (terminal: Terminal): Command =>
   command(
@@ -14,12 +18,14 @@ export const verifyCommand = (terminal: Terminal): Command =>
       usage: 'verify',
       summary: 'tell whether a log is whole: every checksum, every chain, every cursor',
       more:
-        'Reads the directory of a stopped server, and changes nothing there. Events that salvage could not find are ' +
-        'told, but are no damage. Ends with 0 when the log is whole, with 65 when it is not.',
-      settings: ['data', 'json'],
+        'Reads the directory of a stopped server, and changes nothing there; with --url a running server verifies its ' +
+        'own log, at most --rate bytes a second. Events that salvage could not find are told, but are no damage. Ends ' +
+        'with 0 when the log is whole, with 65 when it is not.',
+      settings: ['data', 'url', 'rate', 'json'],
       examples: [
         ['tidemark verify', 'the log in data/log'],
         ['tidemark verify --data /var/lib/tidemark --json', 'elsewhere, one JSON object'],
+        ['tidemark verify --url http://127.0.0.1:7070 --rate 8MiB', 'the log of a running server'],
       ],
     },
     terminal,
@@ -28,14 +34,53 @@ export const verifyCommand = (terminal: Terminal): Command =>
 
 export async function verify(run: Run): Promise<void> {
   const { settings, terminal } = run
-  const report = await verifyStopped(settings.data, {
+  const report = isOnline(run) ? await verifyServed(run) : await verifyHere(run)
+  terminal.progress()
+  await terminal.print(settings.json ? JSON.stringify(report) : textOf(report))
+  if (!report.whole) throw new TidemarkError('data-loss', `${report.findings.length} findings: the log is damaged`)
+}
+
+/** A directory that is named wins over a server that is only configured. */
+function isOnline({ config: { origins } }: Run): boolean {
+  if (origins.url.source === 'flag' && origins.data.source === 'flag')
+    throw wrongUsage('Give --data or --url, not both')
+  if (origins.url.source === 'default' || origins.data.source === 'flag') return false
+  return origins.url.source === 'flag' || origins.data.source === 'default'
+}
+
+function verifyHere({ settings, terminal }: Run): Promise<Report> {
+  return verifyStopped(settings.data, {
     signal: terminal.stopped(),
     onProgress: ({ channel, bytes }) =>
       terminal.progress(`verify: ${Math.floor(bytes / MIB)} MiB, ${printable(channel)}`),
   })
-  terminal.progress()
-  await terminal.print(settings.json ? JSON.stringify(report) : textOf(report))
-  if (!report.whole) throw new TidemarkError('data-loss', `${report.findings.length} findings: the log is damaged`)
+}
+
+interface Verification {
+  readonly running: boolean
+  readonly bytes?: number
+  readonly report?: Report
+  readonly failed?: { readonly detail: string }
+}
+
+async function verifyServed(run: Run): Promise<Report> {
+  const { settings, terminal } = run
+  const signal = terminal.stopped()
+  const { rate } = settings
+  const call = {
+    method: 'POST',
+    path: 'admin/verify',
+    body: JSON.stringify(rate === undefined ? {} : { rate }),
+  } as const
+  let state = await ask<Verification>(run, call)
+  while (state.running) {
+    terminal.progress(`verify: ${Math.floor((state.bytes ?? 0) / MIB)} MiB`)
+    await pause(ASK_MS, signal)
+    signal.throwIfAborted()
+    state = await ask<Verification>(run, { path: 'admin/verify', signal })
+  }
+  if (state.report) return state.report
+  throw new TidemarkError('unavailable', state.failed?.detail ?? 'The server did not come to an end with it')
 }
 
 export function textOf({ findings, losses, ...counts }: Report): string {

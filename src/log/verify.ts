@@ -160,9 +160,13 @@ async function infoOf(log: Log, channel: string, tally: Tally): Promise<ChannelI
 function pacer({ rate, signal }: VerifyOptions): (bytes: number) => Promise<void> {
   const started = performance.now()
   let total = 0
+  let sinceTurn = 0
   return async (bytes) => {
-    signal?.throwIfAborted()
     total += bytes
+    sinceTurn += bytes
+    if (sinceTurn < PAGE_BYTES) return
+    sinceTurn = 0
+    signal?.throwIfAborted()
     const ahead = rate === undefined ? 0 : (total / rate) * 1_000 - (performance.now() - started)
     await delay(Math.max(0, ahead), undefined, signal && { signal })
   }

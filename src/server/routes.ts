@@ -8,6 +8,7 @@ import { addHotCalls } from './hot.ts'
 import { addMultiAppend } from './multi.ts'
 import { addPages } from './pages.ts'
 import { addPoll } from './poll.ts'
+import { addVerify } from './verify.ts'
 
 export interface RoutesOptions {
   readonly open: OpenNow
@@ -22,5 +23,6 @@ export function addRoutes(app: App, doors: Doors, { open, clientFile }: RoutesOp
   addCursors(app, doors)
   addChannels(app, doors)
   addAdmin(app, doors, open)
+  addVerify(app, doors)
   addPages(app, clientFile)
 }

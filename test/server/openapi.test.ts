@@ -18,6 +18,7 @@ const CALLS: Record<string, string> = {
   '/v1/cursors/{client}': 'get',
   '/v1/admin/status': 'get',
   '/v1/admin/streamer': 'get put',
+  '/v1/admin/verify': 'get post',
   '/livez': 'get',
   '/readyz': 'get',
   '/metrics': 'get',

@@ -3,9 +3,8 @@
  *
  * Reads come from the tail in memory or from disk with every block checked; writes are plans for the one writer.
  */
-import { BODIES_BYTES_MAX, BODY_BYTES_MAX } from '../../body.ts'
 import { hasCode, TidemarkError } from '../../errors.ts'
-import { APPEND_EVENTS_MAX, sameHistory } from '../../event.ts'
+import { sameHistory } from '../../event.ts'
 import {
   type About,
   type Append,
@@ -14,8 +13,10 @@ import {
   type ChannelInfo,
   type Cursor,
   type CursorMove,
+  type Finding,
   type Health,
   type Log,
+  type Loss,
   Page,
   type Place,
   type ReadLimits,
@@ -23,6 +24,7 @@ import {
 } from '../log.ts'
 import type { LogOptions } from '../open.ts'
 import { type Channel, Channels, noChannel, Waiters } from './channels.ts'
+import { CHANGE_BYTES, sizeOf } from './entries.ts'
 import type { Draft, Group } from './group.ts'
 import {
   type CursorRow,
@@ -35,10 +37,12 @@ import {
   nameKey,
   nameOfKey,
   nameRange,
+  rangeOf,
 } from './keys.ts'
 import { readPage } from './read.ts'
 import { Receipts } from './receipts.ts'
 import { Watermark } from './room.ts'
+import { knownLosses, scrubTables } from './scrub.ts'
 import { type Notice, RESERVE_BYTES, Store } from './store.ts'
 import { Sweeper } from './sweep.ts'
 import { Tail } from './tail.ts'
@@ -50,8 +54,6 @@ const CLOCK_JUMP_MS = 3_600_000
 const TAIL_BYTES = 64 * 1024 * 1024
 /** How long a read waits while the store is opened again. */
 const GATE_MS = 5_000
-/** What a small change counts in a group. */
-const CHANGE_BYTES = 200
 /** Rows of a listing that are read at once. */
 const LIST_ROWS = 500
 
@@ -311,6 +313,14 @@ class LevelLog implements Log {
     }
   }
 
+  scrub(pace: (bytes: number) => Promise<void>): AsyncIterable<Finding> {
+    return scrubTables(this.#store.dir, pace)
+  }
+
+  losses(): Promise<readonly Loss[]> {
+    return knownLosses(this, this.#rows(rangeOf('l')), (name) => this.#channels.get(name)?.number)
+  }
+
   close(): Promise<void> {
     this.#closed ??= this.#close()
     return this.#closed
@@ -359,31 +369,6 @@ class LevelLog implements Log {
     this.#tail.clear()
     this.#waiters.wakeAll(this.#hasChanged)
   }
-}
-
-function sizeOf(entries: readonly Append[]): number {
-  let bytes = 0
-  const names = new Set<string>()
-  if (entries.length === 0) throw new TidemarkError('bad-request', 'An append has at least one entry')
-  for (const { channel, body } of entries) {
-    if (body.count === 0) throw new TidemarkError('bad-request', 'An append has at least one event', { channel })
-    if (body.count > APPEND_EVENTS_MAX || body.bytes.length > BODY_BYTES_MAX)
-      throw new TidemarkError(
-        'too-large',
-        `An append holds at most ${APPEND_EVENTS_MAX} events, ${BODY_BYTES_MAX} bytes`,
-        {
-          ...{ channel, events: APPEND_EVENTS_MAX, bytes: BODY_BYTES_MAX },
-        },
-      )
-    if (names.has(channel)) throw new TidemarkError('bad-request', `${channel} stands twice in one append`, { channel })
-    names.add(channel)
-    bytes += body.bytes.length + CHANGE_BYTES
-  }
-  if (bytes - names.size * CHANGE_BYTES > BODIES_BYTES_MAX)
-    throw new TidemarkError('too-large', `An append holds at most ${BODIES_BYTES_MAX} bytes over all its channels`, {
-      bytes: BODIES_BYTES_MAX,
-    })
-  return bytes
 }
 
 const closing = (): TidemarkError => new TidemarkError('unavailable', 'The log is closing', { retryAfter: 1_000 })
