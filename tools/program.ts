@@ -8,6 +8,7 @@ import { Failed } from './command.ts'
 import { configCommand } from './config.ts'
 import { cursorsCommand } from './cursors.ts'
 import { infoCommand } from './info.ts'
+import { inspectCommand } from './inspect.ts'
 import { salvageCommand } from './salvage.ts'
 import { serveCommand } from './serve.ts'
 import { streamerCommand } from './streamer.ts'
@@ -25,6 +26,7 @@ const COMMANDS = [
   infoCommand,
   cursorsCommand,
   streamerCommand,
+  inspectCommand,
   verifyCommand,
   salvageCommand,
   configCommand,

@@ -1,4 +1,5 @@
 /** The one place where an engine is chosen. */
+import type { BlocksPart, BlockView, StoreView } from './level/inspect.ts'
 import type { Salvaged } from './level/salvage.ts'
 import type { Log } from './log.ts'
 import type { Report, VerifyOptions } from './verify.ts'
@@ -50,4 +51,16 @@ export async function verifyStopped(dir: string, options?: VerifyOptions): Promi
 export async function salvageStopped(dir: string, into: string, options?: VerifyOptions): Promise<Salvaged> {
   const { salvageLevel } = await import('./level/salvage.ts')
   return salvageLevel(dir, into, options)
+}
+
+/** What is in a stopped log. @throws in-use, not-found, io-error */
+export async function inspectStopped(dir: string): Promise<StoreView> {
+  const { inspectLevel } = await import('./level/inspect.ts')
+  return inspectLevel(dir)
+}
+
+/** Blocks of one of its channels. @throws as inspectStopped; no-channel */
+export async function inspectChannel(dir: string, channel: string, part: BlocksPart): Promise<readonly BlockView[]> {
+  const { inspectBlocks } = await import('./level/inspect.ts')
+  return inspectBlocks(dir, channel, part)
 }
