@@ -16,6 +16,8 @@ import { type Dice, dice as diceOf } from './dice.ts'
 import { type FaultClass, NOTHING, type Tally } from './tally.ts'
 
 const CHANNELS = ['a', 'b', 'c', 'd', 'e'] as const
+/** Most events that one bit may cost: its own block's, or, where it hits a length, those of a run of LevelDB's 16 rows. */
+const FLIP_EVENTS = 16 * 4
 const LIMITS = { events: 1_000, bytes: 64 * 1024 }
 
 /** A store as it was written: its files, and what a reader must get. */
@@ -228,8 +230,11 @@ async function examine(dir: string, original: Original, { file, what }: Damage):
                 salvaged.findings.some(({ part, channel }) => part === 'mark' || channel === name || part === 'file'))
             if (!isTold) broken(`salvage lost ${after + 1}–${upTo} of ${name} without a word`)
             const { trimmed } = original.channels.get(name)!
-            // A flip is in one value; what stands around it is whole.
-            if (what.startsWith('flip') && upTo - Math.max(after, trimmed) > 4 && !/MANIFEST|CURRENT/.test(file))
+            if (
+              what.startsWith('flip') &&
+              upTo - Math.max(after, trimmed) > FLIP_EVENTS &&
+              !/MANIFEST|CURRENT/.test(file)
+            )
               broken(`salvage lost ${after + 1}–${upTo} of ${name} for one bit`)
           }
       } finally {

@@ -168,13 +168,11 @@ export class Store {
    */
   async reopen(): Promise<void> {
     await this.#db.close()
-    const db = await openDb(this.dir, false, this.#writeBufferBytes)
-    const rows = readRows(db)
-    if (!rows || rows.life !== this.life || rows.commit < this.#commit) {
-      this.#db = db
+    // Kept at once: if a row can't be read now, the next try must close what this one opened.
+    this.#db = await openDb(this.dir, false, this.#writeBufferBytes)
+    const rows = readRows(this.#db)
+    if (!rows || rows.life !== this.life || rows.commit < this.#commit)
       throw new TidemarkError('data-loss', 'Acknowledged events are missing after the log was opened again')
-    }
-    this.#db = db
     this.#commit = rows.commit
     syncDir(storeDir(this.dir))
     this.#newestLog = newestLog(this.dir)
