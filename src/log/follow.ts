@@ -78,8 +78,7 @@ export class Follower {
     const info = await infoOrNone(this.#log, this.channel)
     if (info === undefined) {
       // A reader that knew a history of this channel must hear that it is gone.
-      const knewOne = from.epoch !== undefined || ('after' in from && from.after.at === 'seq' && from.after.seq > 0)
-      if (knewOne) this.#told = { is: 'reset', epoch: null, trimmed: 0, head: 0 }
+      if (from.epoch !== undefined) this.#told = { is: 'reset', epoch: null, trimmed: 0, head: 0 }
       return { channel: this.channel, ...NOWHERE }
     }
     const start = await resolve(this.#log, info, from)

@@ -231,6 +231,11 @@ export class Page {
     this.#onForm = onForm
   }
 
+  /** The engine keeps this page for all who stand at its place; otherwise it is one reader's own. */
+  get isShared(): boolean {
+    return this.#onForm !== undefined
+  }
+
   get caughtUp(): boolean {
     return this.last >= this.head
   }

@@ -8,14 +8,20 @@ import type { Page } from '../log/log.ts'
 import { type ServerMessage, SUBPROTOCOL } from '../wire.ts'
 import { eventsBytes } from './render.ts'
 
+/** A frame, in one or more pieces. */
+export type Pieces = readonly Buffer[]
+
 /** One subprotocol's way to write. */
 export interface Frames {
   readonly subprotocol: string
   /** Frames of this subprotocol are binary, from both sides. */
   readonly binary: boolean
   message(message: ServerMessage): Buffer
-  /** The `events` frame of a page, made once per page and shared by everyone who stands at its place. */
-  page(page: Page): Buffer
+  /**
+   * The `events` frame of a page, in pieces to be written together: one that is made once and shared by everyone who
+   * stands at its place, or what the page already has in memory, uncopied.
+   */
+  page(page: Page): Pieces
   /** A `heartbeat` message. */
   readonly heartbeat: Buffer
 }
@@ -54,8 +60,7 @@ function textFrame(text: string): Buffer {
 }
 
 function frameOf(first: number, parts: readonly Uint8Array[], allocate = Buffer.allocUnsafe): Buffer {
-  let length = 0
-  for (const part of parts) length += part.length
+  const length = sum(parts)
   let at = headerBytes(length)
   const frame = allocate(at + length)
   putHeader(frame, first, length)
@@ -66,18 +71,40 @@ function frameOf(first: number, parts: readonly Uint8Array[], allocate = Buffer.
   return frame
 }
 
+/** Smaller pieces are copied together: each costs the kernel something. */
+const PIECE_BYTES = 4_096
+
+/** A frame around `parts`, which are left where they are. */
+function piecesOf(first: number, before: readonly Uint8Array[], parts: readonly Uint8Array[], end?: Buffer): Pieces {
+  const length = sum(before) + sum(parts) + (end?.length ?? 0)
+  const header = Buffer.alloc(headerBytes(length))
+  putHeader(header, first, length)
+  const pieces = [Buffer.concat([header, ...before]), ...parts.map(bufferOf)]
+  return end ? [...pieces, end] : pieces
+}
+
+function sum(parts: readonly Uint8Array[]): number {
+  let length = 0
+  for (const part of parts) length += part.length
+  return length
+}
+
+const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+
 /** A frame that is kept with its page must not keep a slab of other frames alive. */
 const keptFrame = Buffer.allocUnsafeSlow
 
 /** The end of the list and of the message. */
 const END = Buffer.from(']}')
 
-function jsonPage(page: Page): Buffer {
+function jsonPage(page: Page): Pieces {
   const { channel, epoch, after, last } = page
   const head = JSON.stringify({ op: 'events', channel, epoch, after, last })
   const start = Buffer.from(`${head.slice(0, -1)},"events":[`)
   // Without keys every caller is admin, who sees whom an event is for.
-  return frameOf(TEXT, [start, eventsBytes(page, { withTo: true }).bytes, END], keptFrame)
+  const { bytes } = eventsBytes(page, { withTo: true })
+  if (!page.isShared && bytes.length >= PIECE_BYTES) return piecesOf(TEXT, [start], [bytes], END)
+  return [frameOf(TEXT, [start, bytes, END], keptFrame)]
 }
 
 /** Maps with their length in the first byte, as any decoder reads them; a seq beyond 2^32 becomes a float64. */
@@ -85,16 +112,17 @@ const packr = new Packr({ useRecords: false, variableMapSize: true })
 /** The key `blocks` and the beginning of a bin with 32 bits of length. */
 const BLOCKS = Buffer.from([0xa6, ...Buffer.from('blocks'), 0xc6])
 
-function msgpackPage(page: Page): Buffer {
+function msgpackPage(page: Page): Pieces {
   const { channel, epoch, after, last, blocks } = page
   const head = packr.pack({ op: 'events', channel, epoch, after, last })
   // The map gets one field more, written by hand so that the blocks are copied once.
   head[0]! += 1
-  let length = 0
-  for (const block of blocks) length += block.length
+  const length = sum(blocks)
   const size = new Uint8Array(4)
   putU32(size, 0, length)
-  return frameOf(BINARY, [head, BLOCKS, size, ...blocks], keptFrame)
+  const before = [head, BLOCKS, size]
+  if (!page.isShared && length >= PIECE_BYTES * blocks.length) return piecesOf(BINARY, before, blocks)
+  return [frameOf(BINARY, [...before, ...blocks], keptFrame)]
 }
 
 const jsonMessage = (message: ServerMessage): Buffer => textFrame(JSON.stringify(message))
@@ -110,11 +138,20 @@ function withoutUndefined(message: ServerMessage): object {
 
 const heartbeat: ServerMessage = { op: 'heartbeat' }
 
+/** Of a shared page the one piece is kept with it, and its bytes are counted. */
+function pagePieces(page: Page, name: string, make: (page: Page) => Pieces): Pieces {
+  if (!page.isShared) return make(page)
+  return page.form(name, (shared) => {
+    const pieces = make(shared)
+    return { pieces, length: sum(pieces) }
+  }).pieces
+}
+
 export const JSON_FRAMES: Frames = {
   subprotocol: SUBPROTOCOL.json,
   binary: false,
   message: jsonMessage,
-  page: (page) => page.form('ws.json', jsonPage),
+  page: (page) => pagePieces(page, 'ws.json', jsonPage),
   heartbeat: jsonMessage(heartbeat),
 }
 
@@ -122,6 +159,6 @@ export const MSGPACK_FRAMES: Frames = {
   subprotocol: SUBPROTOCOL.msgpack,
   binary: true,
   message: msgpackMessage,
-  page: (page) => page.form('ws.msgpack', msgpackPage),
+  page: (page) => pagePieces(page, 'ws.msgpack', msgpackPage),
   heartbeat: msgpackMessage(heartbeat),
 }

@@ -172,29 +172,43 @@ export class Outlet {
     this.#replyBytes += frame.length
   }
 
-  /** A frame that goes out now, behind the answers so far. */
-  write(frame: Buffer): void {
+  /** A frame, in one piece or more, that goes out now, behind the answers so far. Returns its length. */
+  write(pieces: readonly Buffer[]): number {
     this.flush()
-    this.#write(frame)
+    return this.#write(pieces)
   }
 
   flush(): void {
     const replies = this.#replies
     if (!replies) return
     this.#replies = undefined
-    this.#write(replies.length === 1 ? replies[0]! : Buffer.concat(replies))
+    this.#write(replies.length === 1 ? replies : [Buffer.concat(replies)])
     if (this.#unsent === 0) this.#replyBytes = 0
   }
 
-  #write(frame: Buffer): void {
+  #write(pieces: readonly Buffer[]): number {
+    let length = 0
+    for (const piece of pieces) length += piece.length
     // After a close frame there is nothing to say, and ws has sent it by then.
-    if (this.#ws.readyState !== WebSocket.OPEN || this.#socket.destroyed) return
-    this.#given += frame.length
+    if (this.#ws.readyState !== WebSocket.OPEN || this.#socket.destroyed) return length
+    this.#given += length
     const wasFull = this.#socket.writableNeedDrain
     const now = clock()
     this.sentAt = now
-    if (!this.#socket.write(frame) && !wasFull) this.fullAt = now
+    if (!this.#give(pieces) && !wasFull) this.fullAt = now
     this.#count(now)
+    return length
+  }
+
+  /** False when the socket's buffer is full. Pieces leave together: nothing comes between them. */
+  #give(pieces: readonly Buffer[]): boolean {
+    const socket = this.#socket
+    if (pieces.length === 1) return socket.write(pieces[0])
+    socket.cork()
+    let hasRoom = true
+    for (const piece of pieces) hasRoom = socket.write(piece)
+    socket.uncork()
+    return hasRoom
   }
 
   /** The socket's buffer is empty again. */

@@ -74,10 +74,10 @@ export class Subscription implements Watcher {
         return 'head'
       case 'page': {
         const { page } = item
-        const frame = session.frames.page(page)
+        const pieces = session.frames.page(page)
         this.#epoch = page.epoch
-        session.outlet.write(frame)
-        session.host.delivered(page.last - page.after, frame.length)
+        const bytes = session.outlet.write(pieces)
+        session.host.delivered(page.last - page.after, bytes)
         if (!page.caughtUp) this.#isLive = false
         return this.#isLive ? 'head' : 'more'
       }

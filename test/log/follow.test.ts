@@ -103,15 +103,6 @@ describe('a follower', () => {
     ])
   })
 
-  test('that knew a seq of a channel that is not there is told so, and follows what is made', async () => {
-    const log = await tempLog()
-    const { follower } = await Follower.open(log, 'c', at(5))
-    expect(await said(follower)).toEqual([{ is: 'reset', epoch: null, trimmed: 0, head: 0 }])
-    await append(log, 'c', [1, 2])
-    await follower.changed(never())
-    expect(await said(follower)).toEqual([[1, 2], { is: 'caughtup', seq: 2 }])
-  })
-
   test('that is overtaken by a trim is told the gap, and goes on after it', async () => {
     const log = await tempLog()
     await append(log, 'c', [1])

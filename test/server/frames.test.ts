@@ -21,8 +21,8 @@ function parse(frame: Buffer): { opcode: number; payload: Buffer } {
   return { opcode: frame[0]! & 15, payload: frame.subarray(at) }
 }
 
-const decode = (frames: Frames, frame: Buffer) => {
-  const { opcode, payload } = parse(frame)
+const decode = (frames: Frames, frame: Buffer | readonly Buffer[]) => {
+  const { opcode, payload } = parse(Array.isArray(frame) ? Buffer.concat(frame) : (frame as Buffer))
   expect(opcode).toBe(frames.binary ? 2 : 1)
   return frames.binary ? unpack(payload) : JSON.parse(payload.toString())
 }
@@ -63,10 +63,29 @@ test('a page is one frame in either form, and its blocks stand in the binary one
   }
 })
 
+test('a large page that is one reader’s own is the same frame, its blocks uncopied', () => {
+  const blocks = [0, 1, 2].map((i) => sealBlock('c', [body('x'.repeat(90_000))], { after: i, time: 1 }, crc32))
+  const [own, shared] = [undefined, () => {}].map(
+    (onForm) => new Page({ channel: 'c', epoch: 'e.1', after: 0, last: 3, head: 3, trimmed: 0, blocks }, onForm),
+  )
+  for (const frames of [JSON_FRAMES, MSGPACK_FRAMES]) {
+    const [pieces, whole] = [frames.page(own!), frames.page(shared!)]
+    expect([pieces.length > 1, whole.length]).toEqual([true, 1])
+    expect(Buffer.concat(pieces).equals(whole[0]!)).toBe(true)
+  }
+  expect(MSGPACK_FRAMES.page(own!)[2]!.buffer).toBe(blocks[1]!.buffer)
+})
+
 test('followers of one page share one frame for each subprotocol', () => {
-  const page = pageOf([1, 2])
-  expect(JSON_FRAMES.page(page)).toBe(JSON_FRAMES.page(page))
-  expect(MSGPACK_FRAMES.page(page)).toBe(MSGPACK_FRAMES.page(page))
+  const block = sealBlock('c', [body(1, 2)], { after: 0, time: 1 }, crc32)
+  const of = { channel: 'c', epoch: 'e.1', after: 0, last: 2, head: 2, trimmed: 0, blocks: [block] }
+  let kept = 0
+  const page = new Page(of, (bytes) => {
+    kept += bytes
+  })
+  expect(JSON_FRAMES.page(page)[0]).toBe(JSON_FRAMES.page(page)[0])
+  expect(MSGPACK_FRAMES.page(page)[0]).toBe(MSGPACK_FRAMES.page(page)[0])
+  expect(kept).toBe(JSON_FRAMES.page(page)[0]!.length + MSGPACK_FRAMES.page(page)[0]!.length)
   expect(JSON_FRAMES.page(page)).not.toBe(JSON_FRAMES.page(pageOf([1, 2])))
 })
 

@@ -39,7 +39,7 @@ function outletOn(backlog: Backlog): { hose: Hose; outlet: Outlet; cuts: () => n
 
 test('a large write that the kernel takes bit by bit is no standstill', () => {
   const { hose, outlet } = outletOn(new Backlog(1e9, new Queue()))
-  outlet.write(Buffer.alloc(900_000))
+  outlet.write([Buffer.alloc(900_000)])
   expect(outlet.isFull).toBe(true)
   const start = clock()
   expect(outlet.standstill(start + 5_000)).toBeGreaterThanOrEqual(5_000)
@@ -47,14 +47,14 @@ test('a large write that the kernel takes bit by bit is no standstill', () => {
   expect(outlet.standstill(start + 6_000)).toBe(0)
   expect(outlet.standstill(start + 9_000)).toBe(3_000)
   // What is given in the meantime is not taken by that.
-  outlet.write(Buffer.alloc(10))
+  outlet.write([Buffer.alloc(10)])
   expect(outlet.standstill(start + 10_000)).toBe(4_000)
 })
 
 test('a standstill ends when all was taken', async () => {
   const backlog = new Backlog(1e9, new Queue())
   const { hose, outlet } = outletOn(backlog)
-  outlet.write(Buffer.alloc(100_000))
+  outlet.write([Buffer.alloc(100_000)])
   expect(backlog.bytes).toBe(100_000)
   hose.drink()
   await until(() => backlog.bytes === 0)
@@ -71,7 +71,7 @@ test('answers that are made together are one write, and stay before the frame th
   }
   outlet.reply(Buffer.from('a'))
   outlet.reply(Buffer.from('b'))
-  outlet.write(Buffer.from('page'))
+  outlet.write([Buffer.from('page')])
   expect(writes).toEqual(['ab', 'page'])
 })
 
@@ -81,13 +81,13 @@ test('whoever is refused room gets a turn when bytes were taken, in the order of
   const turns: string[] = []
   const member = (name: string) => ({ turn: () => turns.push(name) })
   expect(backlog.reserve(600, member('first'))).toBe(true)
-  outlet.write(Buffer.alloc(600))
+  outlet.write([Buffer.alloc(600)])
   expect(backlog.reserve(10, member('a'))).toBe(false)
   expect(backlog.reserve(10, member('b'))).toBe(false)
   backlog.release(600)
   await until(() => turns.length === 2)
   expect(turns).toEqual(['a', 'b'])
-  outlet.write(Buffer.alloc(600))
+  outlet.write([Buffer.alloc(600)])
   expect(backlog.reserve(10, member('c'))).toBe(false)
   hose.drink()
   hose.drink()
@@ -97,7 +97,7 @@ test('whoever is refused room gets a turn when bytes were taken, in the order of
 test('a socket that was given much a moment ago is not cut to make room', async () => {
   const backlog = new Backlog(1_000, new Queue())
   const { hose, outlet, cuts } = outletOn(backlog)
-  outlet.write(Buffer.alloc(5_000))
+  outlet.write([Buffer.alloc(5_000)])
   expect(backlog.reserve(10, { turn: () => {} })).toBe(false)
   backlog.sweep()
   expect(cuts()).toBe(0)

@@ -178,7 +178,8 @@ describe.each(SUBPROTOCOLS)('the streamer, %s', (subprotocol) => {
 
   test('answers unsubscribe, and no frame of the channel follows', async () => {
     const { log, client } = await startStream(FROM_DISK)
-    for (const n of range(1, 20)) await append(log, 'c', n, 'x'.repeat(50_000))
+    // More than three of the largest pages.
+    for (const n of range(1, 50)) await append(log, 'c', n, 'x'.repeat(100_000))
     const socket = await client(subprotocol)
     for (const round of range(1, 20)) {
       socket.send({ op: 'subscribe', channel: 'c' })
