@@ -142,7 +142,10 @@ async function readAll(log: Log, original: Original, isSameLife: boolean): Promi
   const told: Told = new Map()
   const names: string[] = []
   for await (const { channel } of listed(log)) names.push(channel)
-  for (const name of names) if (!original.channels.has(name)) broken(`channel ${name} is there and should not be`)
+  // Where the record of a deletion can not be read, salvage keeps the channel: it tells of the record.
+  for (const name of names)
+    if (!original.channels.has(name) && (isSameLife || name !== 'gone'))
+      broken(`channel ${name} is there and should not be`)
   for (const [name, { trimmed, events }] of original.channels) {
     const losses: [number, number][] = []
     const info = await coded(log.info(name))
