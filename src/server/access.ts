@@ -52,6 +52,8 @@ export class Access {
   }
 
   #isOurs(host: string): boolean {
+    // Of what follows the name, no part goes unread: another program on the way might take that for the host.
+    if (!HOST_NAME.test(host)) return false
     const name = nameOf(host)
     return isLoopback(name) || this.#hostNames.has(name) || this.#hostNames.has(host)
   }

@@ -29,6 +29,8 @@ export class Connections {
     this.#server = server
     this.#options = options
     server.on('connection', (socket: Socket) => {
+      // One that offered another protocol is told of again.
+      if (this.#open.has(socket)) return
       this.#open.add(socket)
       socket.once('close', () => {
         this.#open.delete(socket)

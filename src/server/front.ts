@@ -40,6 +40,8 @@ export class Front {
   /** The answer under way on each connection. */
   readonly #answers = new WeakMap<Duplex, ServerResponse>()
   readonly #upgraded = new WeakSet<Duplex>()
+  /** Answers whose request could not be read to its end. */
+  readonly #spoilt = new WeakSet<ServerResponse>()
 
   constructor(options: FrontOptions) {
     this.#options = options
@@ -90,7 +92,7 @@ export class Front {
   /** Answers, logs and counts a failure. An answer that has begun is cut, so that it never looks whole. */
   fail(req: IncomingMessage, res: ServerResponse, error: unknown): void {
     // Whoever hung up gets no answer, and did nothing wrong.
-    if (res.destroyed || (req.destroyed && !req.complete)) return
+    if (res.destroyed || (req.destroyed && !req.complete && !this.#spoilt.has(res))) return
     this.#tell(error, { method: req.method, path: pathOf(req.url!) })
     sendProblem(res, error)
   }
@@ -114,7 +116,9 @@ export class Front {
     const dropped = () => socket.destroy()
     socket.on('error', dropped)
     try {
-      if (req.headers.upgrade?.toLowerCase() !== 'websocket') {
+      // No socket begins with another method: the router says which one is taken.
+      if (req.headers.upgrade?.toLowerCase() !== 'websocket' || req.method !== 'GET') {
+        socket.removeListener('error', dropped)
         asRequest(server, req, socket, head)
         return
       }
@@ -127,7 +131,7 @@ export class Front {
       this.#options.upgrade(req, socket, head)
     } catch (error) {
       this.#tell(error, { upgrade: true, path: pathOf(req.url!) })
-      endWithProblem(socket, error)
+      endWithProblem(socket, error, ['Sec-WebSocket-Version: 13'])
     } finally {
       socket.removeListener('error', dropped)
     }
@@ -168,6 +172,14 @@ export class Front {
   }
 
   #endWith(refusal: TidemarkError, socket: Duplex, res: ServerResponse | undefined): void {
+    if (res !== undefined && this.#spoilt.has(res)) return
+    if (res !== undefined && !res.headersSent && isNdjson(res.req) && res.req.listenerCount('error') > 0) {
+      // Its reader tells how far it came, once; whatever comes after that is nobody's.
+      this.#spoilt.add(res)
+      res.shouldKeepAlive = false
+      res.req.emit('error', refusal)
+      return
+    }
     this.#tell(refusal, res ? { path: pathOf(res.req.url!) } : {})
     if (res?.headersSent) socket.destroy()
     else endWithProblem(socket, refusal)
@@ -215,7 +227,7 @@ function refusalOf(error: NodeJS.ErrnoException): TidemarkError {
 }
 
 /** Answers on a connection that has no response object, and closes it. */
-function endWithProblem(socket: Duplex, error: unknown): void {
+function endWithProblem(socket: Duplex, error: unknown, headers: readonly string[] = []): void {
   const problem = toProblem(error)
   const body = JSON.stringify(problem)
   const lines = [
@@ -223,6 +235,7 @@ function endWithProblem(socket: Duplex, error: unknown): void {
     'Content-Type: application/problem+json',
     `Content-Length: ${Buffer.byteLength(body)}`,
     ...Object.entries(ALWAYS).map((header) => header.join(': ')),
+    ...headers,
     'Connection: close',
   ]
   if (typeof problem.retryAfter === 'number') lines.push(`Retry-After: ${Math.ceil(problem.retryAfter / 1_000)}`)

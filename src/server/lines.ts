@@ -60,7 +60,9 @@ export async function appendLines(
 }
 
 function cutOr(req: IncomingMessage, error: unknown): unknown {
-  return req.complete || !req.destroyed ? error : new TidemarkError('bad-request', 'The body was cut')
+  return req.complete || !req.destroyed || error instanceof TidemarkError
+    ? error
+    : new TidemarkError('bad-request', 'The body was cut')
 }
 
 class Pieces {

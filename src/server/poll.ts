@@ -66,17 +66,17 @@ function askedOf(
   bytes: Uint8Array,
   channels: Readonly<Record<string, Asked>>,
   client: string | undefined,
-): Map<string, Asked> {
+): Map<string, Asked | undefined> {
   const { start, end } = jsonFields(bytes).get('channels')!
   const names = [...jsonFields(bytes, start, end).keys()]
   if (names.length > POLL_CHANNELS_MAX)
-    throw new TidemarkError('too-large', `A poll names at most ${POLL_CHANNELS_MAX} channels`, {
+    throw new TidemarkError('bad-request', `A poll names at most ${POLL_CHANNELS_MAX} channels`, {
       limit: POLL_CHANNELS_MAX,
     })
   return new Map(
     names.map((name) => {
       // `__proto__` is the one name that the schema passes over.
-      if (!Object.hasOwn(channels, name)) throw new TidemarkError('bad-request', `${name} can not be polled`)
+      if (!Object.hasOwn(channels, name)) return [name, undefined]
       const asked = channels[name]!
       if (asked.commit !== undefined && client === undefined)
         throw new TidemarkError('bad-request', 'A commit is for a client', { field: `channels/${name}/commit` })

@@ -21,8 +21,8 @@ export interface Asked {
 
 export interface SeatsOptions {
   readonly client: string | undefined
-  /** In the order of the request. */
-  readonly channels: ReadonlyMap<string, Asked>
+  /** In the order of the request. Undefined: a name that nothing can be asked of. */
+  readonly channels: ReadonlyMap<string, Asked | undefined>
   /** Most events of the whole answer. */
   readonly limit: number
 }
@@ -110,11 +110,12 @@ export async function readSeats<Form extends Rendered>(
 async function takeSeat<Form extends Rendered>(
   doors: Doors,
   channel: string,
-  asked: Asked,
+  asked: Asked | undefined,
   client: string | undefined,
 ): Promise<Seat<Form>> {
   const seat = new Seat<Form>(channel)
   try {
+    if (asked === undefined) throw new TidemarkError('bad-request', `${channel} can not be polled`)
     const from = await placeOf(doors, checkChannel(channel), asked, client)
     seat.byWord = 'after' in from && from.after.at !== 'seq'
     const { follower, opened } = await Follower.open(doors.log, channel, from)

@@ -5,6 +5,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { type RawData, type ServerOptions, WebSocket, WebSocketServer } from 'ws'
+import { TidemarkError } from '../errors.ts'
 import { CLOSE } from '../wire.ts'
 import { type Doors, retryAfter } from './doors.ts'
 import type { Following } from './following.ts'
@@ -90,6 +91,10 @@ export class Streamer implements Host {
     this.watches = new Watches(doors.log)
     this.#socketsMax = options.sockets ?? SOCKETS_MAX
     this.#server = new WebSocketServer(SOCKET_OPTIONS)
+    // Within `handleUpgrade`, so that the front answers it as everything else that it refuses.
+    this.#server.on('wsClientError', ({ message }) => {
+      throw new TidemarkError('bad-request', message)
+    })
     const { heartbeat, helloMs, stalledMs } = this.limits
     this.#tick = Math.min(SWEEP_MS, Math.max(10, Math.min(heartbeat, helloMs, stalledMs) / 5))
     this.#sweeper = setInterval(() => this.#sweep(), this.#tick)
@@ -102,7 +107,7 @@ export class Streamer implements Host {
     return this.#sessions.size
   }
 
-  /** Takes over an upgrade whose access was checked. */
+  /** Takes over an upgrade whose access was checked. @throws bad-request for a handshake that is none */
   upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
     this.#server.handleUpgrade(req, socket, head, (ws) => this.#open(ws as StreamSocket, socket))
   }

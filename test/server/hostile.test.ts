@@ -156,4 +156,20 @@ describe('hostile input', () => {
     expect(await connection.until(/\}$/)).toMatch(/^HTTP\/1\.1 201 /)
     expect((await log.info('a')).head).toBe(2)
   })
+
+  test('an NDJSON append whose body stops being HTTP is told how far it came', async () => {
+    const { port, log } = await startTestServer()
+    const lines = '{"data":1}\n'.repeat(1_001)
+    for (const rubbish of ['zz\r\n', 'zz\r\nmore\r\n'.repeat(2_000)]) {
+      const connection = await RawConnection.open(port)
+      connection.send(
+        `POST /v1/channels/a/events HTTP/1.1\r\n${HOST}Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n` +
+          `${lines.length.toString(16)}\r\n${lines}\r\n${rubbish}`,
+      )
+      const answer = await connection.until(/\}$/)
+      expect(answer).toMatch(/^HTTP\/1\.1 400 [\s\S]*"code":"bad-request"[\s\S]*"appended":1000[,}]/)
+      expect(answer.match(/HTTP\/1\.1 \d/g)).toHaveLength(1)
+    }
+    expect((await log.info('a')).head).toBe(2_000)
+  })
 })

@@ -199,6 +199,12 @@ describe('what is one channel’s own', () => {
       { channel: 'good', last: 1 },
       { channel: 'a/events/b', error: { code: 'bad-request' } },
     ])
+    const prototype = await poll(url, '{"channels":{"good":{"after":0},"__proto__":{"after":0}}}')
+    expect(prototype.status).toBe(200)
+    expect(prototype.json.pages).toMatchObject([
+      { channel: 'good', last: 1 },
+      { channel: '__proto__', error: { code: 'bad-request' } },
+    ])
   })
 })
 
@@ -237,7 +243,7 @@ describe('limits', () => {
   test('more than a thousand channels are refused', async () => {
     const { url } = await startTestServer()
     const channels = Object.fromEntries(range(0, POLL_CHANNELS_MAX).map((n) => [`c${n}`, {}]))
-    expect(problemOf(await poll(url, { channels })).code).toBe('too-large')
+    expect(problemOf(await poll(url, { channels })).code).toBe('bad-request')
   })
 
   test.each([
@@ -253,7 +259,6 @@ describe('limits', () => {
     ['an unknown field of a channel', { channels: { a: { from: 1 } } }],
     ['an after that is no position', { channels: { a: { after: 'tail' } } }],
     ['a client with a slash', { client: 'a/b', channels: {} }],
-    ['a prototype as a channel', '{"channels":{"__proto__":{"after":0}}}'],
     ['a channel twice', '{"channels":{"a":{"after":0},"a":{"after":1}}}'],
   ])('%s is a bad request', async (_, request) => {
     const { url } = await startTestServer()

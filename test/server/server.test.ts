@@ -1,4 +1,7 @@
-import { describe, expect, test, vi } from 'vitest'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { body } from '../parts.ts'
 import { call, loggerTo, problemOf, RawConnection } from './calls.ts'
 import { startTestServer } from './serve.ts'
@@ -113,6 +116,49 @@ describe('connections', () => {
     expect(await connection.until(/"streamer":"on"\}$/)).toMatch(/^HTTP\/1\.1 200 /)
     connection.send(`GET /livez HTTP/1.1\r\n${HOST}Connection: close\r\n\r\n`)
     expect(await connection.toEnd()).toMatch(/\{"live":true\}$/)
+  })
+
+  test('a connection that offers another protocol each time is not listened to more and more', async () => {
+    const { port } = await startTestServer()
+    const sockets = new Set<Socket>()
+    const seen = (message: unknown) => void sockets.add((message as { socket: Socket }).socket)
+    subscribe('http.server.request.start', seen)
+    onTestFinished(() => void unsubscribe('http.server.request.start', seen))
+    const connection = await RawConnection.open(port)
+    const listeners: number[] = []
+    for (let n = 1; n <= 40; n++) {
+      connection.send(`GET /livez HTTP/1.1\r\n${HOST}Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n`)
+      while (connection.received.split('"live":true').length <= n) await once(connection.socket, 'data')
+      const [socket] = [...sockets].filter(({ localPort }) => localPort === port)
+      listeners.push(socket!.eventNames().reduce((sum, name) => sum + socket!.listenerCount(name), 0))
+    }
+    expect(new Set(listeners.slice(1)).size).toBe(1)
+  })
+
+  test('a handshake that is none is answered as every other call', async () => {
+    const { port } = await startTestServer()
+    const key = 'Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n'
+    const version = 'Sec-WebSocket-Version: 13\r\n'
+    const cases: [method: string, headers: string, status: string, code: string][] = [
+      ['POST', key + version, '405', 'method-not-allowed'],
+      ['GET', version, '400', 'bad-request'],
+      ['GET', `${version}Sec-WebSocket-Key: short\r\n`, '400', 'bad-request'],
+      ['GET', `${key}Sec-WebSocket-Version: 7\r\n`, '400', 'bad-request'],
+      ['GET', `${key}${version}Sec-WebSocket-Protocol: a,,b\r\n`, '400', 'bad-request'],
+    ]
+    for (const [method, headers, status, code] of cases) {
+      const connection = await RawConnection.open(port)
+      connection.send(
+        `${method} /v1/stream HTTP/1.1\r\n${HOST}Connection: Upgrade\r\nUpgrade: websocket\r\n${headers}\r\n`,
+      )
+      const answer = await connection.until(/\}$/)
+      expect([method, headers, answer.slice(9, 12)]).toEqual([method, headers, status])
+      expect(answer).toMatch(/\r\ncontent-type: application\/problem\+json\r\n/i)
+      expect(answer).toMatch(/\r\nx-content-type-options: nosniff\r\n/i)
+      expect(answer).toContain(`"code":"${code}"`)
+      if (status === '400') expect(answer).toContain('\r\nSec-WebSocket-Version: 13\r\n')
+      connection.socket.destroy()
+    }
   })
 
   test('sockets are opened at /v1/stream and nowhere else', async () => {
