@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
@@ -99,6 +99,10 @@ test('a directory that can not be made ends with 73, a taken port with 69', asyn
   const data = tempDir()
   writeFileSync(join(data, 'file'), 'not a directory')
   expect((await run(['serve', '--port', '0', '--data', join(data, 'file', 'log')])).code).toBe(73)
+  expect((await run(['serve', '--port', '0', '--data', '/proc/nope/log'])).code).toBe(73)
+  // What is not ours stays as it is.
+  expect((await run(['serve', '--port', '0', '--data', data])).code).toBe(78)
+  expect(readdirSync(data)).toEqual(['file'])
   const server = await serving()
   const { port } = new URL(server.url)
   expect((await run(['serve', '--port', port, '--data', join(data, 'log')])).code).toBe(69)

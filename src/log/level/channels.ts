@@ -84,7 +84,7 @@ export class Channels {
     if (from.after > head)
       throw new TidemarkError('ahead-of-head', `The head of ${name} is ${head}, before ${from.after}`, facts)
     if (from.after < trimmed)
-      throw new TidemarkError('gap', `Events ${from.after + 1}–${trimmed} of ${name} were trimmed`, {
+      throw new TidemarkError('gap', `${rangeText(from.after, trimmed)} of ${name}: trimmed`, {
         ...facts,
         after: from.after,
       })
@@ -106,6 +106,10 @@ export class Channels {
     return from.after > 0 && from.after < channel.cleaned
   }
 }
+
+/** The events after a seq, up to another one, in words. */
+export const rangeText = (after: number, last: number): string =>
+  last === after + 1 ? `Event ${last}` : `Events ${after + 1}–${last}`
 
 export function noChannel(name: string): never {
   throw new TidemarkError('no-channel', `There is no channel ${name}`, { channel: name })

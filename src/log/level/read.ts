@@ -7,7 +7,7 @@ import { crc32 } from 'node:zlib'
 import { checkBlock, type Header } from '../../block.ts'
 import { TidemarkError } from '../../errors.ts'
 import { Page, type ReadLimits } from '../log.ts'
-import type { Channel } from './channels.ts'
+import { type Channel, rangeText } from './channels.ts'
 import { blockRange, lastOfBlockKey } from './keys.ts'
 import type { Db } from './store.ts'
 
@@ -34,7 +34,7 @@ export async function readPage(
   let full = false
   let isSpoilt = false
   const loss = (upTo: number, why: string): TidemarkError =>
-    new TidemarkError('data-loss', `Events ${position + 1}–${upTo} of ${name} are damaged or missing: ${why}`, {
+    new TidemarkError('data-loss', `${rangeText(position, upTo)} of ${name}, damaged or missing: ${why}`, {
       ...{ channel: name, epoch, trimmed, head },
       after: position,
       upTo,

@@ -7,12 +7,13 @@
  *     holder.json   who holds the lock (lock.ts)
  */
 import { randomBytes } from 'node:crypto'
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { type ChainedBatch, Level } from 'level'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions } from '../open.ts'
 import { systemError } from './cause.ts'
+import { makeDir } from './dir.ts'
 import { faultsBeforeOpen } from './files.ts'
 import { COMMIT_KEY, decodeCommit, decodeStore, encodeCommit, encodeStore, STORE_FORMAT, STORE_KEY } from './keys.ts'
 import { inUse, type Lock, takeLock } from './lock.ts'
@@ -77,7 +78,7 @@ export class Store {
     // Events may be private: nothing in the directory is readable by others.
     process.umask(0o077)
     try {
-      mkdirSync(dir, { recursive: true, mode: 0o700 })
+      makeDir(dir)
     } catch (cause) {
       throw new TidemarkError('cannot-create', `${dir} can not be made: ${(cause as Error).message}`, {}, { cause })
     }
@@ -259,11 +260,12 @@ async function create(
   onMarkError: (error: Error) => void,
 ): Promise<Store> {
   const strangers = readdirSync(dir).filter((name) => name !== 'holder.json' && name !== 'store')
-  if (strangers.length > 0)
-    throw new TidemarkError(
-      'wrong-config',
-      `${dir} is not empty and not a log: it holds ${strangers.slice(0, 3).join(', ')}`,
-    )
+  if (strangers.length > 0) {
+    // Nothing of ours stays where others are at home.
+    lock.sayEnded()
+    const some = strangers.slice(0, 3).join(', ')
+    throw new TidemarkError('wrong-config', `${dir} is not empty and not a log: it holds ${some}`)
+  }
   let mark: Mark | undefined
   let db: Db | undefined
   try {
