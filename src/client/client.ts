@@ -256,7 +256,13 @@ export class Channel {
 export function baseOf(url: string | URL): URL {
   const base = URL.canParse(url) ? new URL(url) : undefined
   const protocol = base?.protocol.replace(/^ws/, 'http')
-  if (base === undefined || (protocol !== 'http:' && protocol !== 'https:') || base.username || base.search)
+  if (
+    base === undefined ||
+    (protocol !== 'http:' && protocol !== 'https:') ||
+    base.username ||
+    base.password ||
+    base.search
+  )
     throw new TidemarkError('bad-request', 'The address is http://host:port[/path] or https://…, without credentials')
   const path = base.pathname === '/' ? '/v1' : base.pathname
   return new URL(`${protocol}//${base.host}${path.replace(/\/?$/, '/')}`)

@@ -31,6 +31,8 @@ export class Stream {
   #refs = 1
   #isOver = false
   #hasDelivered = false
+  /** Of subscriptions that are asked for again. */
+  readonly #rejoins = new Set<ReturnType<typeof setTimeout>>()
   /** Set while the socket is not read. */
   #pause: ReturnType<typeof setTimeout> | undefined
 
@@ -50,6 +52,8 @@ export class Stream {
     this.#isOver = true
     clearTimeout(this.#pause)
     this.#pause = undefined
+    for (const timer of this.#rejoins) clearTimeout(timer)
+    this.#rejoins.clear()
     for (const subscription of this.#subscriptions.values()) subscription.detach()
     const asked = [...this.#asked.values()]
     this.#asked.clear()
@@ -232,9 +236,11 @@ export class Stream {
       return
     }
     const rejoin = () => {
+      this.#rejoins.delete(timer)
       if (!this.#isOver && subscription.stage === 'apart') this.join(subscription)
     }
-    setTimeout(rejoin, new Backoff(REJOIN_MS).next(hintOf(error)))
+    const timer = setTimeout(rejoin, new Backoff(REJOIN_MS).next(hintOf(error)))
+    this.#rejoins.add(timer)
   }
 
   #answered(ref: unknown): Asked | undefined {

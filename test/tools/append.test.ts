@@ -81,6 +81,8 @@ test('a wrong or refused append ends with the exit code of its problem, and appe
     [['orders', '--type', 'error', '--data', '1'], 2],
     [['orders', '--data', '1', '--patience', '5'], 2],
     [['orders', '--data', '1', '--content-type', 'text/plain'], 2],
+    [['orders', '--data', '1', '--url', 'http://user:pw@127.0.0.1'], 2],
+    [['orders', '--data', '1', '--url', 'http://:pw@127.0.0.1'], 2],
   ]
   for (const [args, expected, word = ''] of cases) {
     const { code, out, err } = await here(['append', '--url', url, ...args])
