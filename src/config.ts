@@ -77,6 +77,11 @@ export const SETTINGS = z.object({
   host: setting(text, { about: 'address to listen on', takes: 'HOST', default: '127.0.0.1' }),
   port: setting(whole(0, 65_535), { about: 'port to listen on; 0 takes a free one', takes: 'PORT', default: 7070 }),
   data: setting(text, { about: 'directory of the log', takes: 'DIR', default: 'data/log' }),
+  create: setting(yesNo, {
+    about: 'make a log where there is none',
+    otherwise: 'refuse a directory without a log: it was emptied, or is not mounted',
+    default: true,
+  }),
   engine: setting(text.regex(/^(?:level|nats:\/\/\S+)$/, { error: 'takes level or nats://host:port' }), {
     about: 'what keeps the log: level (in --data), or the address of a cluster',
     takes: 'ENGINE',

@@ -28,6 +28,7 @@ export const serveCommand = (terminal: Terminal): Command =>
         'host',
         'port',
         'data',
+        'create',
         'engine',
         'path',
         'origin',
@@ -114,6 +115,7 @@ async function start(settings: Settings, logger: Logger): Promise<{ log: Log; se
   checkOptions(about)
   const log = await openLog({
     dir: resolve(settings.data),
+    create: settings.create,
     acceptCopy,
     acceptDataLoss,
     idWindow: settings.idWindow,

@@ -7,6 +7,8 @@ import type { Report, VerifyOptions } from './verify.ts'
 export interface LogOptions {
   /** Directory of the embedded log. */
   readonly dir: string
+  /** False: there must be a log already; a directory without one is `data-loss`. Default: a new one is made. */
+  readonly create?: boolean
   /** Opens a directory that was copied; its history becomes a new one (every epoch changes). */
   readonly acceptCopy?: boolean
   /** Opens a log whose newest acknowledged events are lost; its history becomes a new one. */

@@ -95,7 +95,7 @@ async function judge(
   return isTold ? { ...found, lost: 0, holes: 0, wrong: [] } : found
 }
 
-/** The mark knows the inode of its file; here it is where it was written first. */
+/** The mark knows the inode and the birth of its file; here it is where it was written first. */
 function settle(path: string): void {
   let fd: number
   try {
@@ -109,6 +109,7 @@ function settle(path: string): void {
       const slot = Buffer.alloc(36)
       if (readSync(fd, slot, 0, 36, at) < 36 || crc32(slot.subarray(0, 32)) !== slot.readUInt32BE(32)) continue
       slot.writeBigUInt64BE(fstatSync(fd, { bigint: true }).ino, 24)
+      slot.writeUInt16BE(0, 14)
       slot.writeUInt32BE(crc32(slot.subarray(0, 32)), 32)
       writeSync(fd, slot, 0, 36, at)
     }

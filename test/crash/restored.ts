@@ -11,7 +11,7 @@ import { encodeBody } from '../../src/body.ts'
 import { type ErrorCode, hasCode, toTidemarkError } from '../../src/errors.ts'
 import { Follower, infoOrNone } from '../../src/log/follow.ts'
 import type { Log } from '../../src/log/log.ts'
-import { openLog } from '../../src/log/open.ts'
+import { type LogOptions, openLog } from '../../src/log/open.ts'
 import { randomOf } from './script.ts'
 import { type FaultClass, NOTHING } from './tally.ts'
 
@@ -33,6 +33,8 @@ interface Harm {
   readonly accept?: { acceptCopy: true } | { acceptDataLoss: true }
   /** What is left: everything, what the old copy held, or nothing. */
   readonly left: 'all' | 'old' | 'none'
+  /** There is no log any more: refused to whoever expects one. */
+  readonly isEmpty?: true
   /** The history goes on under its epoch: only places beyond the head are told. */
   readonly sameEpoch?: true
 }
@@ -116,7 +118,7 @@ const HARMS: readonly Harm[] = [
     harm: ({ log }) => {
       for (const name of readdirSync(log)) rmSync(join(log, name), { recursive: true })
     },
-    ...{ left: 'none' },
+    ...{ left: 'none', isEmpty: true },
   },
   {
     name: 'another log in its place',
@@ -147,6 +149,7 @@ const COVERS: readonly (Omit<Harm, 'left' | 'harm' | 'accept'> & { cover(scene: 
       mount('-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', log)
       return log
     },
+    isEmpty: true,
   },
   {
     name: 'another log mounted over the directory',
@@ -253,12 +256,23 @@ async function stage(seed: number, dir: string) {
 }
 
 /** Refused with its code, also when something else is accepted; or not refused. */
-async function refuses(dir: string, { name, refused, accept }: Omit<Harm, 'left' | 'harm'>): Promise<void> {
+async function refuses(dir: string, { name, refused, accept, isEmpty }: Omit<Harm, 'left' | 'harm'>): Promise<void> {
+  // Nothing is left to tell what was there, but whoever says that there is a log is told that there is none.
+  if (isEmpty) await isRefused(dir, name, 'data-loss', [{ create: false }])
   if (!refused) return
   const others = [{}, { acceptCopy: true }, { acceptDataLoss: true }].filter(
     (it) => JSON.stringify(it) !== JSON.stringify(accept),
   )
-  for (const options of accept ? others : [{}]) {
+  await isRefused(dir, name, refused, accept ? others : [{}])
+}
+
+async function isRefused(
+  dir: string,
+  name: string,
+  refused: string,
+  ways: readonly Omit<LogOptions, 'dir'>[],
+): Promise<void> {
+  for (const options of ways) {
     const code = await openLog({ dir, ...options }).then(
       async (log) => {
         await log.close()

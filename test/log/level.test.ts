@@ -12,6 +12,7 @@ import {
 } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Follower } from '../../src/log/follow.ts'
 import { encodeSweep, sweepKey } from '../../src/log/level/keys.ts'
@@ -153,6 +154,26 @@ describe('the directory of a level log', () => {
     renameSync(`${dir}.backup`, dir)
     expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'wrong-config' })
     await expectAnotherLife(await opened(dir, { acceptCopy: true }), epoch)
+  })
+
+  test('A copy is refused also where its mark was given the inode number of the one before', async () => {
+    const dir = tempDir()
+    await fill(dir)
+    const path = join(dir, 'high-water')
+    const bytes = readFileSync(path)
+    rmSync(path)
+    writeFileSync(path, bytes)
+    // File systems give out the numbers of removed files again; here it is made sure of.
+    const { ino } = statSync(path, { bigint: true })
+    for (const at of [0, 4_096]) {
+      if (bytes.length < at + 36) continue
+      bytes.writeBigUInt64BE(ino, at + 24)
+      bytes.writeUInt32BE(crc32(bytes.subarray(at, at + 32)), at + 32)
+    }
+    writeFileSync(path, bytes, { flag: 'r+' })
+    expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'wrong-config' })
+    await (await openLog({ dir, acceptCopy: true })).close()
+    await (await openLog({ dir })).close()
   })
 
   test('A store that is behind its high-water mark is data loss, and opens only when that is accepted', async () => {

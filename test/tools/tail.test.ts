@@ -212,7 +212,7 @@ test('a channel that is not there yet is waited for, and a restarted server is j
 test('a reader of the output that stops reading ends the tail quietly', async () => {
   const { url } = await startTestServer()
   await append(url, 'orders', numbers(1, 1_000))
-  const program = fileURLToPath(new URL('../../dist/tools/tidemark.js', import.meta.url))
+  const program = fileURLToPath(new URL('../../dist/bin/tidemark.js', import.meta.url))
   const script = '"$0" "$1" tail orders --after earliest --url "$2" | head -n 1; echo "$PIPESTATUS"'
   // It would follow for ever: the next event meets the closed pipe.
   const running = promisify(execFile)('bash', ['-c', script, process.execPath, program, url])

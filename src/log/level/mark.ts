@@ -3,12 +3,13 @@
  *
  * LevelDB opens without a word when its newest log file is missing or cut, and a directory put back from a copy looks
  * whole. The mark tells: a store whose commit number is lower has lost acknowledged events; a mark with another inode
- * than its own is part of a copied directory. (A snapshot of a whole disk keeps both: only a reader that is ahead of
- * the head can tell that one.)
+ * than its own is part of a copied directory, and so is one whose file was born at another time, for file systems give
+ * the number of a removed file to the next one. (A snapshot of a whole disk keeps them all: only a reader that is ahead
+ * of the head can tell that one.)
  *
- *   slot := magic u32 | life 10 bytes | pad u16 | commit u64 | inode u64 | crc32 u32         two slots, written in turn
+ *   slot := magic u32 | life 10 bytes | birth u16 | commit u64 | inode u64 | crc32 u32       two slots, written in turn
  */
-import { closeSync, fdatasync, fdatasyncSync, fstatSync, openSync, readSync, writeSync } from 'node:fs'
+import { closeSync, fchmodSync, fdatasync, fdatasyncSync, fstatSync, openSync, readSync, writeSync } from 'node:fs'
 import { crc32 } from 'node:zlib'
 import { getU32, getU64, putU32, putU64 } from '../../bytes.ts'
 
@@ -18,39 +19,48 @@ const SLOT_BYTES = 36
 const SLOT_STEP = 4_096
 /** The mark lags the store by at most this long after a power cut, ms. */
 const SYNC_EVERY_MS = 200
+const FILE_MODE = 0o600
+/** Longer than a tick of the clock that file systems stamp with, ms. */
+const TICK_MS = 12
 
 export interface MarkState {
   readonly life: string
   readonly commit: number
-  /** True when the file is where it was written first (the inode that it remembers is its own). */
+  /** True when the file is the one that was written first (the inode and birth that it remembers are its own). */
   readonly original: boolean
 }
 
 export class Mark {
   readonly #fd: number
   readonly #inode: bigint
+  readonly #birth: number
   #turn = 0
   #timer: NodeJS.Timeout | undefined
   #onError: (error: Error) => void
 
-  private constructor(fd: number, onError: (error: Error) => void) {
+  private constructor(fd: number, birth: number, onError: (error: Error) => void) {
     this.#fd = fd
     this.#inode = fstatSync(fd, { bigint: true }).ino
+    this.#birth = birth
     this.#onError = onError
   }
 
   /** Makes the file; it must not exist. The caller syncs its directory. */
   static create(path: string, onError: (error: Error) => void): Mark {
-    return new Mark(openSync(path, 'wx+', 0o600), onError)
+    const fd = openSync(path, 'wx+', FILE_MODE)
+    return new Mark(fd, birthOf(fd), onError)
   }
 
   static open(path: string, onError: (error: Error) => void): Mark {
-    return new Mark(openSync(path, 'r+'), onError)
+    const fd = openSync(path, 'r+')
+    return new Mark(fd, tellsBirth(fd) ? birthOf(fd) : 0, onError)
   }
 
   /** What a mark says, without a change to it. */
   static peek(path: string): MarkState | undefined {
-    const mark = new Mark(openSync(path, 'r'), () => {})
+    const fd = openSync(path, 'r')
+    const { birthtimeNs, ctimeNs } = fstatSync(fd, { bigint: true })
+    const mark = new Mark(fd, birthtimeNs === ctimeNs ? 0 : birthOf(fd), () => {})
     try {
       return mark.read()
     } finally {
@@ -67,7 +77,10 @@ export class Mark {
       if (getU32(slot, 0) !== MAGIC || crc32(slot.subarray(0, 32)) !== getU32(slot, 32)) continue
       const commit = getU64(slot, 16)
       if (newest && newest.commit >= commit) continue
-      newest = { life: slot.toString('latin1', 4, 14), commit, original: slot.readBigUInt64BE(24) === this.#inode }
+      const birth = slot.readUInt16BE(14)
+      const isBorn = birth === this.#birth || birth === 0 || this.#birth === 0
+      const original = isBorn && slot.readBigUInt64BE(24) === this.#inode
+      newest = { life: slot.toString('latin1', 4, 14), commit, original }
       this.#turn = 1 - turn
     }
     return newest
@@ -83,6 +96,7 @@ export class Mark {
     const slot = Buffer.alloc(SLOT_BYTES)
     putU32(slot, 0, MAGIC)
     slot.write(life, 4, 'latin1')
+    slot.writeUInt16BE(this.#birth, 14)
     putU64(slot, 16, commit)
     slot.writeBigUInt64BE(this.#inode, 24)
     putU32(slot, 32, crc32(slot.subarray(0, 32)))
@@ -112,4 +126,20 @@ export class Mark {
       if (error && error.code !== 'EBADF') this.#onError(error)
     })
   }
+}
+
+/** Tells a file from one that had its inode number before; 0 where the file system does not say when it was made. */
+function birthOf(fd: number): number {
+  const { birthtimeNs } = fstatSync(fd, { bigint: true })
+  return birthtimeNs === 0n ? 0 : crc32(String(birthtimeNs)) & 0xffff || 1
+}
+
+/** False where the time of birth is the time of the last change under another name, as old kernels have it. */
+function tellsBirth(fd: number): boolean {
+  const before = fstatSync(fd, { bigint: true })
+  if (before.birthtimeNs !== before.ctimeNs) return true
+  // A file that was made this moment, or that never tells: a change a moment later shows which.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, TICK_MS)
+  fchmodSync(fd, FILE_MODE)
+  return fstatSync(fd, { bigint: true }).birthtimeNs === before.birthtimeNs
 }

@@ -32,8 +32,9 @@ import {
   rangeOf,
 } from './keys.ts'
 import type { Rows } from './merge.ts'
+import { syncDir } from './places.ts'
 import { check } from './read.ts'
-import { type Batch, newLife, Store, syncDir } from './store.ts'
+import { type Batch, newLife, Store } from './store.ts'
 import { type Contents, contentsOf, type StoredChannel, strangersIn, verifyLevel, walk, withStopped } from './verify.ts'
 
 /** What is written at once. */

@@ -1,13 +1,15 @@
 /** The tables of an open store, read beside LevelDB and with every checksum: they are written once and never changed. */
+
 import { join } from 'node:path'
 import type { Finding, Log, Loss } from '../log.ts'
 import { type FileFault, listFiles } from './files.ts'
 import { channelOfKey, decodeLoss, lastOfBlockKey } from './keys.ts'
+import { storeDir } from './places.ts'
 import { Table } from './table.ts'
 
 /** @param log the log's directory. */
 export async function* scrubTables(log: string, pace: (bytes: number) => Promise<void>): AsyncIterable<Finding> {
-  const dir = join(log, 'store')
+  const dir = storeDir(log)
   const found: FileFault[] = []
   for (const { name } of listFiles(dir).tables) {
     const table = openTable(join(dir, name))

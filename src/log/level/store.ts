@@ -7,8 +7,8 @@
  *     holder.json   who holds the lock (lock.ts)
  */
 import { randomBytes } from 'node:crypto'
-import { closeSync, existsSync, fsyncSync, openSync, readdirSync, rmSync } from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { type ChainedBatch, Level } from 'level'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions } from '../open.ts'
@@ -18,6 +18,7 @@ import { faultsBeforeOpen } from './files.ts'
 import { COMMIT_KEY, decodeCommit, decodeStore, encodeCommit, encodeStore, STORE_FORMAT, STORE_KEY } from './keys.ts'
 import { inUse, type Lock, takeLock } from './lock.ts'
 import { Mark } from './mark.ts'
+import { markPath, newestLog, storeDir, syncDir, syncTree } from './places.ts'
 import { hasRoomToOpen } from './room.ts'
 
 export type Db = Level<Uint8Array, Uint8Array>
@@ -77,6 +78,7 @@ export class Store {
     const dir = resolve(options.dir)
     // Events may be private: nothing in the directory is readable by others.
     process.umask(0o077)
+    if (options.create === false && !existsSync(dir)) throw expected(dir)
     try {
       makeDir(dir)
     } catch (cause) {
@@ -199,10 +201,8 @@ interface StoreRows {
   readonly time: number
 }
 
-const storeDir = (dir: string): string => join(dir, 'store')
 const noticeOf = (options: LogOptions): Notice => options.onNotice ?? (() => {})
 const writeBufferOf = (options: LogOptions): number => options.writeBufferBytes ?? WRITE_BUFFER_BYTES
-const markPath = (dir: string): string => join(dir, 'high-water')
 
 /** Exactly as long as a mark's slot holds. */
 export const newLife = (): string => randomBytes(5).toString('hex')
@@ -213,7 +213,13 @@ async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise
     notice('error', 'The high-water mark can not be synced', { error: error.message })
   const marked = existsSync(markPath(dir))
   const stored = existsSync(storeDir(dir)) && readdirSync(storeDir(dir)).length > 0
-  if (!marked && !stored) return create(dir, lock, options, onMarkError)
+  if (!marked && !stored) {
+    if (options.create === false) {
+      lock.sayEnded()
+      throw expected(dir)
+    }
+    return create(dir, lock, options, onMarkError)
+  }
 
   const mark = marked ? Mark.open(markPath(dir), onMarkError) : undefined
   let db: Db | undefined
@@ -251,6 +257,9 @@ async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise
     throw error
   }
 }
+
+const expected = (dir: string): TidemarkError =>
+  new TidemarkError('data-loss', `There is no log in ${dir}, and --no-create says that there is one. Is it mounted?`)
 
 /** A directory that is truly new. The mark comes first, so that an interrupted creation is told from a loss. */
 async function create(
@@ -376,24 +385,4 @@ function readRows(db: Db): StoreRows | undefined {
   if (format > STORE_FORMAT)
     throw new TidemarkError('wrong-config', `The log has format ${format}; this version reads up to ${STORE_FORMAT}`)
   return { life, ...decodeCommit(commit) }
-}
-
-/** Makes new names durable: LevelDB syncs files, never the directories that name them. */
-function syncTree(dir: string): void {
-  for (const path of [storeDir(dir), dir, dirname(dir)]) syncDir(path)
-}
-
-export function syncDir(path: string): void {
-  const fd = openSync(path, 'r')
-  try {
-    fsyncSync(fd)
-  } finally {
-    closeSync(fd)
-  }
-}
-
-/** Number of LevelDB's newest log file. */
-function newestLog(dir: string): number {
-  const logs = readdirSync(storeDir(dir)).filter((name) => name.endsWith('.log'))
-  return Math.max(0, ...logs.map((name) => Number.parseInt(name, 10)))
 }

@@ -2,8 +2,9 @@
  * Verification of a stopped log, read-only and without LevelDB: its files' checksums, every row's and block's crc, the
  * chain of each channel from trimmed to head, cursors, receipts and the high-water mark.
  */
+
 import { existsSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { resolve } from 'node:path'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Header } from '../../block.ts'
 import { TidemarkError } from '../../errors.ts'
@@ -40,6 +41,7 @@ import {
 import { takeLock } from './lock.ts'
 import { Mark } from './mark.ts'
 import { Rows } from './merge.ts'
+import { markPath, storeDir } from './places.ts'
 import { check } from './read.ts'
 
 /** Other work gets its turn after so many bytes. */
@@ -82,10 +84,10 @@ export interface Contents {
 /** Holds the lock and the rows of a stopped log while `work` looks at it. @throws in-use, not-found, io-error */
 export async function withStopped<T>(dir: string, work: (rows: Rows, dir: string) => Promise<T>): Promise<T> {
   const path = resolve(dir)
-  if (!existsSync(join(path, 'store'))) throw new TidemarkError('not-found', `There is no log in ${path}`)
+  if (!existsSync(storeDir(path))) throw new TidemarkError('not-found', `There is no log in ${path}`)
   const lock = await takeLock(path, false)
   try {
-    const rows = new Rows(join(path, 'store'))
+    const rows = new Rows(storeDir(path))
     try {
       return await work(rows, path)
     } finally {
@@ -146,7 +148,7 @@ export function contentsOf(rows: Rows, dir: string, find: Tally['find']): Conten
     if ('why' in found) find('row', found.why)
     else if (channel !== undefined) losses.push({ channel, after: lastOfBlockKey(key), upTo: found.row.upTo })
   }
-  const markFile = join(dir, 'high-water')
+  const markFile = markPath(dir)
   const mark = existsSync(markFile) ? Mark.peek(markFile) : undefined
   return { store, commit, next, mark, channels, deleted, losses }
 }
