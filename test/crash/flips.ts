@@ -90,6 +90,11 @@ const textOf = (name: string, dice: Dice): string =>
 function restore({ files, life, commit }: Original, dir: string): void {
   mkdirSync(join(dir, 'store'), { recursive: true })
   for (const [name, bytes] of files) if (name !== 'high-water') writeFileSync(join(dir, name), bytes)
+  // As after LevelDB ended two processes over what it met: the next one looks closely before it opens.
+  writeFileSync(
+    join(dir, 'holder.json'),
+    `${JSON.stringify({ pid: 1, since: '2026-11-22T00:00:00.000Z', badEnds: 1 })}\n`,
+  )
   const mark = Mark.create(join(dir, 'high-water'), () => {})
   for (const each of [commit - 1, commit]) mark.write(life, each)
   mark.close()

@@ -20,8 +20,8 @@ export interface FileFault {
   readonly what: string
 }
 
-/** Blocks of events are walked at every start up to this size of all tables: about half a second from memory. */
-const WALKED_BYTES = 512 * 1024 * 1024
+/** Blocks of events are walked when so many processes in a row ended badly: what LevelDB ends one over ends the next. */
+const BAD_ENDS = 2
 
 export interface TableFile {
   readonly number: number
@@ -35,6 +35,8 @@ export interface Files {
   /** Whether MANIFEST told them; if not, every table and log that is there. */
   readonly isKnown: boolean
   readonly tables: readonly TableFile[]
+  /** Tables that MANIFEST does not name and that are newer than those it names: it may have lost their records. */
+  readonly strays: readonly string[]
   /** Write-ahead files in their order. */
   readonly logs: readonly string[]
   readonly faults: readonly FileFault[]
@@ -52,7 +54,8 @@ export function listFiles(dir: string): Files {
   const tables = numbered(names, 'ldb', 'sst')
   const logs = numbered(names, 'log')
   const known = readManifest(dir, names)
-  if ('what' in known) return { dir, isKnown: false, tables, logs: logs.map(({ name }) => name), faults: [known] }
+  if ('what' in known)
+    return { dir, isKnown: false, tables, strays: [], logs: logs.map(({ name }) => name), faults: [known] }
   const faults: FileFault[] = []
   const live = [...known.tables].map(([number, size]): TableFile => {
     const name = tables.find((table) => table.number === number)?.name ?? `${String(number).padStart(6, '0')}.ldb`
@@ -63,16 +66,23 @@ export function listFiles(dir: string): Files {
     if (found === undefined) faults.push({ file: name, what: 'it is missing' })
     else if (found !== size) faults.push({ file: name, offset: found, what: `it has ${found} bytes, not ${size}` })
   }
+  const newest = Math.max(0, ...known.tables.keys())
+  const strays = tables.filter(({ number }) => number > newest).map(({ name }) => name)
+  // A log file goes when MANIFEST has a newer one. A table that nobody names is the rest of a flush whose log is there.
+  if (strays.length > 0 && !logs.some(({ number }) => number === known.log))
+    faults.push({ file: known.file, what: `it ends before the record of ${strays[0]}` })
   return {
     dir,
     isKnown: true,
     tables: live.filter(({ name }) => names.includes(name)),
+    strays,
     logs: logs.filter(({ number }) => number >= known.log).map(({ name }) => name),
     faults,
   }
 }
 
 interface Manifest {
+  readonly file: string
   /** Logs from this number on count. */
   readonly log: number
   /** Number → size. */
@@ -114,7 +124,7 @@ function readManifest(dir: string, names: readonly string[]): Manifest | FileFau
     if (edit.failed) return { file, offset, what: 'a record can not be read' }
   }
   if (records.length === 0) return { file, offset: 0, what: 'it is empty' }
-  return { log, tables }
+  return { file, log, tables }
 }
 
 /** True when a fragment at `at` would run over the end of the file, or only zeros are left. */
@@ -128,18 +138,17 @@ function isCut(bytes: Uint8Array, at: number): boolean {
 
 /**
  * What forbids opening, of the files' own: nothing of it is repaired by LevelDB, most is hidden, and over some it ends
- * the process. Of blocks of events only that they can be walked is looked at, and of very many only after an end that
- * was not asked for.
+ * the process. Of blocks of events only that they can be walked is looked at, and only when processes before ended badly
+ * in a row: a start is to be quick, and reading them all is not.
  * `onTorn` is told of a write that did not come to its end: it was never acknowledged, else the high-water mark tells.
  */
 export function faultsBeforeOpen(
   dir: string,
   onTorn: (file: string, offset: number) => void,
-  endedBadly = true,
+  badEnds = BAD_ENDS,
 ): FileFault[] {
   const files = listFiles(dir)
-  const size = files.tables.reduce((sum, table) => sum + (table.size ?? 0), 0)
-  const thorough = endedBadly || size <= WALKED_BYTES
+  const thorough = badEnds >= BAD_ENDS
   const faults = [...files.faults]
   for (const [i, file] of files.logs.entries()) {
     const scan = scanLog(readFileSync(join(dir, file)))

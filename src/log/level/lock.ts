@@ -17,11 +17,13 @@ const ANSWER_MAX = 1_024
 interface Holder {
   readonly pid: number
   readonly since: string
+  /** How many before it, in a row, left without saying so: killed, ended over damage, or with the machine. */
+  readonly badEnds: number
 }
 
 export interface Lock {
-  /** True when the holder before left without saying so: it was killed, or the machine stopped. */
-  readonly endedBadly: boolean
+  /** How many holders before, in a row, left without saying so. */
+  readonly badEnds: number
   /** Takes the holder's name away: what it held is closed. */
   sayEnded(): void
   release(): Promise<void>
@@ -32,21 +34,22 @@ export interface Lock {
  * @throws in-use { pid }, storage-full, io-error
  */
 export async function takeLock(dir: string, leavesTrace = true): Promise<Lock> {
-  const holder: Holder = { pid: process.pid, since: new Date().toISOString() }
+  const left = existsSync(dir) ? readHolder(dir) : undefined
+  const badEnds = left === undefined ? 0 : left.badEnds + 1
+  const holder: Holder = { pid: process.pid, since: new Date().toISOString(), badEnds }
   const server = process.platform === 'linux' ? await listen(dir, socketName(dir), holder) : undefined
   const release = (): Promise<void> =>
     new Promise((resolve) => {
       if (server) server.close(() => resolve())
       else resolve()
     })
-  const endedBadly = existsSync(join(dir, HOLDER_FILE))
   try {
     if (leavesTrace) writeFileSync(join(dir, HOLDER_FILE), `${JSON.stringify(holder)}\n`)
   } catch (error) {
     await release()
     throw systemError(`${HOLDER_FILE} can not be written`, error)
   }
-  return { release, endedBadly, sayEnded: () => rmSync(join(dir, HOLDER_FILE), { force: true }) }
+  return { release, badEnds, sayEnded: () => rmSync(join(dir, HOLDER_FILE), { force: true }) }
 }
 
 /** The refusal when a log is in use, naming who said it holds it. */
@@ -108,6 +111,6 @@ function readHolder(dir: string): Holder | undefined {
 }
 
 function parseHolder(text: string): Holder | undefined {
-  const match = /^\{"pid":(\d+),"since":"([0-9TZ:.-]+)"\}\s*$/.exec(text)
-  return match ? { pid: Number(match[1]), since: match[2]! } : undefined
+  const match = /^\{"pid":(\d+),"since":"([0-9TZ:.-]+)","badEnds":(\d+)\}\s*$/.exec(text)
+  return match ? { pid: Number(match[1]), since: match[2]!, badEnds: Number(match[3]) } : undefined
 }

@@ -23,8 +23,11 @@ export class Rows {
   readonly #told = new Set<string>()
   readonly #cache = new LRUCache<string, readonly Version[]>({ max: CACHED_BLOCKS })
 
-  /** @param dir LevelDB's own directory. Throws what the file system throws. */
-  constructor(dir: string) {
+  /**
+   * @param dir LevelDB's own directory. Throws what the file system throws.
+   * @param withStrays reads tables too that LevelDB would not: what they hold was written, whoever forgot it
+   */
+  constructor(dir: string, withStrays = false) {
     const files = listFiles(dir)
     this.faults = [...files.faults]
     const recent: Version[] = []
@@ -45,6 +48,12 @@ export class Rows {
       this.#tables.push({ name, table })
       const isTold = this.faults.some(({ file }) => file === name)
       if (!isTold) for (const fault of table.faults) this.faults.push({ file: name, ...fault })
+    }
+    for (const name of withStrays ? files.strays : []) {
+      const table = new Table(join(dir, name))
+      // One that was being written is no loss: what it would hold stands where it was read from.
+      if (table.faults.length > 0) table.close()
+      else this.#tables.push({ name, table })
     }
   }
 

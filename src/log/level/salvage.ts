@@ -59,7 +59,7 @@ export async function salvageLevel(from: string, into: string, options: VerifyOp
       throw new TidemarkError('cannot-create', `${path} is not empty`)
   mkdirSync(dirname(target), { recursive: true, mode: 0o700 })
   try {
-    const salvaged = await withStopped(from, (rows, dir) => copyWhole(rows, dir, draft, options))
+    const salvaged = await withStopped(from, (rows, dir) => copyWhole(rows, dir, draft, options), true)
     if (existsSync(target)) rmSync(target, { recursive: true })
     renameSync(draft, target)
     syncDir(dirname(target))
@@ -74,8 +74,9 @@ async function copyWhole(rows: Rows, dir: string, draft: string, options: Verify
   const tally = new Tally()
   const find = tally.find.bind(tally)
   const contents = contentsOf(rows, dir, find)
-  if (contents.mark && contents.commit && contents.commit.commit < contents.mark.commit)
-    find('mark', `Commits ${contents.commit.commit + 1}–${contents.mark.commit} are gone: what they held is not known`)
+  const commit = contents.commit?.commit ?? 0
+  if (contents.mark && commit < contents.mark.commit)
+    find('mark', `Commits ${commit + 1}–${contents.mark.commit} are gone: what they held is not known`)
   const store = await Store.open({ dir: draft })
   try {
     const writer = new Writer(store)

@@ -229,7 +229,7 @@ async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise
     const unborn = state?.commit === 0 || (!state && !stored && mark?.isFirstSlot === true)
     if (!stored && !unborn && options.acceptDataLoss !== true)
       throw lost(dir, 'the store is gone, only its high-water mark is left', { marked: state?.commit ?? 'unreadable' })
-    const damage = stored && !unborn ? damageIn(dir, notice, lock.endedBadly) : undefined
+    const damage = stored && !unborn ? damageIn(dir, notice, lock.badEnds) : undefined
     if (damage && options.acceptDataLoss !== true) throw damage
     db = unborn ? await openUnborn(dir, options) : await openDb(dir, !stored, writeBufferOf(options))
     const found = readRows(db)
@@ -318,10 +318,10 @@ function judge(dir: string, rows: StoreRows, mark: ReturnType<Mark['read']>): Ti
 }
 
 /** What is wrong with LevelDB's own files, which it would hide (files.ts). */
-function damageIn(dir: string, notice: Notice, endedBadly: boolean): TidemarkError | undefined {
+function damageIn(dir: string, notice: Notice, badEnds: number): TidemarkError | undefined {
   const onTorn = (file: string, offset: number): void =>
     notice('info', 'The last write before the end was not finished; it was never acknowledged', { file, offset })
-  const [fault, ...more] = faultsBeforeOpen(storeDir(dir), onTorn, endedBadly)
+  const [fault, ...more] = faultsBeforeOpen(storeDir(dir), onTorn, badEnds)
   if (!fault) return undefined
   const { file, offset, what } = fault
   const where = offset === undefined ? file : `${file} at ${offset}`

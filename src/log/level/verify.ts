@@ -82,12 +82,16 @@ export interface Contents {
 }
 
 /** Holds the lock and the rows of a stopped log while `work` looks at it. @throws in-use, not-found, io-error */
-export async function withStopped<T>(dir: string, work: (rows: Rows, dir: string) => Promise<T>): Promise<T> {
+export async function withStopped<T>(
+  dir: string,
+  work: (rows: Rows, dir: string) => Promise<T>,
+  withStrays = false,
+): Promise<T> {
   const path = resolve(dir)
   if (!existsSync(storeDir(path))) throw new TidemarkError('not-found', `There is no log in ${path}`)
   const lock = await takeLock(path, false)
   try {
-    const rows = new Rows(storeDir(path))
+    const rows = new Rows(storeDir(path), withStrays)
     try {
       return await work(rows, path)
     } finally {
