@@ -1,13 +1,14 @@
 import { execFileSync } from 'node:child_process'
 import { provide } from './machine.ts'
 
-/** Once before all tests, though every project asks: the machine's programs, and a build of what tests start as processes. */
+/** Told to the other projects of the same run, each of which loads this file anew. */
+const DONE = 'TIDEMARK_SET_UP'
+
+/** Once before all tests: the machine's programs, and a build of what tests start as processes of their own. */
 export default function setup(): void {
-  if (isDone) return
-  isDone = true
+  if (process.env[DONE]) return
+  process.env[DONE] = 'yes'
   provide()
   if (process.env.TIDEMARK_BUILD === 'skip') console.log('dist/ is used as it is (TIDEMARK_BUILD=skip)')
   else execFileSync(process.execPath, ['tools/build.mjs'], { stdio: ['ignore', 'inherit', 'inherit'] })
 }
-
-let isDone = false
