@@ -12,9 +12,9 @@ export interface Turn {
 /** A round that took less than this is no load: the next one begins at once. ms */
 const REST_FROM_MS = 0.5
 /** Longest rest between two rounds, ms. */
-const REST_MAX_MS = 20
+const REST_MAX_MS = 10
 /** A rest is as long as the round before it at least, and at most so many times as long while the loop is busy. */
-const REST_SHARE_MAX = 8
+const REST_SHARE_MAX = 2
 /** From one round to the next the event loop is to be busy for this part of the time: enough to do, and no queue. */
 const BUSY_FROM = 0.6
 const BUSY_TO = 0.8
