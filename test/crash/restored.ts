@@ -14,6 +14,7 @@ import type { Log } from '../../src/log/log.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
 import { randomOf } from './script.ts'
 import { type FaultClass, NOTHING } from './tally.ts'
+import { unmount } from './volume.ts'
 
 const CHANNEL = 'c'
 const LIMITS = { events: 10_000, bytes: 1 << 20 }
@@ -131,7 +132,6 @@ const HARMS: readonly Harm[] = [
 ]
 
 const mount = (...args: readonly string[]): void => void execFileSync('mount', args)
-const umount = (path: string): void => void execFileSync('umount', [path])
 
 /** What lies over the directory goes again, and the log is found as it was. */
 const COVERS: readonly (Omit<Harm, 'left' | 'harm' | 'accept'> & { cover(scene: Scene): string })[] = [
@@ -208,7 +208,7 @@ export const mounted: FaultClass = {
         }
       }
     } finally {
-      umount(place)
+      await unmount(place)
     }
     const log = await openLog({ dir: scene.log })
     try {

@@ -67,14 +67,7 @@ export class Volume {
 
   /** A process that was killed, or one that was being started beside this, may hold it a moment longer. */
   async unmount(): Promise<void> {
-    for (let tries = 1; ; tries++)
-      try {
-        run('umount', this.dir)
-        break
-      } catch (error) {
-        if (tries === UNMOUNT_TRIES || !String(error).includes('busy')) throw error
-        await delay(UNMOUNT_PAUSE_MS)
-      }
+    await unmount(this.dir)
     this.#unlist()
   }
 
@@ -107,4 +100,16 @@ export function missing(...programs: readonly Program[]): string | undefined {
   if ((BigInt(`0x${able}`) & SYS_ADMIN) === 0n) return 'the right to mount'
   if (!existsSync('/dev/loop-control')) return 'loop devices'
   return programs.find((program) => !find(program))
+}
+
+/** Tried again while a child that was just born somewhere still holds a file of it. */
+export async function unmount(dir: string): Promise<void> {
+  for (let tries = 1; ; tries++)
+    try {
+      run('umount', dir)
+      return
+    } catch (error) {
+      if (tries === UNMOUNT_TRIES || !String(error).includes('busy')) throw error
+      await delay(UNMOUNT_PAUSE_MS)
+    }
 }
