@@ -106,7 +106,7 @@ function readHolder(dir: string): Holder | undefined {
     return parseHolder(readFileSync(join(dir, HOLDER_FILE), 'utf8'))
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw error
+    throw systemError(`${HOLDER_FILE} can not be read`, error)
   }
 }
 
