@@ -72,14 +72,16 @@ async function fillAgain(volume: Volume, random: Dice, isWatermarked: boolean, w
   const answers: Answer[] = []
   const n = { next: 0 }
   const log = await openLog(options)
+  const atFirst = volume.free
   const end = new AbortController()
   const follower = follow(log, 'a', end.signal)
   try {
     for (let round = 0, rounds = 1 + random(ROUNDS); round < rounds; round++) {
       const { free, size } = volume
       // Too much of the disk is the log's own by now: emptying the rest would not give it room to open again.
-      if (free < size * 0.6) break
-      // The log fills the rest. Compaction may need as much as the log has, and a watermark keeps only its own share.
+      // Compaction may need as much as the log has, and a watermark keeps a quarter of a small disk.
+      if (free < size * 0.6 || (isWatermarked && atFirst - free > size / 5)) break
+      // The log fills the rest.
       const rest = isWatermarked ? size / 4 + (1 + random(5)) * MIB : free * (random(40) / 100)
       fill(filler, Math.max(size * LEAST_FILLER, free - rest))
       const appenders = Array.from({ length: APPENDERS }, (_, i) =>

@@ -21,7 +21,7 @@ import { points } from './points.ts'
 import { powerCuts } from './power.ts'
 import { replay } from './replay.ts'
 import { mounted, restored } from './restored.ts'
-import { add, type FaultClass, NOTHING, type Tally, table } from './tally.ts'
+import { add, type FaultClass, NOTHING, retries, type Tally, table } from './tally.ts'
 import { Broken } from './verdict.ts'
 
 const CLASSES: readonly FaultClass[] = [
@@ -168,7 +168,9 @@ class Torture {
 
   #report(): void {
     const rows = new Map(this.#turns.map(({ of: { name } }) => [name, this.#rows.get(name) ?? NOTHING]))
-    console.log(`\nseed ${this.#options.seed}; ${this.#progress()}\n\n${table(rows)}`)
+    console.log(
+      `\nseed ${this.#options.seed}; ${this.#progress()}\n\n${table(rows)}\n${retries.answered} appends sent again`,
+    )
     for (const failure of this.#failures) console.log(`\nFAILED: ${describe(failure)}`)
   }
 }
