@@ -62,8 +62,15 @@ export class ProcessTerminal implements Terminal {
   }
 }
 
+/** As shells have it for what Ctrl-C ended. */
+const INTERRUPTED = 130
+
 /** Tells what went wrong; returns the exit code. Of ours one line, of a mistake in this program the whole trace. */
 export function tellFailure(terminal: Terminal, error: unknown, json: boolean): number {
+  if ((error as Error | undefined)?.name === 'AbortError') {
+    terminal.say('tidemark: stopped')
+    return INTERRUPTED
+  }
   if (!(error instanceof TidemarkError)) {
     terminal.say(`tidemark: ${error instanceof Error ? error.stack : String(error)}`)
     return ERRORS.internal.exit

@@ -73,6 +73,7 @@ async function verifyServed(run: Run): Promise<Report> {
     body: JSON.stringify(rate === undefined ? {} : { rate }),
   } as const
   let state = await ask<Verification>(run, call)
+  signal.addEventListener('abort', () => terminal.say('tidemark: the server goes on verifying by itself'))
   while (state.running) {
     terminal.progress(`verify: ${Math.floor((state.bytes ?? 0) / MIB)} MiB`)
     await pause(ASK_MS, signal)

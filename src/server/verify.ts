@@ -1,6 +1,6 @@
 /** Verification of the log that is being served: one run at a time, in the background, at a bounded rate. */
 import { z } from 'zod'
-import { type Problem, toProblem } from '../errors.ts'
+import { type Problem, TidemarkError, toProblem } from '../errors.ts'
 import { formatTime } from '../event.ts'
 import { type Report, verifyLog } from '../log/verify.ts'
 import type { App } from './app.ts'
@@ -58,7 +58,8 @@ export function addVerify(app: App, doors: Doors): void {
       if (!report.whole)
         doors.logger.error({ findings: report.findings.slice(0, 5) }, 'Verification found the log damaged')
     } catch (error) {
-      ended({ failed: toProblem(error) })
+      const stopped = new TidemarkError('unavailable', 'The server is stopping, and verification with it')
+      ended({ failed: toProblem(doors.stopping.aborted ? stopped : error) })
       if (!doors.stopping.aborted) doors.failed('http', error, { call: 'verify' })
     }
   }

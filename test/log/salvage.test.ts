@@ -1,8 +1,8 @@
 /** Salvage makes a whole log of what is whole, and lists the rest. */
-import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { blockKey, cursorKey, headKey, nameKey } from '../../src/log/level/keys.ts'
+import { blockKey, cursorKey, encodeSweep, headKey, nameKey, sweepKey } from '../../src/log/level/keys.ts'
 import { scanLog } from '../../src/log/level/scan.ts'
 import { type LogOptions, openLog, salvageStopped, verifyStopped } from '../../src/log/open.ts'
 import { range, tempDir } from '../parts.ts'
@@ -84,6 +84,42 @@ describe('salvage', () => {
       await withRows(into, async (rows) => rows.del(blockKey(await numberOf(rows, 'd'), 30)))
       expect((await verifyStopped(into)).findings).toMatchObject([{ channel: 'd', after: 20, upTo: 30 }])
     }
+  })
+
+  test('What was trimmed or deleted and not cleared yet does not come back where rows are damaged', async () => {
+    const { into, report } = await salvaged(async (rows, c) => {
+      // As right after a trim of `c` to 20 and a delete of `d`, with the head row of the one and the tombstone of the other lost.
+      const d = await numberOf(rows, 'd')
+      await rows.put(sweepKey(c), encodeSweep(sweepKey(c), { upTo: 20 }))
+      await rows.put(sweepKey(d), encodeSweep(sweepKey(d), { upTo: 50, deleted: 'd' }))
+      await flip(rows, headKey(c), 7)
+    })
+    expect(report).toMatchObject({ whole: false, lost: [] })
+    const log = await opened(into)
+    expect((await list(log.channels(''))).map(({ channel }) => channel)).toEqual(['c', 'e'])
+    expect(await log.info('c')).toMatchObject({ trimmed: 20, head: 50 })
+    expect((await readAll(log, 'c', { after: 20 })).map(valueIn)).toEqual(range(21, 50))
+  })
+
+  test('Without a head row the keys of damaged blocks tell how far a channel went', async () => {
+    const { into, report } = await salvaged(async (rows, c) => {
+      await flip(rows, headKey(c), 7)
+      for (const last of [40, 50]) await flip(rows, blockKey(c, last), 300)
+    })
+    expect(report.lost).toEqual([{ channel: 'c', after: 30, upTo: 50 }])
+    const log = await opened(into)
+    expect(await refusal(log.read('c', { after: 30 }, ALL))).toMatchObject({ code: 'data-loss', upTo: 50 })
+    expect(await append(log, 'c', ['next'])).toMatchObject({ first: 51 })
+  })
+
+  test('It refuses places that it would harm or could not finish in, before anything is made', async () => {
+    const dir = await fill()
+    symlinkSync(tempDir(), `${dir}-link`)
+    for (const into of [dir, join(dir, 'saved'), join(dir, 'store', 'saved'), `${dir}-link`])
+      expect([into, (await refusal(salvageStopped(dir, into))).code]).toEqual([into, 'cannot-create'])
+    expect(await refusal(salvageStopped(`${dir}-none`, join(dir, '..', 'x', 'y')))).toMatchObject({ code: 'not-found' })
+    expect(readdirSync(join(dir, '..')).sort()).toEqual(['log', 'log-link'])
+    expect((await verifyStopped(dir)).whole).toBe(true)
   })
 
   test('A block with a wrong crc is never taken, whatever its LevelDB block says', async () => {

@@ -4,11 +4,12 @@
  * another life, so that no reader goes on silently. A lost range stays a hole in its channel: readers are told
  * `data-loss` where it begins, and a loss row lets `verify` tell it from new damage.
  */
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync } from 'node:fs'
+import { dirname, join, relative, resolve, sep } from 'node:path'
 import { TidemarkError } from '../../errors.ts'
 import type { Finding, Loss } from '../log.ts'
 import { type Report, Tally, type VerifyOptions } from '../verify.ts'
+import { systemError } from './cause.ts'
 import {
   blockRange,
   channelOfClientKey,
@@ -32,7 +33,7 @@ import {
   rangeOf,
 } from './keys.ts'
 import type { Rows } from './merge.ts'
-import { syncDir } from './places.ts'
+import { storeDir, syncDir } from './places.ts'
 import { check } from './read.ts'
 import { type Batch, newLife, Store } from './store.ts'
 import { type Contents, contentsOf, type StoredChannel, strangersIn, verifyLevel, walk, withStopped } from './verify.ts'
@@ -54,9 +55,7 @@ export interface Salvaged extends Report {
 export async function salvageLevel(from: string, into: string, options: VerifyOptions = {}): Promise<Salvaged> {
   const target = resolve(into)
   const draft = `${target}.salvaging`
-  for (const path of [target, draft])
-    if (existsSync(path) && readdirSync(path).length > 0)
-      throw new TidemarkError('cannot-create', `${path} is not empty`)
+  checkPlaces(resolve(from), target, draft)
   mkdirSync(dirname(target), { recursive: true, mode: 0o700 })
   try {
     const salvaged = await withStopped(from, (rows, dir) => copyWhole(rows, dir, draft, options), true)
@@ -70,13 +69,36 @@ export async function salvageLevel(from: string, into: string, options: VerifyOp
   }
 }
 
+/** Before anything is made. @throws not-found, cannot-create */
+function checkPlaces(source: string, target: string, draft: string): void {
+  if (!existsSync(storeDir(source))) throw new TidemarkError('not-found', `There is no log in ${source}`)
+  const refuse = (why: string): never => {
+    throw new TidemarkError('cannot-create', `${target} ${why}`)
+  }
+  const original = realpathSync(source)
+  for (let path = dirname(target); ; path = dirname(path))
+    if (existsSync(path)) {
+      const place = join(realpathSync(path), relative(path, target))
+      if (place === original || place.startsWith(original + sep)) refuse('lies in the log that is to be saved')
+      break
+    }
+  if (existsSync(draft)) throw new TidemarkError('cannot-create', `${draft} is left of an earlier run: remove it first`)
+  const there = lstatSync(target, { throwIfNoEntry: false })
+  if (!there) return
+  // It is replaced by the draft beside it when that is whole.
+  if (!there.isDirectory()) refuse('is not a directory')
+  if (there.dev !== lstatSync(dirname(target)).dev) refuse('is a mount point: name a directory in it')
+  if (readdirSync(target).length > 0) refuse('is not empty')
+}
+
 async function copyWhole(rows: Rows, dir: string, draft: string, options: VerifyOptions): Promise<Salvaged> {
   const tally = new Tally()
   const find = tally.find.bind(tally)
   const contents = contentsOf(rows, dir, find)
-  const commit = contents.commit?.commit ?? 0
-  if (contents.mark && commit < contents.mark.commit)
-    find('mark', `Commits ${commit + 1}–${contents.mark.commit} are gone: what they held is not known`)
+  const { mark, commit } = contents
+  if (mark && !commit) find('mark', `Without a commit row nobody knows whether all is here up to commit ${mark.commit}`)
+  if (mark && commit && commit.commit < mark.commit)
+    find('mark', `Commits ${commit.commit + 1}–${mark.commit} are gone: what they held is not known`)
   const store = await Store.open({ dir: draft })
   try {
     const writer = new Writer(store)
@@ -122,8 +144,12 @@ async function copyChannel(
   let time = 0
   for (const step of walk(rows, channel)) {
     options.signal?.throwIfAborted()
-    if (step.is === 'loss') lost.push({ channel: name, after: step.after, upTo: step.upTo })
-    else if (step.is === 'block') {
+    if (step.is === 'loss') {
+      first ??= step.after
+      last = Math.max(last, step.upTo)
+      lost.push({ channel: name, after: step.after, upTo: step.upTo })
+    }
+    if (step.is === 'block') {
       const { header, key, block } = step
       first ??= header.after
       last = header.last
@@ -138,8 +164,8 @@ async function copyChannel(
   // Without a head row nobody knows whether what stood before the first block was trimmed or lost.
   const head: HeadRow = channel.head
     ? { ...channel.head, head: Math.max(channel.head.head, last) }
-    : { head: last, trimmed: first ?? 0, time, cleaned: 0, run: 0, life: newLife() }
-  if (!channel.head && head.trimmed > 0)
+    : { head: last, trimmed: first ?? channel.sweptUpTo, time, cleaned: 0, run: 0, life: newLife() }
+  if (!channel.head && head.trimmed > channel.sweptUpTo)
     tally.find('events', 'trimmed or lost', { channel: name, after: 0, upTo: head.trimmed })
   for (const { after, upTo } of lost) {
     tally.lose(name, after, upTo, known)
@@ -171,7 +197,7 @@ function namedAgain(rows: Rows, contents: Contents, find: Tally['find']): Stored
     const row = rows.get(headKey(number))
     const head = row && isWhole(() => decodeHead(headKey(number), row)) ? decodeHead(headKey(number), row) : undefined
     find('head', 'Its name row was lost, and its settings with it', { channel: name })
-    found.push({ number, name, settings: {}, head })
+    found.push({ number, name, settings: {}, head, sweptUpTo: 0 })
   }
   return found
 }
@@ -240,7 +266,11 @@ class Writer {
   }
 
   async end(): Promise<void> {
-    await this.#store.write(this.#batch, this.#bytes)
+    try {
+      await this.#store.write(this.#batch, this.#bytes)
+    } catch (error) {
+      throw systemError(`${this.#store.dir} can not be written`, error)
+    }
     this.#batch = this.#store.db.batch()
     this.#bytes = 0
   }

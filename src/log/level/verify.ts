@@ -67,6 +67,8 @@ export interface StoredChannel {
   readonly settings: NameRow['settings']
   /** Undefined when the row is damaged or missing. */
   readonly head: HeadRow | undefined
+  /** What trim left was still to be cleared up to here: so far it was trimmed, whatever the head row says. */
+  readonly sweptUpTo: number
 }
 
 /** What a stopped log says of itself, beside its blocks. */
@@ -120,6 +122,14 @@ export function contentsOf(rows: Rows, dir: string, find: Tally['find']): Conten
   }
   const store = rowOf(STORE_KEY, 'store', (row) => decodeStore(STORE_KEY, row))
   const commit = rowOf(COMMIT_KEY, 'commit', decodeCommit)
+  const deleted = new Set<number>()
+  const swept = new Map<number, number>()
+  for (const [key, value] of rows.range(rangeOf('x'))) {
+    const found = read(() => decodeSweep(key, value))
+    if ('why' in found) find('row', found.why)
+    else if (found.row.deleted !== undefined) deleted.add(channelOfKey(key))
+    else swept.set(channelOfKey(key), found.row.upTo)
+  }
   const channels: StoredChannel[] = []
   for (const [key, value] of rows.range(rangeOf('n'))) {
     const name = nameOfKey(key)
@@ -129,21 +139,25 @@ export function contentsOf(rows: Rows, dir: string, find: Tally['find']): Conten
       continue
     }
     const { channel: number, settings } = found.row
+    if (deleted.has(number)) {
+      find('row', `Channel ${name} was deleted, but its name row is there`, { channel: name })
+      continue
+    }
     const row = rows.get(headKey(number))
     const head = row && read(() => decodeHead(headKey(number), row))
     if (!head || 'why' in head) find('head', head ? head.why : 'The head row is missing', { channel: name })
-    channels.push({ number, name, settings, head: head && 'row' in head ? head.row : undefined })
+    channels.push({
+      number,
+      name,
+      settings,
+      head: head && 'row' in head ? head.row : undefined,
+      sweptUpTo: swept.get(number) ?? 0,
+    })
   }
   // No number was ever given out before the first channel was made.
   const next = (channels.length > 0 || rows.get(NEXT_KEY) ? rowOf(NEXT_KEY, 'next', decodeNext) : 1) ?? 1
   for (const { number, name } of channels)
     if (number >= next) find('row', `Channel ${name} has a number that was not given out yet`, { channel: name })
-  const deleted = new Set<number>()
-  for (const [key, value] of rows.range(rangeOf('x'))) {
-    const found = read(() => decodeSweep(key, value))
-    if ('why' in found) find('row', found.why)
-    else if (found.row.deleted !== undefined) deleted.add(channelOfKey(key))
-  }
   const nameOf = new Map(channels.map(({ number, name }) => [number, name]))
   const losses: Loss[] = []
   for (const [key, value] of rows.range(rangeOf('l'))) {
@@ -164,18 +178,21 @@ export type Step =
   | { readonly is: 'stray'; readonly bytes: number; readonly why: string }
 
 /** Walks the chain of a channel from `trimmed` to `head`; without a head row from whatever is there. */
-export function* walk(rows: Rows, { name, number, head }: StoredChannel): Generator<Step> {
-  let position = head?.trimmed
+export function* walk(rows: Rows, { name, number, head, sweptUpTo }: StoredChannel): Generator<Step> {
+  const start = head?.trimmed ?? (sweptUpTo > 0 ? sweptUpTo : undefined)
+  let position = start
   let why = 'missing'
-  for (const [key, block] of rows.range(blockRange(number, (head?.trimmed ?? 0) + 1))) {
+  let newest = 0
+  for (const [key, block] of rows.range(blockRange(number, (start ?? 0) + 1))) {
     const last = lastOfBlockKey(key)
     const header = check(name, block, last)
+    newest = last
     if (!header) {
       why = 'damaged'
       yield { is: 'stray', bytes: block.length, why: `block ${last} does not match its crc` }
       continue
     }
-    const isFirst = position === undefined || position === head?.trimmed
+    const isFirst = position === undefined || position === start
     position ??= header.after
     // A leftover of an older compaction would say the same twice; the chain goes on without it.
     if (header.after < position && !(isFirst && header.last > position)) continue
@@ -184,7 +201,9 @@ export function* walk(rows: Rows, { name, number, head }: StoredChannel): Genera
     position = header.last
     why = 'missing'
   }
-  if (head && (position ?? 0) < head.head) yield { is: 'loss', after: position ?? 0, upTo: head.head, why }
+  // Without a head row the keys of damaged blocks tell how far it went.
+  const end = head?.head ?? newest
+  if ((position ?? 0) < end) yield { is: 'loss', after: position ?? 0, upTo: end, why }
   if (head && position !== undefined && position > head.head)
     yield { is: 'stray', bytes: 0, why: `the head is ${head.head}, but blocks go on to ${position}` }
 }
