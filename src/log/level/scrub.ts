@@ -1,17 +1,21 @@
 /** The tables of an open store, read beside LevelDB and with every checksum: they are written once and never changed. */
-
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Finding, Log, Loss } from '../log.ts'
-import { type FileFault, listFiles } from './files.ts'
+import { type FileFault, type Files, listFiles } from './files.ts'
 import { channelOfKey, decodeLoss, lastOfBlockKey } from './keys.ts'
 import { storeDir } from './places.ts'
 import { Table } from './table.ts'
+
+/** A listing of an open store that a compaction ran into is made again, so often and so much later; ms. */
+const LIST_TRIES = 5
+const LIST_PAUSE_MS = 50
 
 /** @param log the log's directory. */
 export async function* scrubTables(log: string, pace: (bytes: number) => Promise<void>): AsyncIterable<Finding> {
   const dir = storeDir(log)
   const found: FileFault[] = []
-  for (const { name } of listFiles(dir).tables) {
+  for (const { name } of (await listLive(dir)).tables) {
     const table = openTable(join(dir, name))
     if (!table) continue
     try {
@@ -26,10 +30,23 @@ export async function* scrubTables(log: string, pace: (bytes: number) => Promise
     }
   }
   // What a compaction has replaced meanwhile is nobody's any more.
-  const now = listFiles(dir)
+  const now = await listLive(dir)
   const names = new Set(now.tables.map(({ name }) => name))
   for (const { what, ...where } of [...now.faults, ...found.filter(({ file }) => names.has(file))])
     yield { code: 'data-loss', part: 'file', ...where, detail: what }
+}
+
+/** The files that count now: what is missing in one listing and there in the next was being replaced. */
+async function listLive(dir: string): Promise<Files> {
+  for (let tries = 1; ; tries++) {
+    try {
+      const files = listFiles(dir)
+      if (files.faults.length === 0 || tries === LIST_TRIES) return files
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || tries === LIST_TRIES) throw error
+    }
+    await delay(LIST_PAUSE_MS)
+  }
 }
 
 /** What the loss rows say, of channels that are there. */
