@@ -3,7 +3,9 @@ import { spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { headKey } from '../../src/log/level/keys.ts'
+import { Rows } from '../../src/log/level/merge.ts'
 import { damageIn, maskedCrc, scanLog, versionsOf } from '../../src/log/level/scan.ts'
 import { isSound, Table, versionsIn } from '../../src/log/level/table.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
@@ -152,6 +154,51 @@ describe('the files of a level log', () => {
       const dir = await fill(true)
       damage(dir)
       expect({ name, ...(await refusal(openLog({ dir }))) }).toMatchObject({ name, code: 'data-loss' })
+    }
+  })
+
+  test('Without its footer or index a table still tells every row, no more, and where each is', async () => {
+    const all = { gte: new Uint8Array(), lte: Buffer.alloc(300, 0xff) }
+    const rowsOf = (rows: Rows): string[] => [...rows.range(all)].map((row) => Buffer.concat(row).toString('hex'))
+    const manyBlocks = tempDir()
+    const log = await opened(manyBlocks)
+    for (const i of range(1, 100)) for (const c of ['c', 'd', 'e']) await append(log, c, [`${i} ${'x'.repeat(2_000)}`])
+    await log.close()
+    await (await opened(manyBlocks)).close()
+    const fewBlocks = tempDir()
+    const small = await opened(fewBlocks)
+    await append(small, 'c', [1])
+    await small.close()
+    await (await opened(fewBlocks)).close()
+    const spots = [
+      { behind: 3, what: 'its footer is damaged' },
+      { behind: 48 + 8, what: 'its index is damaged' },
+    ]
+    for (const dir of [manyBlocks, fewBlocks]) {
+      const path = filesOf(dir, '.ldb').at(-1)!
+      const bytes = readFileSync(path)
+      const table = new Table(path)
+      const known = table.blocks.map(({ offset, size }) => ({ offset, size }))
+      table.close()
+      const before = new Rows(join(dir, 'store'))
+      const rows = rowsOf(before)
+      before.close()
+      for (const { behind, what } of spots) {
+        flipAt(path, bytes.length - behind)
+        const damaged = new Table(path)
+        expect(damaged.blocks.map(({ offset, size }) => ({ offset, size }))).toEqual(known)
+        damaged.close()
+        const found = new Rows(join(dir, 'store'))
+        const read = vi.spyOn(Table.prototype, 'read')
+        expect(found.get(headKey(1))).toBeDefined()
+        // One block, and a second where a key may stand at the end of one and the start of the next.
+        expect(read.mock.calls.length).toBeLessThanOrEqual(2)
+        read.mockRestore()
+        expect(rowsOf(found)).toEqual(rows)
+        expect(found.faults).toMatchObject([{ file: basename(path), what }])
+        found.close()
+        writeFileSync(path, bytes)
+      }
     }
   })
 

@@ -10,18 +10,31 @@ import type { Range } from './keys.ts'
 import { damageIn, doubtedIn, scanLog, type Version, versionsOf } from './scan.ts'
 import { type DataBlock, Table, versionsIn } from './table.ts'
 
-/** Blocks of rows that are kept, of 16 KiB each. */
-const CACHED_BLOCKS = 2_000
+/** Blocks of rows that are kept. Bytes, for a table may begin and end with events: such a block is up to 1 MiB. */
+const CACHE_BYTES = 32 * 1024 * 1024
+/** What a version takes in memory besides its bytes, about. */
+const VERSION_BYTES = 200
 
 export type Row = readonly [key: Uint8Array, value: Uint8Array]
 
+interface Source {
+  readonly name: string
+  readonly table: Table
+  /** Of its first block, once that was read: the index does not tell, and each lookup ahead of it would read it. */
+  firstKey?: Uint8Array | undefined
+}
+
 export class Rows {
   readonly faults: FileFault[]
-  readonly #tables: { readonly name: string; readonly table: Table }[] = []
+  readonly #tables: Source[] = []
   /** What the log files hold, by key; the newest version of a key first. */
   readonly #recent: readonly Version[]
   readonly #told = new Set<string>()
-  readonly #cache = new LRUCache<string, readonly Version[]>({ max: CACHED_BLOCKS })
+  readonly #cache = new LRUCache<string, readonly Version[]>({
+    maxSize: CACHE_BYTES,
+    sizeCalculation: (versions) =>
+      versions.reduce((sum, { key, value }) => sum + VERSION_BYTES + key.length + (value?.length ?? 0), 1),
+  })
 
   /**
    * @param dir LevelDB's own directory. Throws what the file system throws.
@@ -64,7 +77,7 @@ export class Rows {
 
   /** Rows in the order of their keys. Each is read when it is asked for. */
   *range(range: Range): Generator<Row> {
-    const sources = [this.#recentIn(range), ...this.#tables.map((table) => this.#versionsOf(table, range))]
+    const sources = [this.#recentIn(range), ...this.#tables.map((source) => this.#versionsOf(source, range))]
     const heap = new Heap()
     for (const source of sources) heap.add(source)
     let last: Uint8Array | undefined
@@ -90,18 +103,20 @@ export class Rows {
     for (; low < recent.length && Buffer.compare(recent[low]!.key, lte) <= 0; low++) yield recent[low]!
   }
 
-  *#versionsOf({ name, table }: { name: string; table: Table }, { gte, lte }: Range): Generator<Version> {
+  *#versionsOf(source: Source, { gte, lte }: Range): Generator<Version> {
     const isIn = ({ key }: Version): boolean => Buffer.compare(key, gte) >= 0 && Buffer.compare(key, lte) <= 0
-    const { blocks } = table
+    const { blocks } = source.table
     for (let i = firstWithin(blocks, gte); i < blocks.length; i++) {
       const block = blocks[i]!
-      if (block.before && Buffer.compare(block.before, lte) > 0) return
-      for (const version of this.#versionsIn(name, table, block)) if (isIn(version)) yield version
+      const before = i === 0 ? source.firstKey : block.before
+      if (before && Buffer.compare(before, lte) > 0) return
+      for (const version of this.#versionsIn(source, block)) if (isIn(version)) yield version
     }
   }
 
   /** Rows are looked up again and again, blocks of events are not. */
-  #versionsIn(name: string, table: Table, block: DataBlock): readonly Version[] {
+  #versionsIn(source: Source, block: DataBlock): readonly Version[] {
+    const { name, table } = source
     const id = `${name}:${block.offset}`
     const cached = this.#cache.get(id)
     if (cached) return cached
@@ -111,7 +126,7 @@ export class Rows {
       this.#tell({ file: name, offset: block.offset, what: 'a block does not match its crc' })
       // Most of it is right, and every row and block of ours tells by its own crc.
       versions.sort(byKey)
-    }
+    } else if (block === table.blocks[0]) source.firstKey = versions[0]?.key
     if (!holdsEventsAlone(block)) this.#cache.set(id, versions)
     return versions
   }
@@ -130,10 +145,7 @@ function firstWithin(blocks: readonly DataBlock[], key: Uint8Array): number {
   let high = blocks.length
   while (low < high) {
     const middle = (low + high) >>> 1
-    const { upTo } = blocks[middle]!
-    // Without an index nothing is known of the blocks.
-    if (!upTo) return 0
-    if (Buffer.compare(upTo, key) < 0) low = middle + 1
+    if (Buffer.compare(blocks[middle]!.upTo, key) < 0) low = middle + 1
     else high = middle
   }
   return low

@@ -20,10 +20,10 @@ interface Handle {
   readonly size: number
 }
 
-/** A data block, and the keys that stand around it: its own lie in (before, upTo]. Unknown where the index is damaged. */
+/** A data block, and the keys that stand around it: its own lie from `before`, unknown of the first block, to `upTo`. */
 export interface DataBlock extends Handle {
   readonly before: Uint8Array | undefined
-  readonly upTo: Uint8Array | undefined
+  readonly upTo: Uint8Array
 }
 
 /** What is wrong with a part of a table. */
@@ -84,14 +84,22 @@ export class Table {
     closeSync(this.#fd)
   }
 
-  /** Blocks one behind the other from the start, each ending where its checksum is right. */
+  /**
+   * Blocks one behind the other from the start, each ending where its checksum is right. The filter follows them and ends
+   * the walk: its last byte, an 11, would be a count of 184 million restarts. Metaindex and index behind it do read as
+   * entries, and must not be taken for rows.
+   */
   #found(): DataBlock[] {
     const bytes = this.#read({ offset: 0, size: this.size })
     const found: DataBlock[] = []
     for (let offset = 0; ; ) {
       const size = sizeOfBlock(bytes, offset)
       if (size === undefined) return found
-      found.push({ offset, size, before: undefined, upTo: undefined })
+      const before = found.at(-1)?.upTo
+      const last = lastKeyOf(bytes.subarray(offset, offset + size), before)
+      if (!last) return found
+      // A copy: a key that is kept would hold on to the pool that it was put together in.
+      found.push({ offset, size, before, upTo: new Uint8Array(last.subarray(0, -8)) })
       offset += size + TRAILER_BYTES
     }
   }
@@ -172,9 +180,15 @@ export function* entriesOf(content: Uint8Array): Generator<Entry> {
  * assertions on: over anything else it ends the process, when a reader or a compaction comes by.
  */
 export function isSound(content: Uint8Array, { before, upTo }: DataBlock): boolean {
+  const last = lastKeyOf(content, before)
+  return last !== undefined && Buffer.compare(last.subarray(0, -8), upTo) <= 0
+}
+
+/** The last key of a block, with LevelDB's number; undefined when it can't be walked, or begins ahead of `before`. */
+function lastKeyOf(content: Uint8Array, before: Uint8Array | undefined): Buffer | undefined {
   const count = content.length < 4 ? 0 : getU32le(content, content.length - 4)
   const end = content.length - 4 - 4 * count
-  if (count === 0 || end < 0) return false
+  if (count === 0 || end < 0) return undefined
   const restarts = new Set<number>()
   for (let i = 0; i < count; i++) restarts.add(getU32le(content, end + 4 * i))
   const reader = new Reader(content.subarray(0, end))
@@ -185,16 +199,15 @@ export function isSound(content: Uint8Array, { before, upTo }: DataBlock): boole
     const shared = reader.varint()
     const fresh = reader.varint()
     const size = reader.varint()
-    if (shared > key.length || shared + fresh < 8 || (isRestart && shared > 0)) return false
+    if (shared > key.length || shared + fresh < 8 || (isRestart && shared > 0)) return undefined
     const next = Buffer.concat([key.subarray(0, shared), reader.take(fresh)])
     reader.take(size)
-    if (reader.failed || (entries > 0 && !isAfter(next, key))) return false
-    if (entries === 0 && before && Buffer.compare(next.subarray(0, -8), before) < 0) return false
+    if (reader.failed || (entries > 0 && !isAfter(next, key))) return undefined
+    if (entries === 0 && before && Buffer.compare(next.subarray(0, -8), before) < 0) return undefined
     key = next
     entries++
   }
-  if (upTo && Buffer.compare(key.subarray(0, -8), upTo) > 0) return false
-  return entries > 0 && restarts.size === 0
+  return entries > 0 && restarts.size === 0 ? key : undefined
 }
 
 /** LevelDB's order: keys rise, versions of one key fall. */
