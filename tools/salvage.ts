@@ -38,5 +38,8 @@ export async function salvage({ settings, options, terminal }: Run): Promise<voi
     await terminal.print([textOf(salvaged), ...lost].join('\n'))
   }
   if (!salvaged.whole)
-    throw new TidemarkError('data-loss', `${options.into} holds what is whole; ${salvaged.lost.length} ranges are lost`)
+    throw new TidemarkError(
+      'data-loss',
+      `${options.into} holds what is whole; not all is: ${salvaged.findings.length} findings, ${salvaged.lost.length} ranges of events known to be lost`,
+    )
 }
