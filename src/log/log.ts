@@ -128,7 +128,8 @@ export interface Log {
 
   /**
    * Appends to one or several channels (each once), all or nothing; durable before it resolves. Makes channels
-   * that do not exist, unless told not to. Order: idempotency key, then existence, then `expectedSeq` of every entry.
+   * that do not exist, unless told not to. Order: idempotency key, then
+   * entry by entry existence and `expectedSeq`.
    * @throws no-channel, seq-conflict, key-reused, too-many, unavailable, storage-full, not-supported (several channels).
    * A failure whose outcome nobody knows carries `outcome: 'unknown'`.
    */
@@ -170,7 +171,7 @@ export interface Log {
   /** Deletes a cursor; false when there was none. @throws no-channel */
   forget(client: string, channel: string): Promise<boolean>
 
-  /** Cursors of one channel or of one client, by name. */
+  /** Cursors of one channel or of one client, by name. One whose row is damaged is left out; `scrub` tells it. */
   cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor>
 
   /**
@@ -185,11 +186,11 @@ export interface Log {
    */
   delete(channel: string, epoch?: string): Promise<void>
 
-  /** Channels by name, those after `after` that begin with `prefix`. */
+  /** Channels by name, those after `after` that begin with `prefix`; damaged ones are left out as in `cursors`. */
   channels(prefix: string, after?: string): AsyncIterable<ChannelInfo>
 
   /**
-   * Looks at what only the engine knows (its files, their checksums), a piece at a time with `pace` between them.
+   * Looks at what only the engine knows (its rows and files, their checksums), a piece at a time with `pace` between them.
    * Optional: verification over the port (verify.ts) asks it when it is there.
    */
   scrub?(pace: (bytes: number) => Promise<void>): AsyncIterable<Finding>

@@ -69,12 +69,10 @@ export async function verifyLog(log: Log, options: VerifyOptions = {}): Promise<
   const tally = new Tally()
   const pace = pacer(options)
   const known = (await log.losses?.()) ?? []
-  for await (const name of namesOf(log, tally)) {
-    const info = await infoOf(log, name, tally)
-    if (!info) continue
+  for await (const info of log.channels('')) {
     tally.channels++
     await verifyChannel(log, info, tally, known, async (bytes) => {
-      onProgress({ channel: name, bytes: tally.bytes })
+      onProgress({ channel: info.channel, bytes: tally.bytes })
       await pace(bytes)
     })
   }
@@ -121,38 +119,7 @@ async function verifyChannel(
         tally.find('cursor', `it stands at ${cursor.seq}, the head is ${now.head}`, { channel, client: cursor.client })
     }
   } catch (error) {
-    if (hasCode(error, 'no-channel')) return
-    if (!hasCode(error, 'data-loss')) throw error
-    tally.find('cursor', (error as Error).message, { channel })
-  }
-}
-
-async function* namesOf(log: Log, tally: Tally): AsyncIterable<string> {
-  for (let after: string | undefined; ; )
-    try {
-      for await (const { channel } of log.channels('', after)) {
-        after = channel
-        yield channel
-      }
-      return
-    } catch (error) {
-      if (!hasCode(error, 'data-loss')) throw error
-      const { channel } = (error as TidemarkError).details
-      tally.find('head', (error as Error).message, typeof channel === 'string' ? { channel } : {})
-      // A listing ends at a damaged row; those behind it are found when it can be passed.
-      if (typeof channel !== 'string' || channel === after) return
-      after = channel
-    }
-}
-
-async function infoOf(log: Log, channel: string, tally: Tally): Promise<ChannelInfo | undefined> {
-  try {
-    return await log.info(channel)
-  } catch (error) {
-    if (hasCode(error, 'no-channel')) return undefined
-    if (!hasCode(error, 'data-loss')) throw error
-    tally.find('head', (error as Error).message, { channel })
-    return undefined
+    if (!hasCode(error, 'no-channel')) throw error
   }
 }
 

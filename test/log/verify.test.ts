@@ -13,7 +13,7 @@ import {
   nameKey,
 } from '../../src/log/level/keys.ts'
 import { openLog, verifyStopped } from '../../src/log/open.ts'
-import type { Report } from '../../src/log/verify.ts'
+import { type Report, verifyLog } from '../../src/log/verify.ts'
 import { range, tempDir } from '../parts.ts'
 import { append, refusal } from './reading.ts'
 import { flip, numberOf, type Rows, withRows } from './stored.ts'
@@ -102,6 +102,25 @@ describe('verification of a stopped level log', () => {
       for await (const key of rows.keys()) if (key[0] === 'i'.charCodeAt(0)) await flip(rows, key, 100)
     })
     expect(brief(receipt)).toEqual([['receipt', undefined]])
+  })
+
+  test('Damaged rows are told by a running log too, which leaves them out of its listings', async () => {
+    const online = async (edit: (rows: Rows, number: number) => Promise<unknown>) => {
+      const dir = await fill()
+      await withRows(dir, async (rows) => edit(rows, await numberOf(rows, 'c')))
+      const log = await openLog({ dir })
+      onTestFinished(() => log.close())
+      return brief(await verifyLog(log))
+    }
+    expect(await online(async () => {})).toEqual([])
+    expect(await online((rows, c) => flip(rows, headKey(c), 77))).toEqual([['head', 'c']])
+    expect(await online((rows, c) => rows.del(headKey(c)))).toEqual([['head', 'c']])
+    expect(await online((rows) => flip(rows, nameKey('c'), 3))).toEqual([['head', 'c']])
+    expect(await online((rows, c) => flip(rows, cursorKey(c, 'web'), 33))).toEqual([['cursor', 'c']])
+    const receipt = await online(async (rows) => {
+      for await (const key of rows.keys()) if (key[0] === 'i'.charCodeAt(0)) await flip(rows, key, 100)
+    })
+    expect(receipt).toEqual([['receipt', undefined]])
   })
 
   test('A cursor beyond the head, and one of a channel that is not there, are told', async () => {

@@ -42,7 +42,7 @@ import {
 import { readPage } from './read.ts'
 import { Receipts } from './receipts.ts'
 import { Watermark } from './room.ts'
-import { knownLosses, scrubTables } from './scrub.ts'
+import { knownLosses, scrubRows, scrubTables } from './scrub.ts'
 import { type Notice, RESERVE_BYTES, Store } from './store.ts'
 import { Sweeper } from './sweep.ts'
 import { Tail } from './tail.ts'
@@ -313,8 +313,13 @@ class LevelLog implements Log {
     }
   }
 
-  scrub(pace: (bytes: number) => Promise<void>): AsyncIterable<Finding> {
-    return scrubTables(this.#store.dir, pace)
+  async *scrub(pace: (bytes: number) => Promise<void>): AsyncIterable<Finding> {
+    yield* scrubRows(
+      (key) => this.#store.db.getSync(key),
+      (range) => this.#rows(range),
+      pace,
+    )
+    yield* scrubTables(this.#store.dir, pace)
   }
 
   losses(): Promise<readonly Loss[]> {

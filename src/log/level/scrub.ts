@@ -1,9 +1,27 @@
-/** The tables of an open store, read beside LevelDB and with every checksum: they are written once and never changed. */
+/**
+ * What only the engine can look at in an open store: its tables, read beside LevelDB and with every checksum (they are
+ * written once and never changed), and its rows, of which listings leave out the damaged ones.
+ */
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { hasCode, TidemarkError } from '../../errors.ts'
 import type { Finding, Log, Loss } from '../log.ts'
 import { type FileFault, type Files, listFiles } from './files.ts'
-import { channelOfKey, decodeLoss, lastOfBlockKey } from './keys.ts'
+import {
+  channelOfKey,
+  clientOfCursorKey,
+  decodeCursor,
+  decodeHead,
+  decodeLoss,
+  decodeName,
+  decodeReceipt,
+  decodeSweep,
+  headKey,
+  lastOfBlockKey,
+  nameOfKey,
+  type Range,
+  rangeOf,
+} from './keys.ts'
 import { storeDir } from './places.ts'
 import { Table } from './table.ts'
 
@@ -34,6 +52,63 @@ export async function* scrubTables(log: string, pace: (bytes: number) => Promise
   const names = new Set(now.tables.map(({ name }) => name))
   for (const { what, ...where } of [...now.faults, ...found.filter(({ file }) => names.has(file))])
     yield { code: 'data-loss', part: 'file', ...where, detail: what }
+}
+
+/** The rows of an open store; damaged ones are findings. @param get one row @param rows those of a range */
+export async function* scrubRows(
+  get: (key: Uint8Array) => Uint8Array | undefined,
+  rows: (range: Range) => AsyncIterable<readonly [key: Uint8Array, row: Uint8Array]>,
+  pace: (bytes: number) => Promise<void>,
+): AsyncIterable<Finding> {
+  const names = new Map<number, string>()
+  for await (const [key, row] of rows(rangeOf('n'))) {
+    const channel = nameOfKey(key)
+    const fault = faultOf(() => {
+      const { channel: number } = decodeName(key, row)
+      names.set(number, channel)
+      const head = get(headKey(number))
+      if (head) decodeHead(headKey(number), head)
+      // Name and head go in one write: a name that is still there should have one.
+      else if (Buffer.compare(get(key) ?? Buffer.of(), row) === 0)
+        throw new TidemarkError('data-loss', 'The head row is missing')
+    })
+    if (fault) yield { code: 'data-loss', part: 'head', channel, detail: fault }
+    await pace(key.length + row.length)
+  }
+  for (const [kind, part, decode] of ROWS)
+    for await (const [key, row] of rows(rangeOf(kind))) {
+      const detail = faultOf(() => decode(key, row))
+      const channel = kind === 'i' ? undefined : names.get(channelOfKey(key))
+      const where = {
+        ...(channel !== undefined && { channel }),
+        ...(kind === 'c' && { client: clientOfCursorKey(key) }),
+      }
+      if (detail) yield { code: 'data-loss', part, ...where, detail }
+      await pace(key.length + row.length)
+    }
+}
+
+/** Kinds of rows beside names and heads. */
+const ROWS: readonly (readonly [
+  'c' | 'i' | 'l' | 'x',
+  Finding['part'],
+  (key: Uint8Array, row: Uint8Array) => unknown,
+])[] = [
+  ['c', 'cursor', decodeCursor],
+  ['i', 'receipt', decodeReceipt],
+  ['l', 'row', decodeLoss],
+  ['x', 'row', decodeSweep],
+]
+
+/** What a row's crc says against it. */
+function faultOf(decode: () => unknown): string | undefined {
+  try {
+    decode()
+    return undefined
+  } catch (error) {
+    if (!hasCode(error, 'data-loss')) throw error
+    return (error as Error).message
+  }
 }
 
 /** The files that count now: what is missing in one listing and there in the next was being replaced. */
