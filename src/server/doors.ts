@@ -23,7 +23,7 @@ export interface DoorSettings {
   readonly retryWindow: number
   /** False: only `PUT /v1/channels/…` makes channels, appends do not. */
   readonly createChannels: boolean
-  /** A stream or socket without anything else to say shows that it lives this often, ms. */
+  /** A socket without anything else to say shows that it lives this often, a stream in any case; ms. */
   readonly heartbeat: number
 }
 

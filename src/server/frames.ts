@@ -6,7 +6,7 @@ import { Packr } from 'msgpackr'
 import { putU32 } from '../bytes.ts'
 import type { Page } from '../log/log.ts'
 import { type ServerMessage, SUBPROTOCOL } from '../wire.ts'
-import { eventsBytes } from './render.ts'
+import { blocksHead, eventsBytes } from './render.ts'
 
 /** A frame, in one or more pieces. */
 export type Pieces = readonly Buffer[]
@@ -107,23 +107,15 @@ function jsonPage(page: Page): Pieces {
   return [frameOf(TEXT, [start, bytes, END], keptFrame)]
 }
 
-/** Maps with their length in the first byte, as any decoder reads them; a seq beyond 2^32 becomes a float64. */
-const packr = new Packr({ useRecords: false, variableMapSize: true })
-/** The key `blocks` and the beginning of a bin with 32 bits of length. */
-const BLOCKS = Buffer.from([0xa6, ...Buffer.from('blocks'), 0xc6])
-
 function msgpackPage(page: Page): Pieces {
   const { channel, epoch, after, last, blocks } = page
-  const head = packr.pack({ op: 'events', channel, epoch, after, last })
-  // The map gets one field more, written by hand so that the blocks are copied once.
-  head[0]! += 1
-  const length = sum(blocks)
-  const size = new Uint8Array(4)
-  putU32(size, 0, length)
-  const before = [head, BLOCKS, size]
-  if (!page.isShared && length >= PIECE_BYTES * blocks.length) return piecesOf(BINARY, before, blocks)
-  return [frameOf(BINARY, [...before, ...blocks], keptFrame)]
+  const head = blocksHead({ op: 'events', channel, epoch, after, last }, blocks)
+  if (!page.isShared && sum(blocks) >= PIECE_BYTES * blocks.length) return piecesOf(BINARY, [head], blocks)
+  return [frameOf(BINARY, [head, ...blocks], keptFrame)]
 }
+
+/** Maps with their length in the first byte, as any decoder reads them. */
+const packr = new Packr({ useRecords: false, variableMapSize: true })
 
 const jsonMessage = (message: ServerMessage): Buffer => textFrame(JSON.stringify(message))
 const msgpackMessage = (message: ServerMessage): Buffer => frameOf(BINARY, [packr.pack(withoutUndefined(message))])

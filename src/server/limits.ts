@@ -29,9 +29,9 @@ export const HEADER_BYTES_MAX = 16 * 1024
 /** Most header lines; more are refused rather than cut, so that none can push `Origin` out of sight. */
 export const HEADER_LINES_MAX = 64
 
-/** A stream or socket without anything else to say shows that it lives this often, ms, unless configured. */
+/** A socket without anything else to say shows that it lives this often, ms, unless configured. */
 export const HEARTBEAT_MS = 25_000
-/** Streams (SSE) do so at least this often, ms: proxies cut what is silent sooner there. */
+/** Streams (SSE) get a comment this often, or as often as sockets if that is more; ms. Proxies cut them sooner. */
 export const COMMENT_MS = 15_000
 
 // ── Bodies ───────────────────────────────────────────────────────────────────────────────────────────────────────

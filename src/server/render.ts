@@ -141,8 +141,8 @@ const packr = new Packr({ useRecords: false, variableMapSize: true })
 /** The name `blocks` and the beginning of a bin with 32 bits of length. */
 const BLOCKS = Buffer.from([0xa6, ...Buffer.from('blocks'), 0xc6])
 
-/** A MessagePack map of at most 14 fields and one more: `blocks`, a bin of whole blocks, copied once. */
-export function blocksMap(fields: object, blocks: readonly Uint8Array[]): Buffer {
+/** A MessagePack map of at most 14 fields and one more, `blocks`, a bin of whole blocks: what stands before those. */
+export function blocksHead(fields: object, blocks: readonly Uint8Array[]): Buffer {
   const head = packr.pack(fields)
   // Up to 15 fields are counted in the map's first byte.
   head[0]! += 1
@@ -150,5 +150,9 @@ export function blocksMap(fields: object, blocks: readonly Uint8Array[]): Buffer
   for (const block of blocks) length += block.length
   const size = Buffer.alloc(4)
   size.writeUInt32BE(length)
-  return Buffer.concat([head, BLOCKS, size, ...blocks])
+  return Buffer.concat([head, BLOCKS, size])
 }
+
+/** The whole map; the blocks are copied once. */
+export const blocksMap = (fields: object, blocks: readonly Uint8Array[]): Buffer =>
+  Buffer.concat([blocksHead(fields, blocks), ...blocks])

@@ -10,7 +10,7 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { isEventKey } from './keys.ts'
-import { damageIn, isZero, Reader, scanLog, scanRecords } from './scan.ts'
+import { damageIn, isZero, type LogScan, Reader, scanLog, scanRecords } from './scan.ts'
 import { type DataBlock, isSound, Table } from './table.ts'
 
 /** What is wrong with a file. */
@@ -31,9 +31,7 @@ export interface TableFile {
 }
 
 export interface Files {
-  readonly dir: string
-  /** Whether MANIFEST told them; if not, every table and log that is there. */
-  readonly isKnown: boolean
+  /** As MANIFEST names them; every table that is there if it can't be read. */
   readonly tables: readonly TableFile[]
   /** Tables that MANIFEST does not name and that are newer than those it names: it may have lost their records. */
   readonly strays: readonly string[]
@@ -54,8 +52,7 @@ export function listFiles(dir: string): Files {
   const tables = numbered(names, 'ldb', 'sst')
   const logs = numbered(names, 'log')
   const known = readManifest(dir, names)
-  if ('what' in known)
-    return { dir, isKnown: false, tables, strays: [], logs: logs.map(({ name }) => name), faults: [known] }
+  if ('what' in known) return { tables, strays: [], logs: logs.map(({ name }) => name), faults: [known] }
   const faults: FileFault[] = []
   const live = [...known.tables].map(([number, size]): TableFile => {
     const name = tables.find((table) => table.number === number)?.name ?? `${String(number).padStart(6, '0')}.ldb`
@@ -72,8 +69,6 @@ export function listFiles(dir: string): Files {
   if (strays.length > 0 && !logs.some(({ number }) => number === known.log))
     faults.push({ file: known.file, what: `it ends before the record of ${strays[0]}` })
   return {
-    dir,
-    isKnown: true,
     tables: live.filter(({ name }) => names.includes(name)),
     strays,
     logs: logs.filter(({ number }) => number >= known.log).map(({ name }) => name),
@@ -150,10 +145,8 @@ export function faultsBeforeOpen(
   const files = listFiles(dir)
   const thorough = badEnds >= BAD_ENDS
   const faults = [...files.faults]
-  for (const [i, file] of files.logs.entries()) {
-    const scan = scanLog(readFileSync(join(dir, file)))
-    const spot = damageIn(scan) ?? (hasRecords(dir, files.logs.slice(i + 1)) ? scan.bad[0] : undefined)
-    if (spot) faults.push({ file, offset: spot.from, what: 'records before others can not be read' })
+  for (const { file, scan, fault } of scanLogs(dir, files.logs)) {
+    if (fault) faults.push(fault)
     else if (scan.bad[0]) onTorn(file, scan.bad[0].from)
   }
   for (const { name } of files.tables) {
@@ -176,8 +169,29 @@ export function faultsBeforeOpen(
 
 /** True for a block of a table in which nothing but blocks of events can stand. */
 export const holdsEventsAlone = ({ before, upTo }: DataBlock): boolean =>
-  before !== undefined && upTo !== undefined && isEventKey(before) && isEventKey(upTo)
+  before !== undefined && isEventKey(before) && isEventKey(upTo)
 
-/** A log file is followed by another only when its last record was on disk. */
-const hasRecords = (dir: string, logs: readonly string[]): boolean =>
-  logs.some((file) => scanLog(readFileSync(join(dir, file))).records.length > 0)
+/** A log file as it is, and what of it is damage: a torn end is none, unless records came after it. */
+export interface ScannedLog {
+  readonly file: string
+  readonly bytes: Uint8Array
+  readonly scan: LogScan
+  readonly fault: FileFault | undefined
+}
+
+/** Reads log files, each once, and in their order. */
+export function scanLogs(dir: string, files: readonly string[]): ScannedLog[] {
+  let isFollowed = false
+  return files
+    .toReversed()
+    .map((file) => {
+      const bytes = readFileSync(join(dir, file))
+      const scan = scanLog(bytes)
+      // A log file is followed by another only when its last record was on disk.
+      const spot = damageIn(scan) ?? (isFollowed ? scan.bad[0] : undefined)
+      isFollowed ||= scan.records.length > 0
+      const fault = spot && { file, offset: spot.from, what: 'records before others can not be read' }
+      return { file, bytes, scan, fault }
+    })
+    .reverse()
+}

@@ -184,7 +184,7 @@ export function decodeHead(key: Uint8Array, row: Uint8Array): HeadRow {
 
 /** Rows that are not on the hot path are MessagePack. */
 const encode =
-  <T>(_what: string) =>
+  <T>() =>
   (key: Uint8Array, value: T): Uint8Array =>
     seal(key, pack(value))
 const decode =
@@ -196,7 +196,7 @@ export interface NameRow {
   readonly channel: number
   readonly settings: Settings
 }
-export const encodeName = encode<NameRow>('name')
+export const encodeName = encode<NameRow>()
 export const decodeName = decode<NameRow>('name')
 
 export interface CursorRow {
@@ -204,7 +204,7 @@ export interface CursorRow {
   readonly seq: number
   readonly time: number
 }
-export const encodeCursor = encode<CursorRow>('cursor')
+export const encodeCursor = encode<CursorRow>()
 export const decodeCursor = decode<CursorRow>('cursor')
 
 export interface ReceiptRow {
@@ -212,7 +212,7 @@ export interface ReceiptRow {
   readonly crc: number
   readonly answers: readonly { channel: string; epoch: string; first: number; last: number }[]
 }
-export const encodeReceipt = encode<ReceiptRow>('receipt')
+export const encodeReceipt = encode<ReceiptRow>()
 export const decodeReceipt = decode<ReceiptRow>('receipt')
 
 /** `deleted` holds the name of a channel that is gone; otherwise blocks up to `upTo` are to be cleared. */
@@ -220,21 +220,21 @@ export interface SweepRow {
   readonly upTo: number
   readonly deleted?: string
 }
-export const encodeSweep = encode<SweepRow>('sweep')
+export const encodeSweep = encode<SweepRow>()
 export const decodeSweep = decode<SweepRow>('sweep')
 
 /** The events after the key's seq, up to and with `upTo`. */
 export interface LossRow {
   readonly upTo: number
 }
-export const encodeLoss = encode<LossRow>('loss')
+export const encodeLoss = encode<LossRow>()
 export const decodeLoss = decode<LossRow>('loss')
 
 export interface StoreRow {
   readonly format: number
   readonly life: string
 }
-export const encodeStore = encode<StoreRow>('store')
+export const encodeStore = encode<StoreRow>()
 export const decodeStore = decode<StoreRow>('store')
 
 export interface CommitRow {

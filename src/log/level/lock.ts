@@ -3,7 +3,7 @@
  * the file anywhere in this process drops it. This one is a listening socket named after the directory's device and
  * inode; the kernel frees it with the process, however that ends, and whoever finds it taken asks it who holds it.
  */
-import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { TidemarkError } from '../../errors.ts'
@@ -34,7 +34,7 @@ export interface Lock {
  * @throws in-use { pid }, storage-full, io-error
  */
 export async function takeLock(dir: string, leavesTrace = true): Promise<Lock> {
-  const left = existsSync(dir) ? readHolder(dir) : undefined
+  const left = readHolder(dir)
   const badEnds = left === undefined ? 0 : left.badEnds + 1
   const holder: Holder = { pid: process.pid, since: new Date().toISOString(), badEnds }
   const server = process.platform === 'linux' ? await listen(dir, socketName(dir), holder) : undefined
@@ -60,7 +60,8 @@ export function inUse(dir: string, holder: Holder | undefined = readHolder(dir),
   })
 }
 
-/** An abstract socket: it lies in no directory and leaves nothing behind. One network namespace sees it; LOCK covers the rest. */
+/** An abstract socket: it lies in no directory and leaves nothing behind. One network namespace sees it; LevelDB's LOCK
+ * keeps a writer of another one out, and nobody who only reads. */
 function socketName(dir: string): string {
   const { dev, ino } = statSync(dir, { bigint: true })
   return `\0tidemark:${dev}:${ino}`

@@ -2,12 +2,11 @@
  * The rows of a store that LevelDB does not have open: the newest version of each key, from its tables and log files.
  * It reads what LevelDB would refuse or drop as well; what it had to pass over stands in `faults`.
  */
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { LRUCache } from 'lru-cache'
-import { type FileFault, holdsEventsAlone, listFiles } from './files.ts'
+import { type FileFault, holdsEventsAlone, listFiles, scanLogs } from './files.ts'
 import type { Range } from './keys.ts'
-import { damageIn, doubtedIn, scanLog, type Version, versionsOf } from './scan.ts'
+import { doubtedIn, type Version, versionsOf } from './scan.ts'
 import { type DataBlock, Table, versionsIn } from './table.ts'
 
 /** Blocks of rows that are kept. Bytes, for a table may begin and end with events: such a block is up to 1 MiB. */
@@ -44,14 +43,10 @@ export class Rows {
     const files = listFiles(dir)
     this.faults = [...files.faults]
     const recent: Version[] = []
-    for (const [i, file] of files.logs.entries()) {
-      const bytes = readFileSync(join(dir, file))
-      const scan = scanLog(bytes)
-      // A torn end of the newest log file is a write that was never acknowledged.
-      const spot = damageIn(scan) ?? (i < files.logs.length - 1 ? scan.bad[0] : undefined)
+    for (const { bytes, scan, fault } of scanLogs(dir, files.logs)) {
       for (const { data } of scan.records) recent.push(...versionsOf(data))
-      if (!spot) continue
-      this.faults.push({ file, offset: spot.from, what: 'records can not be read' })
+      if (!fault) continue
+      this.faults.push(fault)
       // Behind the others: of two of one number the sort keeps the first.
       for (const stretch of scan.bad) for (const data of doubtedIn(bytes, stretch)) recent.push(...versionsOf(data))
     }

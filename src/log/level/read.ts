@@ -32,7 +32,6 @@ export async function readPage(
   let events = 0
   let bytes = 0
   let full = false
-  let isSpoilt = false
   const loss = (upTo: number, why: string): TidemarkError =>
     new TidemarkError('data-loss', `${rangeText(position, upTo)} of ${name}, damaged or missing: ${why}`, {
       ...{ channel: name, epoch, trimmed, head },
@@ -53,10 +52,8 @@ export async function readPage(
           if (blocks.length > 0) return new Page({ channel: name, epoch, after, last: position, head, trimmed, blocks })
           if (header) throw loss(header.after, 'no block continues this position')
           // A key that is damaged too may stand among another channel's: the next whole block tells what is lost.
-          isSpoilt = true
           continue
         }
-        if (isSpoilt && blocks.length === 0 && header.after > after) throw loss(header.after, 'a block is damaged')
         full = blocks.length > 0 && (bytes + block.length > limits.bytes || events >= limits.events)
         if (full) break
         blocks.push(block)

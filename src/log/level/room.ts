@@ -13,13 +13,13 @@ const ASK_EVERY_MS = 250
 const ASK_EVERY_BYTES = 8 * 1024 * 1024
 
 /** Bytes that the disk of `dir` has left, and its size. */
-export function roomOf(dir: string): { readonly free: number; readonly size: number } {
+function roomOf(dir: string): { readonly free: number; readonly size: number } {
   const { bavail, bsize, blocks } = statfsSync(dir)
   return { free: bavail * bsize, size: blocks * bsize }
 }
 
 /** A disk that is small beside a reserve is judged by its own size. */
-export const scaled = (reserve: number, { size }: { readonly size: number }): number => Math.min(reserve, size / 4)
+const scaled = (reserve: number, { size }: { readonly size: number }): number => Math.min(reserve, size / 4)
 
 /** What opening takes beside the log files' own size. */
 const OPENING_BYTES = 1024 * 1024

@@ -13,12 +13,11 @@ import { type ChainedBatch, Level } from 'level'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions } from '../open.ts'
 import { systemError } from './cause.ts'
-import { makeDir } from './dir.ts'
 import { faultsBeforeOpen } from './files.ts'
 import { COMMIT_KEY, decodeCommit, decodeStore, encodeCommit, encodeStore, STORE_FORMAT, STORE_KEY } from './keys.ts'
 import { inUse, type Lock, takeLock } from './lock.ts'
 import { Mark } from './mark.ts'
-import { markPath, newestLog, storeDir, syncDir, syncTree } from './places.ts'
+import { makeDir, markPath, newestLog, storeDir, syncDir, syncTree } from './places.ts'
 import { hasRoomToOpen } from './room.ts'
 
 export type Db = Level<Uint8Array, Uint8Array>
@@ -100,10 +99,6 @@ export class Store {
   /** False between two lives of LevelDB, and when it did not open again. */
   get isOpen(): boolean {
     return this.#db.status === 'open'
-  }
-
-  get commit(): number {
-    return this.#commit
   }
 
   /** The clock that receipts are filed by: it never goes back, not even over restarts; ms. */
