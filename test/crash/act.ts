@@ -7,13 +7,15 @@
  *   {"pid"} · {"ask": n, "seq"?, "epoch"?} · {"done": n, "answer"} · {"failed": n, "code", "unknown"?} · {"saw": [channel, epoch, seq]}
  *   {"again": n} when a retry was answered as at first · {"opening": true} · {"closing": true} · {"wrong": what …}
  */
+
 import { writeSync } from 'node:fs'
 import { decodeBlock } from '../../src/block.ts'
 import { toTidemarkError } from '../../src/errors.ts'
 import { Follower } from '../../src/log/follow.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
-import { bodyOf, CHANNELS, type Deed, deedOf, EXPECTED, REBORN, randomOf, TRIMMED } from './script.ts'
+import { dice } from './dice.ts'
+import { bodyOf, CHANNELS, type Deed, deedOf, EXPECTED, REBORN, TRIMMED } from './script.ts'
 
 const [dir, workers, first] = [process.argv[2]!, Number(process.argv[3]), Number(process.argv[4])]
 const logOptions = process.env.LOG_OPTIONS ? (JSON.parse(process.env.LOG_OPTIONS) as object) : {}
@@ -23,7 +25,7 @@ const tell = (line: unknown): void => {
   writeSync(1, `${JSON.stringify(line)}\n`)
 }
 
-const random = randomOf(first)
+const random = dice(first)
 /** As answers told them. */
 const heads = new Map<string, { epoch: string; head: number }>()
 let next = first

@@ -6,12 +6,14 @@
  *
  * Event n carries { n, i, of }, so that whoever reads the log back knows which append it belongs to.
  */
+
 import { writeSync } from 'node:fs'
 import { decodeBlock } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import { ERRORS, toTidemarkError } from '../../src/errors.ts'
 import { Follower } from '../../src/log/follow.ts'
 import { openLog } from '../../src/log/open.ts'
+import { dice } from './dice.ts'
 
 const [dir, workers, seed, startAt] = [
   process.argv[2]!,
@@ -26,14 +28,7 @@ const tell = (line: unknown): void => {
   writeSync(1, `${JSON.stringify(line)}\n`)
 }
 
-let state = seed >>> 0
-/** Small, seeded, good enough to mix a load (mulberry32). */
-function random(below: number): number {
-  state = (state + 0x6d2b79f5) >>> 0
-  let t = Math.imul(state ^ (state >>> 15), state | 1)
-  t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-  return ((t ^ (t >>> 14)) >>> 0) % below
-}
+const random = dice(seed)
 
 /** A log that does not open, or does not close, is told by its code, and by the exit code of that. */
 function refuse(what: 'refused' | 'notClosed', error: unknown): never {

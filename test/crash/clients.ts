@@ -3,8 +3,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Tidemark } from '../../src/client/client.ts'
 import { hasCode, type Problem } from '../../src/errors.ts'
 import type { AppendedJson, CursorJson, EventJson, PageJson } from '../../src/wire.ts'
+import { dice } from './dice.ts'
 import type { AppendCall, Call, Place, Seen } from './history.ts'
-import { randomOf } from './script.ts'
 
 /** What the clients of one history share. */
 export interface World {
@@ -62,7 +62,7 @@ interface Habits {
 
 /** Appends one after the other over HTTP: to one channel, or to all of its channels at once. */
 export async function producer(world: World, { who, channels, keyed, expects }: Habits): Promise<void> {
-  const random = randomOf(world.seed + hash(who))
+  const random = dice(world.seed + hash(who))
   for (let n = 0; !world.over.aborted; n++) {
     const id = `${who}-${n}`
     const key = random(100) < keyed * 100 ? id : undefined
@@ -120,7 +120,7 @@ const placeOf = ({ channel, epoch, first, last }: AppendedJson): Place => ({ cha
 
 /** Appends through the client, several on their way at once; it sends each until it is answered. */
 export async function pipeliner(world: World, who: string, channel: string, client: Tidemark): Promise<void> {
-  const random = randomOf(world.seed + hash(who))
+  const random = dice(world.seed + hash(who))
   const under = new Set<Promise<void>>()
   for (let n = 0; !world.over.aborted; n++) {
     const id = `${who}-${n}`
@@ -142,7 +142,7 @@ export async function pipeliner(world: World, who: string, channel: string, clie
 
 /** Pages of a channel over HTTP, from anywhere; with `wait`, long polls at the head. */
 export async function reader(world: World, who: string, channel: string, wait: boolean): Promise<void> {
-  const random = randomOf(world.seed + hash(who))
+  const random = dice(world.seed + hash(who))
   while (!world.over.aborted) {
     const head = world.heads.get(channel) ?? 0
     const after = wait ? head : Math.max(0, head - random(40))
@@ -195,7 +195,7 @@ async function commitThrough(
 
 /** Follows over server-sent events, coming back with the last id that it had. */
 export async function listener(world: World, who: string, channel: string): Promise<void> {
-  const random = randomOf(world.seed + hash(who))
+  const random = dice(world.seed + hash(who))
   let id: string | undefined
   while (!world.end.aborted) {
     try {
@@ -234,7 +234,7 @@ function hear(world: World, who: string, channel: string, message: string): stri
 
 /** Commits over HTTP, forward and back, and looks at the cursor. */
 export async function committer(world: World, who: string, channel: string, habit: string): Promise<void> {
-  const random = randomOf(world.seed + hash(habit))
+  const random = dice(world.seed + hash(habit))
   while (!world.over.aborted) {
     const start = now()
     const path = `channels/${channel}/cursors/${who}`

@@ -7,9 +7,9 @@ import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Actor, Ledger } from './actor.ts'
+import { dice } from './dice.ts'
 import { Judge } from './judge.ts'
 import { acknowledged, DEEDS_OF_A_LIFE, hold } from './kill.ts'
-import { randomOf } from './script.ts'
 import { type FaultClass, NOTHING } from './tally.ts'
 
 const HOUR_S = 3_600
@@ -45,7 +45,7 @@ export const clock: FaultClass = {
     return Number(said) < Date.now() - 900_000_000 ? undefined : 'a libfaketime that moves the clock of node'
   },
   async cycle(seed, dir) {
-    const random = randomOf(seed)
+    const random = dice(seed)
     const [ledger, time, log] = [new Ledger(), clockIn(dir), join(dir, 'log')]
     const judge = new Judge(ledger)
     for (let life = 0; life < LIVES; life++) {

@@ -7,8 +7,8 @@ import { decodeBlock } from '../../src/block.ts'
 import { connect } from '../../src/client/node.ts'
 import { openLog } from '../../src/log/open.ts'
 import { committer, follower, listener, pipeliner, producer, reader, type World } from './clients.ts'
+import { dice } from './dice.ts'
 import { type Broken, check, type Final } from './history.ts'
-import { randomOf } from './script.ts'
 import { Server } from './server.ts'
 import { type FaultClass, NOTHING, retries, type Tally } from './tally.ts'
 import { mustHold } from './verdict.ts'
@@ -40,7 +40,7 @@ export const histories: FaultClass = {
 }
 
 async function live(seed: number, server: Server): Promise<World> {
-  const random = randomOf(seed)
+  const random = dice(seed)
   const [over, end] = [new AbortController(), new AbortController()]
   const shared = { calls: [], heads: new Map(), followed: new Map(), appends: { answered: 0, retried: 0 } }
   const world: World = { url: server.url, seed, over: over.signal, end: end.signal, ...shared }

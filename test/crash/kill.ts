@@ -5,8 +5,8 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { openLog } from '../../src/log/open.ts'
 import { Actor, Ledger, type Placed } from './actor.ts'
+import { dice } from './dice.ts'
 import { Judge } from './judge.ts'
-import { randomOf } from './script.ts'
 import { add, type FaultClass, NOTHING, type Tally } from './tally.ts'
 import { mustHold } from './verdict.ts'
 
@@ -32,7 +32,7 @@ export const kill: FaultClass = {
 }
 
 async function oneKill(seed: number, life: number, dir: string, ledger: Ledger, judge: Judge): Promise<Tally> {
-  const random = randomOf(seed * KILLS + life)
+  const random = dice(seed * KILLS + life)
   const first = ((seed % 1e6) * KILLS + life) * DEEDS_OF_A_LIFE
   const actor = new Actor(ledger, { dir, workers: WORKERS, first, logOptions: LOG_OPTIONS })
   try {

@@ -12,7 +12,7 @@ import { type ErrorCode, hasCode, toTidemarkError } from '../../src/errors.ts'
 import { Follower, infoOrNone } from '../../src/log/follow.ts'
 import type { Log } from '../../src/log/log.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
-import { randomOf } from './script.ts'
+import { dice } from './dice.ts'
 import { type FaultClass, NOTHING } from './tally.ts'
 import { unmount } from './volume.ts'
 
@@ -231,7 +231,7 @@ const bodyOf = (first: number, count: number) =>
 
 /** A log that went on after it was copied, and another one. Event seq holds the number seq. */
 async function stage(seed: number, dir: string) {
-  const random = randomOf(seed)
+  const random = dice(seed)
   const scene: Scene = { log: join(dir, 'log'), old: join(dir, 'old'), other: join(dir, 'other') }
   let head = 0
   const goOn = async (path: string): Promise<{ epoch: string; head: number }> => {

@@ -2,7 +2,9 @@
  * What the mixed load does. Deed number n is a function of n alone, its bodies byte for byte, so that whoever reads a
  * log back knows what must stand there, and whoever retries an append sends it as it was sent.
  */
+
 import { type Body, encodeBody } from '../../src/body.ts'
+import { dice } from './dice.ts'
 
 export type Deed =
   | {
@@ -27,19 +29,8 @@ export const CLIENTS = ['web-1', 'web-2', 'web-3']
 /** Channels in which cursors are kept. */
 export const FOLLOWED = ['kept/a', TRIMMED]
 
-/** Seeded numbers below a bound; small, and good enough to mix a load (mulberry32). */
-export function randomOf(seed: number): (below: number) => number {
-  let state = (Math.imul(seed % 2 ** 32, 0x9e3779b1) ^ Math.floor(seed / 2 ** 32)) >>> 0
-  return (below) => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return Math.floor((((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * below)
-  }
-}
-
 export function deedOf(n: number): Deed {
-  const random = randomOf(n)
+  const random = dice(n)
   const kind = random(1_000)
   if (kind < 4) return { do: 'reopen' }
   if (kind < 16) return { do: 'delete' }
@@ -61,7 +52,7 @@ export function deedOf(n: number): Deed {
 
 /** The data of event i of an append in one channel. */
 export function dataOf(n: number, channel: string, i: number, of: number): Buffer {
-  const pad = 'x'.repeat(randomOf(n * 1_000 + i)(300))
+  const pad = 'x'.repeat(dice(n * 1_000 + i)(300))
   return Buffer.from(JSON.stringify({ n, i, of, channel, pad }))
 }
 
