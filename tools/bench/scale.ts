@@ -19,6 +19,10 @@ export interface Scale {
   readonly stored: number
   /** Idle sockets of W5. */
   readonly idle: readonly number[]
+  /** W7: clients that wait in a long poll, events a second, channels of one request to `/v1/poll`. */
+  readonly waiting: number
+  readonly waitingRate: number
+  readonly polledChannels: number
 }
 
 export const FULL: Scale = {
@@ -34,6 +38,9 @@ export const FULL: Scale = {
   stalled: 1_000,
   stored: 1_000_000,
   idle: [1_000, 5_000],
+  waiting: 1_000,
+  waitingRate: 10,
+  polledChannels: 10,
 }
 
 /** Shows that everything runs and counts; its figures mean nothing. */
@@ -50,4 +57,7 @@ export const QUICK: Scale = {
   stalled: 20,
   stored: 20_000,
   idle: [50],
+  waiting: 20,
+  waitingRate: 50,
+  polledChannels: 3,
 }
