@@ -113,6 +113,77 @@ export interface CursorJson {
   time: string
 }
 
+// ── What a watching page is told ─────────────────────────────────────────────────────────────────────────────────
+
+/** Counters since the server's start, and states of now: two answers make a rate. */
+export interface FiguresJson {
+  /** The clock that rates are made with, ms. */
+  at: number
+  startedAt: string
+  state: string
+  reason?: string
+  streamer: 'on' | 'off'
+  appends: number
+  appendedEvents: number
+  appendedBytes: number
+  deliveredEvents: number
+  deliveredBytes: number
+  failures: number
+  groups?: GroupsJson
+  followers: { poll: number; sse: number; stream: number }
+  connections: number
+  sockets: number
+  pendingAppends: number
+  pendingBytes: number
+  memory: number
+  disk?: { free: number; size: number; used: number }
+}
+
+/** Writes of the log with their fsync. */
+export interface GroupsJson {
+  seconds: number
+  count: number
+  changes: number
+  bytes: number
+  /** Seconds, and how many writes took up to each; the last count is of those beyond all bounds. */
+  bounds: readonly number[]
+  counts: readonly number[]
+}
+
+/** The channels whose heads moved most between two looks at all of them. */
+export interface HeadsJson {
+  at: number
+  /** ms since the look before; 0 at the first one, which tells no rates. */
+  over: number
+  channels: number
+  complete: boolean
+  heads: { channel: string; head: number; trimmed: number; rate: number }[]
+}
+
+export interface WorstCursorsJson {
+  cursors: CursorJson[]
+  found: number
+  complete: boolean
+}
+
+export interface ConnectionJson {
+  address: string
+  /** `idle`: nothing is under way on it. */
+  door: 'stream' | 'sse' | 'poll' | 'http' | 'idle'
+  client: string | null
+  subscriptions: number
+  /** Bytes that the other side has not taken. */
+  waiting: number
+  since: string
+}
+
+/** A setting as it was given, and where. */
+export interface SettingJson {
+  name: string
+  value: string
+  from: string
+}
+
 /** One channel of a `/v1/poll` answer. */
 export type PollPageJson =
   | (Omit<PageJson, 'epoch'> & { epoch: string | null; gap?: { after: number; trimmed: number }; reset?: true })

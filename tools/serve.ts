@@ -2,7 +2,7 @@ import { resolve } from 'node:path'
 import closeWithGrace from 'close-with-grace'
 import type { Command } from 'commander'
 import { type Logger, pino } from 'pino'
-import type { Settings } from '../src/config.ts'
+import { type Config, flagOf, type SettingName, type Settings } from '../src/config.ts'
 import { TidemarkError } from '../src/errors.ts'
 import type { Log } from '../src/log/log.ts'
 import { version } from '../src/server/home.ts'
@@ -14,6 +14,25 @@ import type { Terminal } from './terminal.ts'
 /** A stop that takes longer is cut, ms; what was answered is on disk by then. */
 const STOP_MS = 9_500
 
+const SERVED: readonly SettingName[] = [
+  'host',
+  'port',
+  'data',
+  'create',
+  'engine',
+  'path',
+  'origin',
+  'hostName',
+  'createChannels',
+  'heartbeat',
+  'idWindow',
+  'tailBytes',
+  'minFree',
+  'logLevel',
+  'acceptCopy',
+  'acceptDataLoss',
+]
+
 export const serveCommand = (terminal: Terminal): Command =>
   command(
     {
@@ -24,24 +43,7 @@ export const serveCommand = (terminal: Terminal): Command =>
         'Ctrl-C stops it: polls are answered, sockets closed with a hint when to come back, no answered append is lost; ' +
         'a second signal ends it at once. Without keys it listens on loopback only, and everybody who can reach it ' +
         'there may do everything.',
-      settings: [
-        'host',
-        'port',
-        'data',
-        'create',
-        'engine',
-        'path',
-        'origin',
-        'hostName',
-        'createChannels',
-        'heartbeat',
-        'idWindow',
-        'tailBytes',
-        'minFree',
-        'logLevel',
-        'acceptCopy',
-        'acceptDataLoss',
-      ],
+      settings: SERVED,
       examples: [
         ['tidemark serve', 'on http://127.0.0.1:7070, the log in data/log'],
         ['tidemark serve --port 8080 --data /var/lib/tidemark', 'elsewhere'],
@@ -53,7 +55,7 @@ export const serveCommand = (terminal: Terminal): Command =>
   )
 
 /** Serves until a signal ends the process; returns when it is serving. */
-export async function serve({ settings, terminal }: Run): Promise<void> {
+export async function serve({ settings, config, terminal }: Run): Promise<void> {
   const journal = new Journal((why) => terminal.say(`tidemark: log lines are lost, stdout does not take them (${why})`))
   const logger = pino(
     {
@@ -64,7 +66,7 @@ export async function serve({ settings, terminal }: Run): Promise<void> {
     },
     journal,
   )
-  const { log, server } = await start(settings, logger)
+  const { log, server } = await start(settings, config, logger)
   // Before anybody is told that it serves: who knows may ask it to stop.
   closeWithGrace(
     {
@@ -98,7 +100,7 @@ export async function serve({ settings, terminal }: Run): Promise<void> {
  * Opens the log and the server over it.
  * @throws what openLog and startServer throw; nothing is left open then.
  */
-async function start(settings: Settings, logger: Logger): Promise<{ log: Log; server: RunningServer }> {
+async function start(settings: Settings, config: Config, logger: Logger): Promise<{ log: Log; server: RunningServer }> {
   if (settings.engine !== 'level')
     throw new TidemarkError('wrong-config', `The engine ${settings.engine} is not supported yet: use level`)
   // Loaded here, so that the other commands start without them.
@@ -125,10 +127,28 @@ async function start(settings: Settings, logger: Logger): Promise<{ log: Log; se
     onNotice: (level, message, facts) => logger[level](facts, message),
   })
   try {
-    const server = await startServer(log, { ...about, logger, groupFigures })
+    const server = await startServer(log, {
+      ...about,
+      logger,
+      groupFigures,
+      dir: resolve(settings.data),
+      shown: shownOf(config),
+    })
     return { log, server }
   } catch (error) {
     await log.close()
     throw error
   }
 }
+
+/** The settings of a server as they were given, an address without what may stand in it for a password. */
+const shownOf = ({ origins }: Config) =>
+  SERVED.map((name) => {
+    const { source, where, value } = origins[name]
+    const text = Array.isArray(value) ? value.join(', ') : String(value ?? '')
+    return {
+      name: flagOf(name),
+      value: text.replaceAll(/\/\/[^/@\s]*@/g, '//…@'),
+      from: where === undefined ? source : `${source} ${where}`,
+    }
+  })

@@ -20,7 +20,8 @@ export interface ConnectionsOptions {
 export class Connections {
   readonly #server: Server
   readonly #options: ConnectionsOptions
-  readonly #open = new Set<Socket>()
+  /** With when each was opened, ms since 1970. */
+  readonly #open = new Map<Socket, number>()
   /** Connections with something not taken: how much was, and since when that has not changed. Longest stalled first. */
   readonly #stalled = new Map<Socket, { readonly taken: number; readonly since: number }>()
   readonly #sweeper: NodeJS.Timeout
@@ -31,7 +32,7 @@ export class Connections {
     server.on('connection', (socket: Socket) => {
       // One that offered another protocol is told of again.
       if (this.#open.has(socket)) return
-      this.#open.add(socket)
+      this.#open.set(socket, Date.now())
       socket.once('close', () => {
         this.#open.delete(socket)
         this.#stalled.delete(socket)
@@ -44,11 +45,22 @@ export class Connections {
     return this.#open.size
   }
 
+  /** Those with most that is not taken first, then the oldest; and when each was opened, ms since 1970. */
+  list(limit: number): [socket: Socket, since: number][] {
+    const waiting = [...this.#open].filter(([socket]) => socket.writableLength > 0)
+    const listed = waiting.sort(([a], [b]) => b.writableLength - a.writableLength).slice(0, limit)
+    for (const entry of this.#open) {
+      if (listed.length === limit) break
+      if (entry[0].writableLength === 0) listed.push(entry)
+    }
+    return listed
+  }
+
   /** Who does not take an answer holds its memory: for so long, and no more than all may hold together. */
   #cutStalled(): void {
     const now = performance.now()
     let unsent = 0
-    for (const socket of this.#open) {
+    for (const socket of this.#open.keys()) {
       const { writableLength } = socket
       if (writableLength === 0 || this.#options.upgraded(socket)) {
         this.#stalled.delete(socket)
@@ -106,7 +118,7 @@ export class Connections {
     let cut = 0
     const sweep = setInterval(() => {
       const late = performance.now() - started >= STOP_MS
-      for (const socket of this.#open) {
+      for (const socket of this.#open.keys()) {
         const { bytesRead } = socket
         if (late) cut++
         else if (this.#options.busy(socket) || received.get(socket) !== bytesRead) {

@@ -45,6 +45,11 @@ export class Following implements Turn {
     this.#session = session
   }
 
+  /** Channels that are followed. */
+  get size(): number {
+    return this.#subscriptions.size
+  }
+
   // ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** Until `subscribed` is told, an older subscription to the channel goes on. @throws bad-request, too-many, … */

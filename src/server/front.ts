@@ -8,6 +8,7 @@ import { performance } from 'node:perf_hooks'
 import type { Duplex } from 'node:stream'
 import { TidemarkError, toProblem } from '../errors.ts'
 import { mediaType } from '../event.ts'
+import type { ConnectionJson } from '../wire.ts'
 import type { Access } from './access.ts'
 import { allowOrigin, answerPreflight, isPreflight } from './cors.ts'
 import { type Doors, retryAfter } from './doors.ts'
@@ -160,6 +161,15 @@ export class Front {
   busy(socket: Socket): boolean {
     const res = this.#answers.get(socket)
     return (res !== undefined && !res.writableFinished && !res.destroyed) || this.upgraded(socket)
+  }
+
+  /** The door that a connection is at now. */
+  doorOf(socket: Socket): ConnectionJson['door'] {
+    if (this.upgraded(socket)) return 'stream'
+    const req = this.#underWay(socket)?.req
+    if (req === undefined) return 'idle'
+    if (req.headers.accept?.includes('text/event-stream')) return 'sse'
+    return /^\/v1\/poll$|[?&]wait=/.test(req.url!) ? 'poll' : 'http'
   }
 
   upgraded(socket: Socket): boolean {

@@ -5,6 +5,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, type Metric, Registry } from 'prom-client'
 import type { ErrorCode } from '../errors.ts'
 import type { Log } from '../log/log.ts'
+import type { FiguresJson, GroupsJson } from '../wire.ts'
 
 /** Ways in: an HTTP append, an append on a socket. */
 export type AppendDoor = 'http' | 'stream'
@@ -18,6 +19,19 @@ const STATES = ['ok', 'reopening', 'full', 'read-only', 'closed'] as const
 const APPEND_SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]
 /** Upper bounds, events of one append. */
 const APPEND_EVENTS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000]
+
+/** Of the figures, what is counted here. */
+type CountedJson = Pick<
+  FiguresJson,
+  | 'appends'
+  | 'appendedEvents'
+  | 'appendedBytes'
+  | 'deliveredEvents'
+  | 'deliveredBytes'
+  | 'failures'
+  | 'groups'
+  | 'followers'
+>
 
 /** Upper bounds, appends and other changes that shared one write. */
 const GROUP_TASKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000]
@@ -47,6 +61,20 @@ export class GroupFigures {
     this.#bytes.inc(bytes)
   }
 
+  async figures(): Promise<GroupsJson> {
+    const [times, tasks, bytes] = await Promise.all([this.#seconds, this.#tasks, this.#bytes].map(valuesOf))
+    const named = (values: Values, name: string) => values.filter(({ metricName }) => metricName?.endsWith(name))
+    const upTo = named(times!, '_bucket').map(({ value }) => value)
+    return {
+      seconds: total(named(times!, '_sum')),
+      count: total(named(times!, '_count')),
+      changes: total(named(tasks!, '_sum')),
+      bytes: total(bytes!),
+      bounds: APPEND_SECONDS,
+      counts: upTo.map((count, i) => count - (upTo[i - 1] ?? 0)),
+    }
+  }
+
   register(registry: Registry): void {
     for (const metric of [this.#seconds, this.#tasks, this.#bytes]) registry.registerMetric(metric as Metric)
   }
@@ -58,6 +86,7 @@ const perDoor = <Door extends string, Child>(doors: readonly Door[], child: (doo
 /** One per server, with a registry of its own. The doors tell it what they did; it is cheap enough for hot calls. */
 export class Metrics {
   readonly #registry = new Registry()
+  readonly #groupFigures: GroupFigures | undefined
   readonly #failures: Counter<'door' | 'code'>
   readonly #appends: Record<AppendDoor, (events: number, bytes: number, seconds: number) => void>
   readonly #deliveries: Record<ReadDoor, (events: number, bytes: number) => void>
@@ -66,6 +95,7 @@ export class Metrics {
   constructor(log: Log, version = '0', groupFigures?: GroupFigures) {
     const registers = [this.#registry]
     groupFigures?.register(this.#registry)
+    this.#groupFigures = groupFigures
     const build = { name: 'tidemark_build_info', help: 'The version that runs, always 1', labelNames: ['version'] }
     new Gauge({ ...build, registers }).set({ version }, 1)
     collectDefaultMetrics({ register: this.#registry })
@@ -151,11 +181,41 @@ export class Metrics {
     this.#failures.inc({ door, code })
   }
 
+  /** What a watching page makes its charts of. */
+  async figures(): Promise<CountedJson> {
+    const sum = async (name: string) => total(await valuesOf(this.#registry.getSingleMetric(`tidemark_${name}`)))
+    const [appends, appendedEvents, appendedBytes, deliveredEvents, deliveredBytes, failures, followers, groups] =
+      await Promise.all([
+        sum('appends_total'),
+        sum('appended_events_total'),
+        sum('appended_bytes_total'),
+        sum('delivered_events_total'),
+        sum('delivered_bytes_total'),
+        sum('failures_total'),
+        valuesOf(this.#registry.getSingleMetric('tidemark_followers')),
+        this.#groupFigures?.figures(),
+      ])
+    const following = (door: ReadDoor) =>
+      total(followers.filter(({ labels }) => (labels as { door: ReadDoor }).door === door))
+    return {
+      ...{ appends, appendedEvents, appendedBytes, deliveredEvents, deliveredBytes, failures },
+      ...(groups && { groups }),
+      followers: perDoor(READ_DOORS, following),
+    }
+  }
+
   /** The Prometheus text and its content type. */
   async text(): Promise<{ text: string; contentType: string }> {
     return { text: await this.#registry.metrics(), contentType: this.#registry.contentType }
   }
 }
+
+/** The values of a metric. */
+type Values = readonly { readonly value: number; readonly metricName?: string; readonly labels: object }[]
+
+const valuesOf = async (metric: unknown): Promise<Values> => (await (metric as Metric).get()).values
+
+const total = (values: Values): number => values.reduce((sum, { value }) => sum + value, 0)
 
 /** Gauges that ask the log when they are read. */
 function watchLog(log: Log, registers: Registry[]): void {

@@ -37,7 +37,7 @@ const word = <Schema extends z.ZodType>(schema: Schema, check: (value: unknown) 
   })
 
 /** A whole number in a query. */
-const digits = (least: number, most: number, or: number) =>
+export const digits = (least: number, most: number, or: number) =>
   z
     .string()
     .regex(/^\d{1,16}$/, 'is a whole number')
@@ -60,7 +60,7 @@ export const Epoch = word(z.string().max(32), checkEpoch).meta({
   description: "The life of a channel's history, opaque",
 })
 export const Seq = word(z.number(), checkSeq).meta({ type: 'integer', minimum: 0, maximum: SEQ_MAX })
-const Time = z.string().meta({ format: 'date-time', description: 'RFC 3339, UTC, with milliseconds' })
+export const Time = z.string().meta({ format: 'date-time', description: 'RFC 3339, UTC, with milliseconds' })
 const After = word(z.union([z.number(), z.string()]), checkPosition).meta({
   description: 'A seq, or `earliest`, `head`, `head-50`, `time:<RFC 3339>`: the events after it',
   examples: [41, 'head'],

@@ -3,7 +3,9 @@ import { setMaxListeners } from 'node:events'
 import { createServer } from 'node:http'
 import { type Logger, pino } from 'pino'
 import { TidemarkError } from '../errors.ts'
+import { formatTime } from '../event.ts'
 import type { Log } from '../log/log.ts'
+import type { SettingJson } from '../wire.ts'
 import { Access, isLoopback } from './access.ts'
 import { makeApp } from './app.ts'
 import { Connections, openWithoutKeys } from './connections.ts'
@@ -47,6 +49,10 @@ export interface ServerOptions {
   readonly retryWindow?: number
   /** Figures of the log's writes, for `/metrics`. */
   readonly groupFigures?: GroupFigures
+  /** Settings as they were given, to be shown to who watches: never a secret. */
+  readonly shown?: readonly SettingJson[]
+  /** Where the log lies, to tell how full its disk is. */
+  readonly dir?: string
   /** The browser client that `/client.js` gives out. Default: as built, dist/client.js. */
   readonly clientFile?: string
   /** Checks every answer against its schema; for tests. */
@@ -137,7 +143,23 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     checkAnswers: options.checkAnswers ?? false,
   })
   addRoutes(app, doors, {
-    open: { connections: () => connections.count, sockets: () => streamer.sockets },
+    watched: {
+      connections: () => connections.count,
+      sockets: () => streamer.sockets,
+      countDelivered: () => streamer.countDelivered(),
+      openConnections: (limit) =>
+        connections.list(limit).map(([socket, since]) => ({
+          address: `${socket.remoteAddress}:${socket.remotePort}`,
+          door: front.doorOf(socket),
+          ...streamer.about(socket),
+          waiting: socket.writableLength,
+          since: formatTime(since),
+        })),
+      url: () => url + path,
+      settings: options.shown ?? [],
+      dir: options.dir,
+      connectionsMax: server.maxConnections,
+    },
     clientFile: options.clientFile ?? CLIENT_FILE,
   })
   await app.ready()

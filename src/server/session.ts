@@ -95,6 +95,11 @@ export class Session {
     return this.#state === 'open'
   }
 
+  /** The name that hello gave. */
+  get client(): string | null {
+    return this.#client
+  }
+
   /** The name of this socket's client. @throws bad-request when hello gave none */
   needClient(): string {
     return this.#client ?? refuse('This socket has no client: hello gives its name', { field: 'client' })

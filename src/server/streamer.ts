@@ -107,6 +107,12 @@ export class Streamer implements Host {
     return this.#sessions.size
   }
 
+  /** What there is to tell of a connection that became a socket. */
+  about(socket: Duplex): { client: string | null; subscriptions: number } {
+    const session = (socket as Duplex & Held)[SESSION]
+    return { client: session?.client ?? null, subscriptions: session?.following.size ?? 0 }
+  }
+
   /** Takes over an upgrade whose access was checked. @throws bad-request for a handshake that is none */
   upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
     this.#server.handleUpgrade(req, socket, head, (ws) => this.#open(ws as StreamSocket, socket))
@@ -178,6 +184,11 @@ export class Streamer implements Host {
     const now = clock()
     for (const session of this.#sessions.keys()) session.sweep(now, this.#tick)
     this.backlog.sweep()
+    this.countDelivered()
+  }
+
+  /** Deliveries are counted together, once a sweep or when somebody asks. */
+  countDelivered(): void {
     const { events, bytes } = this.#delivered
     if (bytes === 0) return
     this.#delivered = { events: 0, bytes: 0 }

@@ -1,0 +1,135 @@
+/**
+ * Looks over all channels, for who watches: the heads that move most and the cursors that lag most. A look is bounded
+ * in channels, cursors and time, goes on beside the doors, and is shared by all who ask at about the same time.
+ */
+import { sameHistory } from '../event.ts'
+import type { ChannelInfo, Log } from '../log/log.ts'
+import type { CursorJson, HeadsJson, WorstCursorsJson } from '../wire.ts'
+import { cursorJson } from './cursors.ts'
+
+/** Most channels of one look: fewer than the log keeps in memory, so that looking drives out none in use. */
+export const SURVEYED_CHANNELS_MAX = 15_000
+/** Most cursors of one look. */
+export const SURVEY_CURSORS_MAX = 50_000
+/** A look at all cursors ends after this, ms. */
+const SURVEY_MS = 2_000
+/** A look is given out again for so long, ms, and for so many times what it took. */
+const FRESH_MS = 4_000
+const REST = 10
+/** Heads that nobody asked for during this are forgotten, ms. */
+const FORGET_MS = 60_000
+
+/** The last look, for all who ask while it is fresh; one at a time. */
+class Look<Found> {
+  #found: Promise<Found> | undefined
+  #freshUntil = 0
+
+  at(look: () => Promise<Found>): Promise<Found> {
+    if (this.#found !== undefined && performance.now() < this.#freshUntil) return this.#found
+    const started = performance.now()
+    const found = look()
+    this.#found = found
+    this.#freshUntil = Number.POSITIVE_INFINITY
+    const over = () => {
+      const took = performance.now() - started
+      this.#freshUntil = started + Math.max(FRESH_MS, took * REST)
+    }
+    found.then(over, () => {
+      this.#freshUntil = 0
+    })
+    return found
+  }
+}
+
+export class Survey {
+  readonly #log: Log
+  readonly #headsLook = new Look<HeadsJson>()
+  readonly #cursorsLook = new Look<WorstCursorsJson>()
+  #heads = new Map<string, { readonly epoch: string; readonly head: number }>()
+  #headsAt = 0
+  #forgetting: NodeJS.Timeout | undefined
+
+  constructor(log: Log) {
+    this.#log = log
+  }
+
+  /** @param most rows of any answer: what a caller asks for is cut from them */
+  async heads(limit: number, most: number): Promise<HeadsJson> {
+    clearTimeout(this.#forgetting)
+    this.#forgetting = setTimeout(() => this.#heads.clear(), FORGET_MS).unref()
+    const looked = await this.#headsLook.at(() => this.#lookAtHeads(most))
+    return { ...looked, heads: looked.heads.slice(0, limit) }
+  }
+
+  async #lookAtHeads(most: number): Promise<HeadsJson> {
+    const before = this.#heads
+    const at = performance.now()
+    const over = before.size === 0 ? 0 : at - this.#headsAt
+    const heads: typeof before = new Map()
+    const moved = new Worst<HeadsJson['heads'][number]>(most, (a, b) => b.rate - a.rate)
+    let complete = true
+    for await (const { channel, epoch, head, trimmed } of this.#log.channels('')) {
+      if (heads.size === SURVEYED_CHANNELS_MAX) {
+        complete = false
+        break
+      }
+      heads.set(channel, { epoch, head })
+      const known = before.get(channel)
+      const from = known !== undefined && sameHistory(known.epoch, epoch) ? known.head : 0
+      if (over > 0 && head > from) moved.add({ channel, head, trimmed, rate: ((head - from) * 1_000) / over })
+    }
+    this.#heads = heads
+    this.#headsAt = at
+    return { at, over, channels: heads.size, complete, heads: moved.sorted() }
+  }
+
+  /** The cursors that lag most, of one channel or of all. @throws no-channel */
+  async cursors(limit: number, most: number, channel?: string): Promise<WorstCursorsJson> {
+    const looked =
+      channel === undefined
+        ? await this.#cursorsLook.at(async () => this.#lookAtCursors(this.#log.channels(''), most))
+        : await this.#lookAtCursors([await this.#log.info(channel)], most)
+    return { ...looked, cursors: looked.cursors.slice(0, limit) }
+  }
+
+  async #lookAtCursors(
+    channels: AsyncIterable<ChannelInfo> | readonly ChannelInfo[],
+    most: number,
+  ): Promise<WorstCursorsJson> {
+    const worst = new Worst<CursorJson>(most, (a, b) => b.lag - a.lag)
+    const until = performance.now() + SURVEY_MS
+    let found = 0
+    let looked = 0
+    for await (const info of channels) {
+      if (looked++ === SURVEYED_CHANNELS_MAX) return { cursors: worst.sorted(), found, complete: false }
+      for await (const cursor of this.#log.cursors({ channel: info.channel })) {
+        if (found === SURVEY_CURSORS_MAX) return { cursors: worst.sorted(), found, complete: false }
+        found++
+        worst.add(cursorJson(cursor, info))
+      }
+      if (performance.now() > until) return { cursors: worst.sorted(), found, complete: false }
+    }
+    return { cursors: worst.sorted(), found, complete: true }
+  }
+}
+
+/** The first `most` of any number, in an order. */
+class Worst<Row> {
+  readonly #most: number
+  readonly #order: (a: Row, b: Row) => number
+  #rows: Row[] = []
+
+  constructor(most: number, order: (a: Row, b: Row) => number) {
+    this.#most = most
+    this.#order = order
+  }
+
+  add(row: Row): void {
+    this.#rows.push(row)
+    if (this.#rows.length >= this.#most * 2) this.#rows = this.sorted()
+  }
+
+  sorted(): Row[] {
+    return this.#rows.sort(this.#order).slice(0, this.#most)
+  }
+}
