@@ -1,30 +1,22 @@
 /** The calls about the server itself: its state, its probes, its figures and the streamer's switch. */
-import { TidemarkError } from '../errors.ts'
-import { formatTime } from '../event.ts'
-import { type App, sendAsIs } from './app.ts'
+import { type App, asRoute, sendAsIs } from './app.ts'
 import type { Doors } from './doors.ts'
+import { live, ready, stateOf } from './probes.ts'
 import * as schemas from './schemas.ts'
 
-/** How soon a caller may ask again whether the server is ready, ms. */
-const READY_RETRY_MS = 1_000
-
-/** How many there are at this moment. */
-export interface OpenNow {
+/** What a server knows beside its doors. */
+export interface Running {
+  /** When the server was started. */
+  readonly startedAt: string
   /** Sockets included. */
   readonly connections: () => number
   readonly sockets: () => number
 }
 
-export function addAdmin(app: App, doors: Doors, open: OpenNow): void {
+export function addAdmin(app: App, doors: Doors, open: Running): void {
   const { log } = doors
   const tags = ['server']
-  const startedAt = Date.now()
-  const streamer = () => (doors.switch.on ? ('on' as const) : ('off' as const))
-  const about = () => ({
-    ...log.about,
-    state: doors.stopping.aborted ? 'stopping' : log.health().state,
-    streamer: streamer(),
-  })
+  const handler = asRoute(doors)
 
   app.get(
     '/v1/admin/status',
@@ -40,8 +32,8 @@ export function addAdmin(app: App, doors: Doors, open: OpenNow): void {
       const { reason, pendingAppends, pendingBytes } = log.health()
       return {
         server: doors.settings.server,
-        startedAt: formatTime(startedAt),
-        ...about(),
+        startedAt: open.startedAt,
+        ...stateOf(doors),
         ...(reason === undefined ? {} : { reason }),
         connections: open.connections(),
         sockets: open.sockets(),
@@ -94,7 +86,7 @@ export function addAdmin(app: App, doors: Doors, open: OpenNow): void {
         response: { 200: schemas.Live, default: schemas.Refusal },
       },
     },
-    async () => ({ live: true as const }),
+    handler(live),
   )
 
   app.get(
@@ -107,13 +99,7 @@ export function addAdmin(app: App, doors: Doors, open: OpenNow): void {
         response: { 200: schemas.Ready, default: schemas.Refusal },
       },
     },
-    async () => {
-      const facts = about()
-      if (facts.state === 'ok') return facts
-      const why =
-        log.health().reason ?? (facts.state === 'stopping' ? 'The server is stopping' : 'The log is not ready')
-      throw new TidemarkError('unavailable', why, { ...facts, retryAfter: READY_RETRY_MS })
-    },
+    handler(ready),
   )
 
   app.get(

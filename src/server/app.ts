@@ -22,6 +22,8 @@ import {
   type ZodTypeProvider,
 } from 'fastify-type-provider-zod'
 import { TidemarkError } from '../errors.ts'
+import type { Doors } from './doors.ts'
+import type { HotCall } from './front.ts'
 import { ALWAYS, readBody } from './http.ts'
 import { jsonFields, jsonValue } from './json.ts'
 import { JSON_BYTES_MAX } from './limits.ts'
@@ -42,6 +44,12 @@ export function sendAsIs(reply: unknown, type: string, payload: string | Buffer 
   return (reply as FastifyReply).type(type).send(payload)
 }
 
+/** A hot call as a handler. The front has taken it off before it could come here; if it does not, it is the same call. */
+export const asRoute = (doors: Doors) => (call: HotCall) => async (request: FastifyRequest, reply: FastifyReply) => {
+  reply.hijack()
+  await call(request.raw, reply.raw, doors)
+}
+
 export interface AppOptions {
   /** Answers a failure. */
   readonly fail: (req: IncomingMessage, res: ServerResponse, error: unknown) => void
@@ -58,6 +66,8 @@ export async function makeApp(options: AppOptions): Promise<App> {
     // It stands behind the front, which calls `app.routing`: this server never listens.
     serverFactory: () => createServer(),
     logger: false,
+    // Both compilers are set below: without these, those that it brings along would be loaded.
+    schemaController: { compilersFactory: { buildValidator: unasked, buildSerializer: unasked } },
     bodyLimit: JSON_BYTES_MAX,
     // Names are checked by their schemas, whose word is better than "not found".
     routerOptions: { maxParamLength: 2_048 },
@@ -111,6 +121,10 @@ export async function makeApp(options: AppOptions): Promise<App> {
     transformObject: (page) => completePage(jsonSchemaTransformObject(page) as OpenApiPage),
   })
   return app
+}
+
+const unasked = (): never => {
+  throw new Error('No compiler is made of schemas')
 }
 
 /** What is looked at of the OpenAPI page. */

@@ -1,5 +1,5 @@
 /** The calls of who watches the server: figures to make rates of, heads that move, cursors that lag, connections. */
-import { APPEND_EVENTS_MAX, BLOCK_BYTES_MAX, formatTime } from '../event.ts'
+import { APPEND_EVENTS_MAX, BLOCK_BYTES_MAX } from '../event.ts'
 import type { ConnectionJson, FiguresJson, SettingJson } from '../wire.ts'
 import type { App } from './app.ts'
 import { Disk } from './disk.ts'
@@ -11,6 +11,8 @@ import { Survey } from './survey.ts'
 
 /** What a server knows beside its doors. */
 export interface Watched {
+  /** When the server was started. */
+  readonly startedAt: string
   /** Sockets included. */
   readonly connections: () => number
   readonly sockets: () => number
@@ -30,7 +32,6 @@ export interface Watched {
 export function addFigures(app: App, doors: Doors, watched: Watched): void {
   const { log } = doors
   const tags = ['server']
-  const startedAt = formatTime(Date.now())
   const disk = watched.dir === undefined ? undefined : new Disk(watched.dir)
   const survey = new Survey(log)
 
@@ -50,7 +51,7 @@ export function addFigures(app: App, doors: Doors, watched: Watched): void {
       const { state, reason, pendingAppends, pendingBytes } = log.health()
       return {
         at: performance.now(),
-        startedAt,
+        startedAt: watched.startedAt,
         state: doors.stopping.aborted ? 'stopping' : state,
         ...(reason !== undefined && { reason }),
         streamer: doors.switch.on ? 'on' : 'off',

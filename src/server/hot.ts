@@ -1,31 +1,30 @@
 /**
- * The two hot calls, append and read, with their streams: taken off before the router, which costs more than they do.
- * The router knows them all the same, for `/openapi.json` and for `Allow`.
+ * What is taken off before the router, which costs more than these do: append and read with their streams, and the two
+ * probes. The router knows them all the same (events.ts, admin.ts), for `/openapi.json` and for `Allow`.
  */
 import type { IncomingMessage } from 'node:http'
-import type { FastifyReply, FastifyRequest } from 'fastify'
-import { TidemarkError } from '../errors.ts'
-import { JSON_TYPE } from '../event.ts'
-import type { App } from './app.ts'
 import { append } from './append.ts'
-import type { Doors } from './doors.ts'
 import type { HotCall } from './front.ts'
 import { wantsStream } from './http.ts'
+import { live, ready } from './probes.ts'
 import { read } from './read.ts'
-import * as schemas from './schemas.ts'
 import { stream } from './sse.ts'
 
 const CHANNELS = '/v1/channels/'
 const EVENTS = '/events'
 /** Several channels, as a stream only. */
 const ALL_EVENTS = '/v1/events'
+const PROBES: ReadonlyMap<string, HotCall> = new Map([
+  ['/readyz', ready],
+  ['/livez', live],
+])
 
 /** The hot call that a request is; undefined when it is none. @throws not-acceptable */
 export function hotCall(req: IncomingMessage): HotCall | undefined {
   const url = req.url!
   const mark = url.indexOf('?')
   const end = mark < 0 ? url.length : mark
-  if (!url.endsWith(EVENTS, end)) return undefined
+  if (!url.endsWith(EVENTS, end)) return req.method === 'GET' ? PROBES.get(url) : undefined
   if (end === ALL_EVENTS.length && url.startsWith(ALL_EVENTS)) return req.method === 'GET' ? stream : undefined
   // `/v1/channels/events` is a channel of that name.
   if (!url.startsWith(CHANNELS) || end <= CHANNELS.length + EVENTS.length) return undefined
@@ -33,93 +32,3 @@ export function hotCall(req: IncomingMessage): HotCall | undefined {
   if (req.method !== 'GET') return undefined
   return wantsStream(req) ? stream : read
 }
-
-/** Puts the hot calls on the OpenAPI page and into the table of methods. */
-export function addHotCalls(app: App, doors: Doors): void {
-  const tags = ['events']
-  /** The front has taken the call off before it could come here; if it ever does not, it is the same call. */
-  const handler = (call: HotCall) => async (request: FastifyRequest, reply: FastifyReply) => {
-    reply.hijack()
-    await call(request.raw, reply.raw, doors)
-  }
-  /** They check by themselves. */
-  const unchecked = { validatorCompiler: () => () => true, exposeHeadRoute: false } as const
-
-  app.post(
-    '/v1/channels/:channel/events',
-    {
-      ...unchecked,
-      schema: {
-        tags,
-        summary: 'Append to a channel',
-        description:
-          'One event or an atomic batch as JSON or MessagePack, any number as NDJSON; any other content type is one event whose data is the body, with `type`, `key` and `id` from the query. A retry under the same `Idempotency-Key` is answered as the first time, with status 200.',
-        params: schemas.ChannelPath,
-        querystring: schemas.AppendQuery,
-        headers: schemas.AppendHeaders,
-        body: schemas.AppendBody,
-        response: { 200: schemas.Appended, 201: schemas.Appended, default: schemas.Refusal },
-      },
-    },
-    handler(append),
-  )
-
-  app.get(
-    '/v1/channels/:channel/events',
-    {
-      ...unchecked,
-      schema: {
-        tags,
-        summary: 'Read a channel: poll, long poll or stream',
-        description:
-          'Events after a position. With `wait`, as soon as there is one. With `Accept: text/event-stream`, for ever. As MessagePack, `blocks` stands in place of `events`.',
-        params: schemas.ChannelPath,
-        querystring: schemas.ReadQuery,
-        response: {
-          200: {
-            content: {
-              [JSON_TYPE]: { schema: schemas.Page },
-              'application/x-ndjson': { schema: schemas.EventRead },
-              'application/msgpack': { schema: schemas.Bytes },
-              'text/event-stream': { schema: schemas.Lines },
-            },
-          },
-          default: schemas.Refusal,
-        },
-      },
-    },
-    handler(wantingRead),
-  )
-
-  app.get(
-    ALL_EVENTS,
-    {
-      ...unchecked,
-      schema: {
-        tags,
-        summary: 'Follow several channels in one stream',
-        querystring: schemas.StreamQuery,
-        response: { 200: { content: { 'text/event-stream': { schema: schemas.Lines } } }, default: schemas.Refusal },
-      },
-    },
-    handler(stream),
-  )
-
-  app.get(
-    '/v1/stream',
-    {
-      schema: {
-        tags,
-        summary: 'The WebSocket: many channels, appends and commits on one connection',
-        description: 'Subprotocols `tidemark.v1.json` and `tidemark.v1.msgpack`; PROTOCOL.md tells the messages.',
-        response: { 101: schemas.Nothing, default: schemas.Refusal },
-      },
-    },
-    async (_, reply) => {
-      reply.raw.setHeader('Upgrade', 'websocket')
-      throw new TidemarkError('bad-request', 'This address is a WebSocket')
-    },
-  )
-}
-
-const wantingRead: HotCall = (req, res, doors) => (wantsStream(req) ? stream : read)(req, res, doors)

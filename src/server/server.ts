@@ -1,13 +1,12 @@
 /** The server: one port for every door, from `listen` to a stop that loses nothing. */
 import { setMaxListeners } from 'node:events'
-import { createServer } from 'node:http'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { type Logger, pino } from 'pino'
 import { TidemarkError } from '../errors.ts'
 import { formatTime } from '../event.ts'
 import type { Log } from '../log/log.ts'
 import type { SettingJson } from '../wire.ts'
 import { Access, isLoopback } from './access.ts'
-import { makeApp } from './app.ts'
 import { Connections, openWithoutKeys } from './connections.ts'
 import type { Doors } from './doors.ts'
 import { logFailure } from './failure.ts'
@@ -16,7 +15,7 @@ import { CLIENT_FILE } from './home.ts'
 import { hotCall } from './hot.ts'
 import * as limits from './limits.ts'
 import { type GroupFigures, Metrics } from './metrics.ts'
-import { addRoutes } from './routes.ts'
+import { Router } from './router.ts'
 import { Streamer } from './streamer.ts'
 import { LogSwitch } from './switch.ts'
 
@@ -127,7 +126,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     doors,
     access,
     hot: hotCall,
-    route: (req, res) => app.routing(req, res),
+    route: (req, res) => router.route(req, res),
     upgrade: (req, socket, head) => streamer.upgrade(req, socket, head),
   })
   const connections = new Connections(server, {
@@ -136,42 +135,46 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     unsentBytes: options.unsentBytes ?? limits.UNSENT_BYTES_MAX,
     onStalled: () => metrics.failed('http', 'timeout'),
   })
-  const app = await makeApp({
-    fail: (req, res, error) => front.fail(req, res, error),
-    version,
-    path,
-    checkAnswers: options.checkAnswers ?? false,
-  })
-  addRoutes(app, doors, {
-    watched: {
-      connections: () => connections.count,
-      sockets: () => streamer.sockets,
-      countDelivered: () => streamer.countDelivered(),
-      openConnections: (limit) =>
-        connections.list(limit).map(([socket, since]) => ({
-          address: `${socket.remoteAddress}:${socket.remotePort}`,
-          door: front.doorOf(socket),
-          ...streamer.about(socket),
-          waiting: socket.writableLength,
-          since: formatTime(since),
-        })),
-      url: () => url + path,
-      settings: options.shown ?? [],
-      dir: options.dir,
-      connectionsMax: server.maxConnections,
-    },
-    clientFile: options.clientFile ?? CLIENT_FILE,
-  })
-  await app.ready()
+  const startedAt = formatTime(Date.now())
+  const fail = (req: IncomingMessage, res: ServerResponse, error: unknown) => front.fail(req, res, error)
+  const router = new Router(async () => {
+    const { makeRoutes } = await import('./routes.ts')
+    return makeRoutes(doors, {
+      fail,
+      version,
+      path,
+      checkAnswers: options.checkAnswers ?? false,
+      watched: {
+        startedAt,
+        connections: () => connections.count,
+        sockets: () => streamer.sockets,
+        countDelivered: () => streamer.countDelivered(),
+        openConnections: (limit) =>
+          connections.list(limit).map(([socket, since]) => ({
+            address: `${socket.remoteAddress}:${socket.remotePort}`,
+            door: front.doorOf(socket),
+            ...streamer.about(socket),
+            waiting: socket.writableLength,
+            since: formatTime(since),
+          })),
+        url: () => url + path,
+        settings: options.shown ?? [],
+        dir: options.dir,
+        connectionsMax: server.maxConnections,
+      },
+      clientFile: options.clientFile ?? CLIENT_FILE,
+    })
+  }, fail)
   front.attach(server)
 
-  const release = () => Promise.all([streamerSwitch.close(), app.close()])
+  const release = () => Promise.all([streamerSwitch.close(), router.close()])
   const { url, port } = await connections.listen(host, options.port ?? PORT).catch(async (error) => {
     connections.close()
     await Promise.all([streamer.close(), release()])
     throw error
   })
   logger.debug({ url: url + path }, 'Listening')
+  router.loadSoon((error) => doors.failed('http', error))
 
   const stop = async () => {
     logger.info('Stopping')

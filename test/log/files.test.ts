@@ -7,7 +7,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { headKey } from '../../src/log/level/keys.ts'
 import { Rows } from '../../src/log/level/merge.ts'
 import { damageIn, maskedCrc, scanLog, versionsOf } from '../../src/log/level/scan.ts'
-import { isSound, Table, versionsIn } from '../../src/log/level/table.ts'
+import { Table, versionsIn } from '../../src/log/level/table.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
 import { range, tempDir } from '../parts.ts'
 import { ALL, append, eventsOf, readAll, refusal, valueIn } from './reading.ts'
@@ -202,6 +202,33 @@ describe('the files of a level log', () => {
     }
   })
 
+  test('Blocks of rows are found without a look at the blocks of events between them', async () => {
+    const dir = tempDir()
+    const log = await opened(dir)
+    for (const i of range(1, 40)) {
+      await append(log, `a${i}`, [`${i} ${'x'.repeat(20_000)}`])
+      for (const of of ['first', 'second']) await log.commit(`${of}-${i}-${'y'.repeat(200)}`, `a${i}`, { seq: 1 })
+    }
+    await log.close()
+    await (await opened(dir)).close()
+    const table = new Table(filesOf(dir, '.ldb').at(-1)!)
+    const isEvent = (key: Uint8Array | undefined) => key?.[0] === 0x65
+    const beside = table.blocks.filter(({ before, upTo }) => !(isEvent(before) && isEvent(upTo)))
+    // On both sides of the events, and not all there are.
+    expect(beside.some(({ upTo }) => upTo[0]! < 0x65)).toBe(true)
+    expect(beside.some(({ upTo }) => upTo[0]! > 0x65)).toBe(true)
+    expect(table.blocks.length).toBeGreaterThan(beside.length + 20)
+    const found = new Table(table.path).blocksBeside(0x65)
+    expect(found).toEqual(expect.arrayContaining([...beside]))
+    expect(found.length).toBeLessThanOrEqual(beside.length + 1)
+    for (const first of [0x00, 0x63, 0x68, 0xff]) {
+      const kind = (key: Uint8Array | undefined) => key?.[0] === first
+      const rest = table.blocks.filter(({ before, upTo }) => !(kind(before) && kind(upTo)))
+      expect(new Table(table.path).blocksBeside(first)).toEqual(expect.arrayContaining([...rest]))
+    }
+    table.close()
+  })
+
   test('A flipped bit in the filter, by which LevelDB would not find a row that is there, is refused', async () => {
     const dir = await fill(true)
     const path = filesOf(dir, '.ldb').at(-1)!
@@ -222,7 +249,7 @@ describe('the files of a level log', () => {
     const path = filesOf(dir, '.ldb').at(-1)!
     const table = new Table(path)
     const events = table.blocks.filter(({ before, upTo }) => before?.[0] === 0x65 && upTo?.[0] === 0x65)
-    const sound = events.map((block) => isSound(table.read(block).content, block))
+    const sound = events.map((block) => table.isSound(block))
     table.close()
     expect(new Set(sound)).toEqual(new Set([true]))
     const bytes = readFileSync(path)

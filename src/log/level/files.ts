@@ -9,9 +9,9 @@
  */
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { isEventKey } from './keys.ts'
+import { EVENT_PREFIX, isEventKey } from './keys.ts'
 import { damageIn, isZero, type LogScan, Reader, scanLog, scanRecords } from './scan.ts'
-import { type DataBlock, isSound, Table } from './table.ts'
+import { type DataBlock, Table } from './table.ts'
 
 /** What is wrong with a file. */
 export interface FileFault {
@@ -154,10 +154,10 @@ export function faultsBeforeOpen(
     const table = new Table(join(dir, name))
     try {
       for (const fault of table.faults) faults.push({ file: name, ...fault })
-      for (const block of table.blocks) {
-        if (holdsEventsAlone(block) && !thorough) continue
-        const { content, isWhole } = table.read(block, holdsEventsAlone(block))
-        if (holdsEventsAlone(block) ? isWhole && isSound(content, block) : isWhole) continue
+      for (const block of thorough ? table.blocks : table.blocksBeside(EVENT_PREFIX)) {
+        const isAside = holdsEventsAlone(block)
+        if (isAside && !thorough) continue
+        if (isAside ? table.isSound(block) : table.isWhole(block)) continue
         faults.push({ file: name, offset: block.offset, what: 'a block can not be read' })
       }
     } finally {

@@ -52,8 +52,9 @@ export const blockRange = (channel: number, first: number, last = SEQ_MAX): Rang
   lte: blockKey(channel, last),
 })
 
-/** True for the key of a block of events. */
-export const isEventKey = (key: Uint8Array): boolean => key[0] === PREFIX.e
+/** With this byte begin the keys of blocks of events, and no others. */
+export const EVENT_PREFIX = PREFIX.e
+export const isEventKey = (key: Uint8Array): boolean => key[0] === EVENT_PREFIX
 
 export const lastOfBlockKey = (key: Uint8Array): number => getU64(key, 5)
 export const channelOfKey = (key: Uint8Array): number => getU32(key, 1)

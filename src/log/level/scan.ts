@@ -66,9 +66,19 @@ export interface Stretch {
   readonly to: number
 }
 
-export interface LogRecord {
+/** Its data is put together when it is asked for: who only wants to know that all is whole copies nothing. */
+export class LogRecord {
   readonly offset: number
-  readonly data: Uint8Array
+  readonly #parts: readonly Uint8Array[]
+
+  constructor(offset: number, parts: readonly Uint8Array[]) {
+    this.offset = offset
+    this.#parts = parts
+  }
+
+  get data(): Uint8Array {
+    return this.#parts.length === 1 ? this.#parts[0]! : Buffer.concat(this.#parts)
+  }
 }
 
 export interface LogScan {
@@ -126,13 +136,13 @@ export function scanRecords(
     const part = bytes.subarray(at + FRAGMENT_HEADER_BYTES, end)
     if (type === TYPE.whole || type === TYPE.first) {
       drop(at)
-      if (type === TYPE.whole) records.push({ offset: at, data: part })
+      if (type === TYPE.whole) records.push(new LogRecord(at, [part]))
       else open = { offset: at, parts: [part] }
     } else if (!open) spoil(at, end)
     else {
       open.parts.push(part)
       if (type === TYPE.last) {
-        records.push({ offset: open.offset, data: Buffer.concat(open.parts) })
+        records.push(new LogRecord(open.offset, open.parts))
         open = undefined
       }
     }

@@ -10,6 +10,8 @@ import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { getU32le, maskedCrc, Reader, RunningCrc, type Version } from './scan.ts'
 
 const FOOTER_BYTES = 48
+/** What is read of a table at once; its index takes about 30 KiB. */
+const END_BYTES = 64 * 1024
 const TRAILER_BYTES = 5
 /** Larger than any block: LevelDB ends one after 16 KiB, with a value of at most 960 KiB. */
 const BLOCK_BYTES_MAX = 2 * 1024 * 1024
@@ -38,8 +40,11 @@ export class Table {
   readonly path: string
   readonly size: number
   readonly #fd: number
-  /** Data blocks in the order of their keys; without a whole index, those that are found by their checksums. */
-  readonly blocks: readonly DataBlock[]
+  /** The end of the file: all but the data blocks, as a rule. */
+  readonly #end: Uint8Array | undefined
+  /** Undefined when it is damaged. */
+  readonly #index: Uint8Array | undefined
+  #blocks: readonly DataBlock[] | undefined
   /** What is wrong with footer, index, metaindex and filter. */
   readonly faults: readonly TableFault[]
 
@@ -50,6 +55,7 @@ export class Table {
     this.size = fstatSync(this.#fd).size
     const faults: TableFault[] = []
     this.faults = faults
+    this.#end = this.#read({ offset: this.size - END_BYTES, size: END_BYTES })
     const footer = this.#read({ offset: Math.max(0, this.size - FOOTER_BYTES), size: FOOTER_BYTES })
     const isFooter =
       footer.length === FOOTER_BYTES && getU32le(footer, 40) === MAGIC[0] && getU32le(footer, 44) === MAGIC[1]
@@ -57,27 +63,59 @@ export class Table {
     const [meta, index] = [handleIn(handles), handleIn(handles)]
     if (!isFooter || handles.failed) {
       faults.push({ offset: Math.max(0, this.size - FOOTER_BYTES), what: 'its footer is damaged' })
-      this.blocks = this.#found()
       return
     }
     const names = this.#checked(meta, 'its metaindex', faults)
     if (names)
       for (const { value } of entriesOf(names)) this.#checked(handleIn(new Reader(value)), 'its filter', faults)
-    const content = this.#checked(index, 'its index', faults)
-    const blocks: DataBlock[] = []
-    for (const { key, value } of content ? entriesOf(content) : [])
-      blocks.push({ ...handleIn(new Reader(value)), before: blocks.at(-1)?.upTo, upTo: key.subarray(0, -8) })
-    this.blocks = content ? blocks : this.#found()
+    this.#index = this.#checked(index, 'its index', faults)
   }
 
-  /** The content of a data block, and whether its checksum is right; or, unchecked, whether all of it is there. */
-  read(block: Handle, unchecked = false): { readonly content: Uint8Array; readonly isWhole: boolean } {
-    const size = block.size + TRAILER_BYTES
-    // Thousands of blocks are walked one by one, and none is kept.
-    if (unchecked && scratch.length < size) scratch = Buffer.allocUnsafe(2 * size)
-    const bytes = this.#read({ offset: block.offset, size }, unchecked ? scratch : undefined)
+  /** Data blocks in the order of their keys; without a whole index, those that are found by their checksums. */
+  get blocks(): readonly DataBlock[] {
+    this.#blocks ??= this.#index ? blocksIn(entriesOf(this.#index)) : this.#found()
+    return this.#blocks
+  }
+
+  /**
+   * Data blocks without those whose keys, and the key before them, begin with `first`, of which there may be thousands:
+   * the others lie before and behind them, and are found without a look at these.
+   */
+  blocksBeside(first: number): readonly DataBlock[] {
+    if (!this.#index) return this.blocks
+    const index = this.#index
+    const begin = firstRestart(index, (byte) => byte >= first)
+    const end = firstRestart(index, (byte) => byte > first)
+    // Of the first one and of the last one both neighbours are read, and of the blocks between them nothing.
+    if (end - begin < 3) return this.blocks
+    const ahead = blocksIn(entriesOf(index, 0, begin + 1))
+    const behind = blocksIn(entriesOf(index, end - 1))
+    return [...ahead, ...behind.slice(1)]
+  }
+
+  /** The content of a data block, and whether its checksum is right. */
+  read(block: Handle): { readonly content: Uint8Array; readonly isWhole: boolean } {
+    const bytes = this.#read({ offset: block.offset, size: block.size + TRAILER_BYTES })
+    return { content: bytes.subarray(0, block.size), isWhole: isWhole(bytes, block.size) }
+  }
+
+  /** Whether the checksum of a data block is right. */
+  isWhole(block: Handle): boolean {
+    return isWhole(this.#pass(block), block.size)
+  }
+
+  /** Whether LevelDB can walk a data block, whatever its checksum says. */
+  isSound(block: DataBlock): boolean {
+    const bytes = this.#pass(block)
     const isThere = bytes.length === block.size + TRAILER_BYTES && bytes[block.size] === 0
-    return { content: bytes.subarray(0, block.size), isWhole: unchecked ? isThere : isWhole(bytes, block.size) }
+    return isThere && isSound(bytes.subarray(0, block.size), block)
+  }
+
+  /** A data block until the next one is passed: thousands are looked at one by one, and none is kept. */
+  #pass({ offset, size }: Handle): Uint8Array {
+    const length = size + TRAILER_BYTES
+    if (scratch.length < length) scratch = Buffer.allocUnsafe(2 * length)
+    return this.#read({ offset, size: length }, scratch)
   }
 
   close(): void {
@@ -112,11 +150,14 @@ export class Table {
   }
 
   #read({ offset, size }: Handle, into?: Buffer): Uint8Array {
-    const length = Math.max(0, Math.min(size, this.size - offset))
+    const from = Math.max(0, offset)
+    const length = Math.max(0, Math.min(offset + size, this.size) - from)
+    const begin = Math.max(0, this.size - END_BYTES)
+    if (!into && this.#end && from >= begin) return this.#end.subarray(from - begin, from - begin + length)
     const bytes = into?.subarray(0, length) ?? Buffer.allocUnsafe(length)
     let at = 0
     while (at < length) {
-      const read = readSync(this.#fd, bytes, at, length - at, offset + at)
+      const read = readSync(this.#fd, bytes, at, length - at, from + at)
       if (read === 0) return bytes.subarray(0, at)
       at += read
     }
@@ -148,17 +189,48 @@ interface Entry {
   readonly value: Uint8Array
 }
 
-/**
- * The entries of a block. One that is damaged is read from each of its restart points, where keys stand whole, as far
- * as it makes sense; then every entry is to be doubted.
- */
-export function* entriesOf(content: Uint8Array): Generator<Entry> {
+/** What an index names. */
+function blocksIn(index: Iterable<Entry>): DataBlock[] {
+  const blocks: DataBlock[] = []
+  for (const { key, value } of index)
+    blocks.push({ ...handleIn(new Reader(value)), before: blocks.at(-1)?.upTo, upTo: key.subarray(0, -8) })
+  return blocks
+}
+
+/** How many restart points a block has, and where they stand: behind the entries. */
+function restartsOf(content: Uint8Array): { readonly count: number; readonly end: number } {
   const count = content.length < 4 ? 0 : getU32le(content, content.length - 4)
   const end = content.length - 4 - 4 * count
-  if (end < 0) return
+  return end < 0 ? { count: 0, end: 0 } : { count, end }
+}
+
+/** The first restart point of a whole block whose key's first byte `is` so, as that of all later keys. */
+function firstRestart(content: Uint8Array, is: (byte: number) => boolean): number {
+  const { count, end } = restartsOf(content)
+  let low = 0
+  for (let high = count; low < high; ) {
+    const middle = (low + high) >>> 1
+    const reader = new Reader(content, getU32le(content, end + 4 * middle))
+    for (let lengths = 0; lengths < 3; lengths++) reader.varint()
+    if (is(reader.byte())) high = middle
+    else low = middle + 1
+  }
+  return low
+}
+
+/**
+ * The entries of a block, those from one restart point on and before another one. A block that is damaged is read from
+ * each of its restart points, where keys stand whole, as far as it makes sense; then every entry is to be doubted.
+ */
+export function* entriesOf(content: Uint8Array, first = 0, before?: number): Generator<Entry> {
+  const { count, end } = restartsOf(content)
   const data = content.subarray(0, end)
-  const restarts = Array.from({ length: count }, (_, i) => getU32le(content, end + 4 * i)).filter((at) => at < end)
-  for (const [i, from] of restarts.entries()) {
+  const restarts: number[] = []
+  for (let i = first; i < Math.min(count, (before ?? count) + 1); i++) {
+    const at = getU32le(content, end + 4 * i)
+    if (at < end) restarts.push(at)
+  }
+  for (const [i, from] of (before === undefined ? restarts : restarts.slice(0, before - first)).entries()) {
     const upTo = restarts[i + 1] ?? end
     const reader = new Reader(data, from)
     let key: Uint8Array = new Uint8Array()

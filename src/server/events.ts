@@ -1,0 +1,96 @@
+/** The hot calls as the router knows them: on the OpenAPI page, and in the table of methods. */
+import { TidemarkError } from '../errors.ts'
+import { JSON_TYPE } from '../event.ts'
+import { type App, asRoute } from './app.ts'
+import { append } from './append.ts'
+import type { Doors } from './doors.ts'
+import type { HotCall } from './front.ts'
+import { wantsStream } from './http.ts'
+import { read } from './read.ts'
+import * as schemas from './schemas.ts'
+import { stream } from './sse.ts'
+
+export function addEvents(app: App, doors: Doors): void {
+  const tags = ['events']
+  const handler = asRoute(doors)
+  /** They check by themselves. */
+  const unchecked = { validatorCompiler: () => () => true, exposeHeadRoute: false } as const
+
+  app.post(
+    '/v1/channels/:channel/events',
+    {
+      ...unchecked,
+      schema: {
+        tags,
+        summary: 'Append to a channel',
+        description:
+          'One event or an atomic batch as JSON or MessagePack, any number as NDJSON; any other content type is one event whose data is the body, with `type`, `key` and `id` from the query. A retry under the same `Idempotency-Key` is answered as the first time, with status 200.',
+        params: schemas.ChannelPath,
+        querystring: schemas.AppendQuery,
+        headers: schemas.AppendHeaders,
+        body: schemas.AppendBody,
+        response: { 200: schemas.Appended, 201: schemas.Appended, default: schemas.Refusal },
+      },
+    },
+    handler(append),
+  )
+
+  app.get(
+    '/v1/channels/:channel/events',
+    {
+      ...unchecked,
+      schema: {
+        tags,
+        summary: 'Read a channel: poll, long poll or stream',
+        description:
+          'Events after a position. With `wait`, as soon as there is one. With `Accept: text/event-stream`, for ever. As MessagePack, `blocks` stands in place of `events`.',
+        params: schemas.ChannelPath,
+        querystring: schemas.ReadQuery,
+        response: {
+          200: {
+            content: {
+              [JSON_TYPE]: { schema: schemas.Page },
+              'application/x-ndjson': { schema: schemas.EventRead },
+              'application/msgpack': { schema: schemas.Bytes },
+              'text/event-stream': { schema: schemas.Lines },
+            },
+          },
+          default: schemas.Refusal,
+        },
+      },
+    },
+    handler(wantingRead),
+  )
+
+  app.get(
+    '/v1/events',
+    {
+      ...unchecked,
+      schema: {
+        tags,
+        summary: 'Follow several channels in one stream',
+        querystring: schemas.StreamQuery,
+        response: { 200: { content: { 'text/event-stream': { schema: schemas.Lines } } }, default: schemas.Refusal },
+      },
+    },
+    handler(stream),
+  )
+
+  app.get(
+    '/v1/stream',
+    {
+      schema: {
+        tags,
+        summary: 'The WebSocket: many channels, appends and commits on one connection',
+        description: 'Subprotocols `tidemark.v1.json` and `tidemark.v1.msgpack`; PROTOCOL.md tells the messages.',
+        response: { 101: schemas.Nothing, default: schemas.Refusal },
+      },
+    },
+    async (_, reply) => {
+      reply.raw.setHeader('Upgrade', 'websocket')
+      throw new TidemarkError('bad-request', 'This address is a WebSocket')
+    },
+  )
+}
+
+const wantingRead: HotCall = (req, res, doors) => (wantsStream(req) ? stream : read)(req, res, doors)

@@ -1,0 +1,31 @@
+/** The two probes. They are asked often, and before all else when a server was started again: the router is not in it. */
+import { TidemarkError } from '../errors.ts'
+import type { Doors } from './doors.ts'
+import type { HotCall } from './front.ts'
+import { sendJson } from './http.ts'
+
+/** How soon a caller may ask again whether the server is ready, ms. */
+const READY_RETRY_MS = 1_000
+const LIVE = JSON.stringify({ live: true })
+
+/** `GET /livez`: the process answers. */
+export const live: HotCall = async (_, res) => sendJson(res, 200, LIVE)
+
+/** `GET /readyz`: the log takes appends. @throws unavailable, with the state */
+export const ready: HotCall = async (_, res, doors) => {
+  const facts = stateOf(doors)
+  if (facts.state === 'ok') {
+    sendJson(res, 200, JSON.stringify(facts))
+    return
+  }
+  const { reason } = doors.log.health()
+  const why = reason ?? (facts.state === 'stopping' ? 'The server is stopping' : 'The log is not ready')
+  throw new TidemarkError('unavailable', why, { ...facts, retryAfter: READY_RETRY_MS })
+}
+
+/** What the log promises, and the state of the server over it. */
+export const stateOf = ({ log, stopping, switch: streamer }: Doors) => ({
+  ...log.about,
+  state: stopping.aborted ? ('stopping' as const) : log.health().state,
+  streamer: streamer.on ? ('on' as const) : ('off' as const),
+})
