@@ -56,7 +56,7 @@ describe('npm run bench', () => {
       const { code, out } = await runBench(dir, '--json', file)
       expect(code).toBe(0)
       const { results } = JSON.parse(readFileSync(file, 'utf8')) as Document
-      expect(results.map((result) => result.workload)).toEqual(['W1', 'W2', 'W3', 'W4', 'W5', 'W6'])
+      expect(results.map((result) => result.workload)).toEqual(['W1', 'W2', 'W3', 'W4', 'W5', 'W6', 'W7'])
       for (const { workload, rows } of results) {
         expect(out).toContain(`${workload}  `)
         expect(new Set(rows.map((row) => row.subject)), workload).toEqual(new Set(['tidemark', 'limit']))

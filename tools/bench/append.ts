@@ -1,4 +1,5 @@
-/** W1: appends of many producers to one channel, in every form that a client may send. */
+/** W1: appends of many producers to one channel, in every form that a client may send; and to many channels. */
+import { appendsOverChannels } from './channels.ts'
 import type { LoadOptions } from './drive.ts'
 import type { Measure } from './figures.ts'
 import { appendMeasure, type Lab } from './lab.ts'
@@ -16,6 +17,8 @@ interface Kind {
   /** The bare server to measure; without it, Tidemark. */
   readonly bare?: 'http' | 'net' | 'ws'
   readonly limits?: readonly string[]
+  /** Measured over many channels too. */
+  readonly spread?: true
 }
 
 const CHANNEL = 'bench'
@@ -30,11 +33,11 @@ function kindsOf({ batch, inFlight }: Lab['scale']): readonly Kind[] {
   const many = ['bare node:http + fsync, batches', 'bare net + fsync, batches']
   const pipelined = ['bare ws + fsync, pipelined']
   return [
-    { name: 'HTTP JSON, 1 event', how: http('json', 1), limits: one },
+    { name: 'HTTP JSON, 1 event', how: http('json', 1), limits: one, spread: true },
     { name: 'bare node:http + fsync', bare: 'http', how: http('json', 1), limits: [FSYNC] },
     { name: 'bare net + fsync', bare: 'net', how: http('json', 1), limits: [FSYNC] },
     { name: 'HTTP MessagePack, 1 event', how: http('msgpack', 1), limits: one },
-    { name: `HTTP JSON, ${batches}`, how: http('json', batch), limits: many },
+    { name: `HTTP JSON, ${batches}`, how: http('json', batch), limits: many, spread: true },
     { name: `HTTP NDJSON, ${batches}`, how: http('ndjson', batch), limits: many },
     { name: 'bare node:http + fsync, batches', bare: 'http', how: http('json', batch) },
     { name: 'bare net + fsync, batches', bare: 'net', how: http('json', batch) },
@@ -48,12 +51,16 @@ function kindsOf({ batch, inFlight }: Lab['scale']): readonly Kind[] {
   ]
 }
 
-export const title = (lab: Lab): string => `W1  append, ${lab.scale.producers} producers, one channel`
+export const title = (lab: Lab): string =>
+  `W1  append, ${lab.scale.producers} producers, one channel, if not named otherwise`
 
 export async function* run(lab: Lab): AsyncGenerator<Measure> {
   if (lab.wants(FSYNC)) yield fsyncLimit(FSYNC, lab)
-  for (const [i, kind] of kindsOf(lab.scale).entries())
+  for (const [i, kind] of kindsOf(lab.scale).entries()) {
     if (lab.wants(kind.name)) yield kind.bare ? await bareAppends(lab, kind, kind.bare) : await appends(lab, kind, i)
+    if (kind.spread && kind.how.over === 'http')
+      yield* appendsOverChannels(lab, kind.how.form, kind.how.size, kind.name)
+  }
 }
 
 /** Row `i`: a channel of its own, also where rows share a server. */

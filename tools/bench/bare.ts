@@ -1,12 +1,13 @@
 /**
- * The limits of W1, W2, W3 and W5: servers that do the least that a durable log on Node must do. Bodies of requests
+ * The limits of W1, W2, W3, W5 and W7: servers that do the least that a durable log on Node must do. Bodies of requests
  * that wait for the disk are written together and share one fdatasync (group commit); then each is answered and, as
- * one frame, written to every subscriber. Nothing is parsed, nothing can be read again.
+ * one frame, written to every subscriber; the newest are kept in memory for long polls. Nothing is parsed.
  *
  *   node bare.js --mode http|net|ws --dir DIR
  *
  * `http`: node:http. `net`: a hand-written parser on node:net. `ws`: requests come over WebSockets (ws). In `http` and
- * `ws` mode a WebSocket that asks to subscribe gets what is appended from then on. Prints {"port":P}.
+ * `ws` mode a WebSocket that asks to subscribe gets what is appended from then on. In `http` mode, a GET of ?after=N is
+ * answered with the bodies of all later requests as soon as there is one. Prints {"port":P}.
  */
 import { fdatasync, openSync, writev } from 'node:fs'
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
@@ -21,6 +22,8 @@ const UNSENT_BYTES_MAX = 1024 * 1024
 /** The kernel takes so many buffers in one writev. */
 const BUFFERS_MAX = 1_024
 const BACKLOG = 8_192
+/** Bodies that are kept for long polls. */
+const KEPT_MAX = 10_000
 
 const { values } = parseArgs({ options: { mode: { type: 'string' }, dir: { type: 'string' } } })
 const file = openSync(join(values.dir!, 'log'), 'a')
@@ -32,6 +35,12 @@ const corked = new Set<Socket>()
 let waiting: { body: Buffer; answer: () => void }[] = []
 let busy = false
 let seq = 0
+/** The newest bodies that are on disk, the last of them being body `durable`. */
+let kept: Buffer[] = []
+let durable = 0
+/** Somebody polls. */
+let keeps = false
+let polls: { after: number; res: ServerResponse }[] = []
 
 function append(body: Buffer, answer: () => void): void {
   seq++
@@ -60,9 +69,40 @@ async function commit(): Promise<void> {
     for (const { answer } of group) answer()
     for (const socket of corked) socket.uncork()
     corked.clear()
+    if (keeps) answerPolls(group.map((entry) => entry.body))
     if (subscribers.size > 0) await publish(Buffer.concat(group.map((entry) => frame(entry.body))))
   }
   busy = false
+}
+
+function answerPolls(bodies: Buffer[]): void {
+  kept = kept.concat(bodies).slice(-KEPT_MAX)
+  durable += bodies.length
+  const waiting = polls
+  polls = []
+  // Who waits at one place gets the same bytes.
+  const pages = new Map<number, Buffer>()
+  for (const { after, res } of waiting) {
+    const page = pages.get(after) ?? pageAfter(after)
+    pages.set(after, page)
+    sendPage(res, page)
+  }
+}
+
+function pageAfter(after: number): Buffer {
+  if (durable - after > kept.length) throw new Error(`a poll after ${after} came too late`)
+  return Buffer.from(`[${kept.slice(after - durable).join(',')}]`)
+}
+
+function sendPage(res: ServerResponse, page: Buffer): void {
+  res.writeHead(200, { 'content-type': 'application/json', 'content-length': page.length })
+  res.end(page)
+}
+
+function onPoll(after: number, res: ServerResponse): void {
+  keeps = true
+  if (after < durable) sendPage(res, pageAfter(after))
+  else polls.push({ after, res })
 }
 
 async function publish(frames: Buffer): Promise<void> {
@@ -84,6 +124,10 @@ function frame(payload: Buffer): Buffer {
 const answerText = (): string => `{"channel":"bench","first":${seq},"last":${seq},"head":${seq}}`
 
 function onRequest(req: IncomingMessage, res: ServerResponse): void {
+  if (req.method === 'GET') {
+    onPoll(Number(/after=(\d+)/.exec(req.url!)![1]), res)
+    return
+  }
   const parts: Buffer[] = []
   req.on('data', (part: Buffer) => parts.push(part))
   req.on('end', () =>

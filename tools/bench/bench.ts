@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * `npm run bench -- [W1..W6]`: how fast Tidemark is on this machine, and beside each figure what the machine itself
+ * `npm run bench -- [W1..W7]`: how fast Tidemark is on this machine, and beside each figure what the machine itself
  * could do, measured in the same run. Tables on stdout, progress on stderr. Exit 1 when a count is wrong.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -16,6 +16,7 @@ import { type Measure, type Row, rowsOf, short, tableOf, wrongCounts } from './f
 import * as idle from './idle.ts'
 import { Lab } from './lab.ts'
 import * as latency from './latency.ts'
+import * as longpoll from './longpoll.ts'
 import { cpuTicks, describeMachine, type Machine, stolenShare } from './machine.ts'
 import { type Language, type Programs, preparePrograms } from './programs.ts'
 import * as restart from './restart.ts'
@@ -34,6 +35,7 @@ const WORKLOADS: Readonly<Record<string, Workload>> = {
   W4: catchup,
   W5: idle,
   W6: restart,
+  W7: longpoll,
 }
 
 interface Options {

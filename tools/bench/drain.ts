@@ -15,10 +15,15 @@ import {
   Walker,
 } from './sockets.ts'
 
-const values = flags(['port', 'connections', 'mode', 'opening', 'ready', 'skip'])
+const values = flags(['port', 'connections', 'mode', 'opening', 'ready', 'skip', 'from'])
 const connections = Number(values.connections ?? 1)
 const skip = Number(values.skip ?? 0)
 const opening = values.opening === undefined ? Buffer.alloc(0) : readFileSync(values.opening)
+const from = Number(values.from ?? 0)
+const polls = values.mode === 'poll' || values.mode === 'longpoll'
+/** The channels of the marks {last:NAME}. */
+const channels = [...opening.toString('latin1').matchAll(/\{last:([^}]+)\}/g)].map((mark) => mark[1]!)
+const LAST_DIGITS = 16
 const stampLength = STAMP.length + STAMP_DIGITS
 const ORDER_PRIME = 1_000_003
 const ORDER_RANGE = 2 ** 31
@@ -36,14 +41,17 @@ class Conn {
   #skip = 0
   #asked = 0
   #body = -1
+  #held: Buffer = Buffer.alloc(0)
   #open = false
+  readonly places = new Map(channels.map((channel) => [channel, { last: from, order: 0 }]))
+  readonly #headers = { modified: 'Thu, 01 Jan 1970 00:00:00 GMT', etag: '0' }
   readonly #walker = new Walker((opcode, kept) => this.#onFrame(opcode, kept))
 
   receive(bytes: Buffer): void {
     total.bytes += bytes.length
     total.last = nowMicros()
     total.first ||= total.last
-    if (values.mode === 'poll') this.#onAnswer(bytes)
+    if (polls) this.#onAnswer(bytes)
     else {
       if (values.mode === 'ws') this.#walker.walk(bytes)
       this.#scan(bytes)
@@ -62,23 +70,62 @@ class Conn {
     this.#body = -1
     this.#carry = Buffer.alloc(0)
     this.#skip = 0
-    this.socket!.write(opening.toString('latin1').replace('{after}', String(this.position)))
+    const request = opening
+      .toString('latin1')
+      .replace('{after}', String(from + this.position))
+      .replace(/\{last:([^}]+)\}/g, (_, channel) => String(this.places.get(channel)!.last).padEnd(LAST_DIGITS))
+      .replace('{modified}', this.#headers.modified)
+      .replace('{etag}', this.#headers.etag)
+    this.socket!.write(request, 'latin1')
   }
 
-  /** The bytes of a poll's answers; the head of an answer comes whole with the first read. */
-  #onAnswer(bytes: Buffer): void {
+  /** The bytes of a poll's answers. */
+  #onAnswer(read: Buffer): void {
+    const bytes = this.#held.length > 0 ? Buffer.concat([this.#held, read]) : read
+    this.#held = Buffer.alloc(0)
     let body = bytes
     if (this.#body < 0) {
       const end = bytes.indexOf('\r\n\r\n')
-      const head = bytes.toString('latin1', 0, Math.max(end, 0))
+      if (end < 0) {
+        this.#held = bytes
+        return
+      }
+      const head = bytes.toString('latin1', 0, end)
       const length = /\r\ncontent-length: ?(\d+)/i.exec(head)
       if (!head.startsWith('HTTP/1.1 200') || length === null) throw new Error(`refused: ${bytes.toString('latin1')}`)
+      this.#headers.modified = /\r\nlast-modified: ?([^\r]*)/i.exec(head)?.[1] ?? this.#headers.modified
+      this.#headers.etag = /\r\netag: ?([^\r]*)/i.exec(head)?.[1] ?? this.#headers.etag
       this.#body = Number(length[1])
       body = bytes.subarray(end + 4)
+      total.frames++
     }
-    this.#scan(body)
+    if (channels.length > 0 && body.length < this.#body) {
+      this.#held = body
+      return
+    }
+    if (channels.length > 0) this.#takePages(body)
+    else this.#scan(body)
     this.#body -= body.length
-    if (this.#body === 0 && this.position > this.#asked) this.ask()
+    if (this.#body === 0 && (values.mode === 'longpoll' || this.position > this.#asked)) this.ask()
+  }
+
+  /** The pages of many channels in a whole JSON answer: each must begin where this connection stands in its channel. */
+  #takePages(body: Buffer): void {
+    const text = body.toString('latin1')
+    const pages = [...text.matchAll(/"channel":"([^"]+)".*?"after":(\d+),"last":(\d+)/g)]
+    pages.forEach((page, i) => {
+      const place = this.places.get(page[1]!)!
+      const [after, last] = [Number(page[2]), Number(page[3])]
+      const before = this.events
+      this.order = place.order
+      this.#carry = Buffer.alloc(0)
+      this.#skip = 0
+      this.#scan(body.subarray(page.index, pages[i + 1]?.index ?? body.length))
+      place.order = this.order
+      if (after !== place.last || last !== after + this.events - before) total.holes++
+      place.last = last
+    })
+    this.order = [...this.places.values()].reduce((sum, { order }, i) => (sum + order * (2 * i + 1)) % ORDER_RANGE, 0)
   }
 
   #onFrame(opcode: number, kept: Buffer): void {
@@ -125,7 +172,7 @@ class Conn {
   }
 }
 
-const total = { events: 0, frames: 0, bytes: 0, first: 0, last: 0, open: 0, closed: 0, asked: 0 }
+const total = { events: 0, frames: 0, bytes: 0, first: 0, last: 0, open: 0, closed: 0, asked: 0, holes: 0 }
 const conns = Array.from({ length: connections }, () => new Conn())
 let latency = new Histogram()
 let until = 0
@@ -138,20 +185,24 @@ function tell(): void {
 }
 
 function report(): void {
-  const { events, frames, bytes, closed, asked, first, last } = total
+  const { events, frames, bytes, closed, holes, asked, first, last } = total
   const first0 = conns[0]!
-  const counts = conns.map((conn) => conn.events)
+  const each = conns.map((conn) => conn.events)
   const agree = conns.filter((conn) => conn.events === first0.events && conn.order === first0.order).length
   const times = { asked, first, last, p50us: latency.at(0.5), p99us: latency.at(0.99), maxus: latency.max }
-  const [least, most] = [Math.min(...counts), Math.max(...counts)]
+  const [least, most] = [Math.min(...each), Math.max(...each)]
   const sum = String(first0.sum)
-  console.log(JSON.stringify({ events, frames, bytes, least, most, agree, sum, closed, ...times, cpu: cpuSeconds() }))
+  const counts = { events, frames, bytes, least, most, agree, holes, sum, closed }
+  console.log(JSON.stringify({ ...counts, ...times, cpu: cpuSeconds() }))
 }
 
 function reset(): void {
   Object.assign(total, { events: 0, frames: 0, bytes: 0, first: 0, last: 0 })
   latency = new Histogram()
-  for (const conn of conns) Object.assign(conn, { events: 0, high: 0, low: 0, order: 0 })
+  for (const conn of conns) {
+    Object.assign(conn, { events: 0, high: 0, low: 0, order: 0 })
+    for (const place of conn.places.values()) place.order = 0
+  }
   console.log('{"reset":true}')
 }
 
@@ -167,9 +218,9 @@ createInterface({ input: process.stdin })
 
 for (const conn of conns) {
   total.asked ||= nowMicros()
-  const first = values.mode === 'poll' ? Buffer.alloc(0) : opening
+  const first = polls ? Buffer.alloc(0) : opening
   conn.socket = await dial(Number(values.port), first, values.mode === 'ws', (bytes) => conn.receive(bytes))
   conn.socket.on('close', () => total.closed++)
-  if (values.mode === 'poll') conn.ask()
+  if (polls) conn.ask()
   if (values.ready === undefined) conn.setOpen()
 }

@@ -18,6 +18,8 @@ export interface LoadOptions {
   readonly connections: number
   /** Requests in flight on each connection. Default 1. */
   readonly depth?: number
+  /** The number of channels that requests go to in turn (requests.ts `inTurn`). Default 1. */
+  readonly channels?: number
   /** Events a second in all. Default: as fast as they are answered. */
   readonly rate?: number
   /** Measured time; with `warm` seconds before it. */
@@ -49,7 +51,9 @@ export interface LoadReport {
 export interface DrainOptions {
   readonly port: number
   readonly connections: number
-  readonly mode: 'stream' | 'ws' | 'poll'
+  readonly mode: 'stream' | 'ws' | 'poll' | 'longpoll'
+  /** The seq after which polls begin. Default 0. */
+  readonly from?: number
   readonly opening?: Uint8Array
   /** A connection is open once this text came. */
   readonly ready?: string
@@ -65,6 +69,8 @@ export interface DrainReport {
   readonly most: number
   /** Connections that got the same events in the same order as the first. */
   readonly agree: number
+  /** Pages of many channels that did not begin where they were asked to, or whose events were not as many as they said. */
+  readonly holes: number
   readonly sum: string
   readonly closed: number
   /** When the first opening was sent; first and last arrival: microseconds of one clock, 0 when nothing came. */

@@ -1,10 +1,14 @@
-/** Stores many events, as W4 and W6 want them. */
+/** Stores many events, as W1, W4 and W6 want them. */
 import type { Count } from './figures.ts'
 import type { Lab } from './lab.ts'
-import { httpAppends } from './requests.ts'
-import { channelState, type Target } from './target.ts'
+import { type Form, httpAppends, inTurn } from './requests.ts'
+import { channelState, headsOf, type Target } from './target.ts'
 
 const CONNECTIONS = 16
+/** Producers that make channels: their appends share fsyncs. */
+const MAKERS = 64
+/** Events of an append of the quick fill: the most that one may hold. */
+const QUICK_BATCH = 1_000
 
 export interface Filled {
   readonly events: number
@@ -14,21 +18,69 @@ export interface Filled {
 }
 
 /** Appends `events` events in batches over HTTP JSON; every one is answered when it resolves. */
-export async function fill(lab: Lab, target: Target, channel: string, events: number): Promise<Filled> {
-  const { batch } = lab.scale
-  const requests = httpAppends(target.port, channel, 'json', batch)
+export function fill(lab: Lab, target: Target, channel: string, events: number): Promise<Filled> {
+  return append(lab, target, channel, events, 'json', lab.scale.batch)
+}
+
+/** The same as quickly as it goes: largest batches, data that the server does not look into. */
+export function fillQuickly(lab: Lab, target: Target, channel: string, events: number): Promise<Filled> {
+  return append(lab, target, channel, events, 'opaque', QUICK_BATCH)
+}
+
+async function append(
+  lab: Lab,
+  target: Target,
+  channel: string,
+  events: number,
+  form: Form,
+  size: number,
+): Promise<Filled> {
+  const requests = httpAppends(target.port, channel, form, size)
   const load = {
     port: target.port,
     requests,
     protocol: 'http',
     connections: CONNECTIONS,
-    count: events / batch,
+    count: events / size,
   } as const
   const report = await lab.drive.load(target.child, load)
   return { events: report.total, sum: report.sum, perSecond: report.events / report.seconds }
 }
 
+/** Makes `channels` channels (requests.ts `nameInTurn`) of `each` events; resolves with the number of all events. */
+export async function fillChannels(
+  lab: Lab,
+  target: Target,
+  prefix: string,
+  channels: number,
+  each: number,
+): Promise<number> {
+  const report = await lab.drive.load(target.child, {
+    port: target.port,
+    requests: httpAppends(target.port, inTurn(prefix), 'opaque', each),
+    protocol: 'http',
+    connections: MAKERS,
+    channels,
+    count: channels,
+  })
+  return report.total
+}
+
 /** The head of a channel that holds `wanted` events. */
 export async function headCount(target: Target, channel: string, wanted: number, what: string): Promise<Count> {
   return { what, wanted, got: (await channelState(target.port, channel)).head }
+}
+
+/** The channels that begin with a prefix, and the events that they hold together. */
+export async function headsCount(
+  target: Target,
+  prefix: string,
+  channels: number,
+  events: number,
+): Promise<readonly Count[]> {
+  const heads = await headsOf(target.port, `${prefix}-`)
+  return [
+    { what: 'channels', wanted: channels, got: heads.length },
+    { what: 'events in all channels', wanted: events, got: heads.reduce((sum, head) => sum + head, 0) },
+  ]
 }

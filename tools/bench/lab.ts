@@ -94,13 +94,14 @@ export class Lab {
 
   /** A bare server: a new one, or the shared one of this mode. */
   async bare(mode: 'http' | 'net' | 'ws'): Promise<Server> {
-    const server = this.#sharedBare.get(mode) ?? (await this.#freshBare(mode))
+    const server = this.#sharedBare.get(mode) ?? (await this.freshBare(mode))
     if (!this.#options.share) return server
     this.#sharedBare.set(mode, server)
     return { ...server, stop: async () => {} }
   }
 
-  async #freshBare(mode: 'http' | 'net' | 'ws'): Promise<Server> {
+  /** A bare server of its own. */
+  async freshBare(mode: 'http' | 'net' | 'ws'): Promise<Server> {
     const data = this.newDir()
     const target = await startBare(mode, data)
     const stop = async (): Promise<void> => {

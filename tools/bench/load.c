@@ -1,12 +1,13 @@
 /*
  * Sends append requests and counts the answers: one thread, epoll, many connections.
  *
- *   load --port P --connections N --requests FILE --protocol http|ws [--depth D] [--rate R]
+ *   load --port P --connections N --requests FILE --protocol http|ws [--depth D] [--rate R] [--channels C]
  *        (--seconds S [--warm S] | --count REQUESTS)
  *
  * FILE (made by requests.ts, little-endian): u32 length, opening bytes of each connection; then the requests, sent in
  * turn and again from the first: u32 length, u32 events, bytes. Every stamp of sixteen zeros is replaced by the time
  * just before the write (with --rate: the time at which it was due, so that waiting for a free connection counts).
+ * With --channels, the {turn} of a request becomes six digits: 000000 in the first that is sent, then 000001 … C - 1.
  * --depth requests are in flight on each connection; --rate R paces R events a second over all connections.
  * Prints {"phase":"measure"} and {"phase":"drain"} at the edges of the measured time; then waits for the answers that
  * are missing, and prints the report: `answered`, `events`, `seconds`, p50us, p99us of the measured time, and over
@@ -17,6 +18,7 @@
 #include <math.h>
 
 #define IN_BYTES (64 * 1024)
+#define TURN "{turn}" /* in the name of a channel */
 #define DRAIN_US 20e6 /* longest wait for missing answers */
 #define LATE_US 1e3   /* a paced request sent later than this after it was due counts as late */
 #define IDLE_US 1e5   /* longest sleep */
@@ -26,6 +28,7 @@ typedef struct {
   uint32_t length, events;
   uint32_t *stamps; /* where the digits stand */
   uint32_t stamp_count;
+  uint8_t *turn; /* where {turn} stands, or NULL */
 } Request;
 
 typedef struct {
@@ -48,7 +51,7 @@ typedef struct {
 static enum { WARM, MEASURE, DRAIN } phase = WARM;
 static int ws, depth = 1, epoll, request_count, in_flight;
 static Request *requests;
-static uint64_t launched, answered, events, total, sum, errors, late;
+static uint64_t channel_count = 1, launched, answered, events, total, sum, errors, late;
 static Hist latency;
 
 static void refused(const char *text, int n) {
@@ -72,6 +75,7 @@ static void read_requests(const char *path, uint8_t **opening, uint32_t *opening
     memcpy(&r->events, p + 4, 4);
     r->bytes = p + 8;
     p += 8 + r->length;
+    r->turn = memmem(r->bytes, r->length < 128 ? r->length : 128, TURN, sizeof TURN - 1);
     for (uint8_t *s = r->bytes; (s = memmem(s, (size_t)(p - s), zeros, length)) != NULL; s += length) {
       r->stamps = reserve(r->stamps, sizeof(uint32_t) * (r->stamp_count + 1));
       r->stamps[r->stamp_count++] = (uint32_t)(s - r->bytes) + sizeof STAMP - 1;
@@ -93,6 +97,7 @@ static void flush(Conn *c) {
 
 /* Puts the next request into the connection's out bytes; `due` is microseconds since 1970, `start` of our clock. */
 static void launch(Conn *c, double due, double start) {
+  const uint64_t turn = launched % channel_count;
   Request *r = &requests[launched++ % (uint64_t)request_count];
   if (c->out_len + r->length > c->out_room) {
     c->out_room = (c->out_len + r->length) * 2;
@@ -108,6 +113,8 @@ static void launch(Conn *c, double due, double start) {
     for (int d = STAMP_DIGITS - 1; d >= 0; d--, v /= 10) digits[d] = (uint8_t)('0' + v % 10) ^ mask;
     sum += stamp;
   }
+  if (r->turn != NULL)
+    for (uint64_t d = sizeof TURN - 1, v = turn; d > 0; d--, v /= 10) at[r->turn - r->bytes + d - 1] = (uint8_t)('0' + v % 10);
   c->flights[(c->first + c->flying++) % depth] = (Flight){r->events, start};
   in_flight++;
 }
@@ -195,6 +202,7 @@ static int read_options(int argc, char **argv) {
   static const struct option options[] = {{"port", 1, 0, 'p'},     {"connections", 1, 0, 'n'}, {"requests", 1, 0, 'f'},
                                           {"protocol", 1, 0, 'x'}, {"depth", 1, 0, 'd'},       {"rate", 1, 0, 'r'},
                                           {"seconds", 1, 0, 's'},  {"warm", 1, 0, 'w'},        {"count", 1, 0, 'c'},
+                                          {"channels", 1, 0, 'k'},
                                           {0, 0, 0, 0}};
   for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (option) {
       case 'p': port = atoi(optarg); break;
@@ -206,9 +214,11 @@ static int read_options(int argc, char **argv) {
       case 's': seconds = atof(optarg); break;
       case 'w': warm = atof(optarg); break;
       case 'c': count = strtoull(optarg, NULL, 10); break;
+      case 'k': channel_count = strtoull(optarg, NULL, 10); break;
       default: return 0;
     }
-  return port > 0 && file != NULL && conn_count > 0 && depth > 0 && (seconds > 0 || count > 0);
+  return port > 0 && file != NULL && conn_count > 0 && depth > 0 && channel_count > 0 &&
+         (seconds > 0 || count > 0);
 }
 
 static void enter(int next, const char *name) {

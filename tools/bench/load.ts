@@ -21,18 +21,34 @@ const DRAIN_MS = 20_000
 /** A paced request sent later than this after it was due counts as late. */
 const LATE_MICROS = 1_000
 
-const values = flags(['port', 'connections', 'requests', 'protocol', 'depth', 'rate', 'seconds', 'warm', 'count'])
+const values = flags([
+  'port',
+  'connections',
+  'requests',
+  'protocol',
+  'depth',
+  'rate',
+  'seconds',
+  'warm',
+  'count',
+  'channels',
+])
 const ws = values.protocol === 'ws'
 const connections = Number(values.connections ?? 1)
 const depth = Number(values.depth ?? 1)
 const rate = Number(values.rate ?? 0)
 const count = Number(values.count ?? 0)
+const channels = Number(values.channels ?? 1)
+/** In the name of a channel. */
+const TURN = '{turn}'
 
 interface Request {
   readonly bytes: Buffer
   readonly events: number
   /** Where the digits of its stamps stand. */
   readonly stamps: readonly number[]
+  /** Where {turn} stands, or -1. */
+  readonly turn: number
 }
 
 interface Conn {
@@ -51,7 +67,8 @@ function readRequests(path: string): { opening: Buffer; requests: Request[] } {
     const bytes = file.subarray(at + 8, at + 8 + file.readUInt32LE(at))
     const stamps: number[] = []
     for (let s = bytes.indexOf(zeros); s >= 0; s = bytes.indexOf(zeros, s + zeros.length)) stamps.push(s + STAMP.length)
-    requests.push({ bytes, events: file.readUInt32LE(at + 4), stamps })
+    const turn = bytes.subarray(0, 128).indexOf(TURN)
+    requests.push({ bytes, events: file.readUInt32LE(at + 4), stamps, turn })
     at += 8 + bytes.length
   }
   return { opening, requests }
@@ -67,8 +84,10 @@ let sum = 0n
 let conns: Conn[] = []
 
 function launch(conn: Conn, due: number, start: number): void {
+  const turn = launched % channels
   const request = requests[launched++ % requests.length]!
   const bytes = Buffer.from(request.bytes)
+  if (request.turn >= 0) bytes.write(String(turn).padStart(TURN.length, '0'), request.turn, 'latin1')
   const stamp = Math.floor(due)
   request.stamps.forEach((at, i) => {
     bytes.write(String(stamp + i), at, 'latin1')

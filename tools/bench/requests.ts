@@ -3,7 +3,7 @@
  * over WebSocket. Both programs know nothing of the protocol but how an answer looks.
  */
 import { Packr } from 'msgpackr'
-import { SUBPROTOCOL } from '../../src/wire.ts'
+import { SUBPROTOCOL, WAIT_SECONDS_MAX } from '../../src/wire.ts'
 import { dataOf } from './events.ts'
 
 /** How an append is written. `opaque`: MessagePack whose data are bytes that the server does not look into. */
@@ -15,6 +15,11 @@ const MASK = 0x5a
 const TYPE = 'node.changed'
 /** Different events of a request file: enough that no part of the store repeats within a compressor's window. */
 const DIFFERENT_EVENTS = 6_400
+
+/** Most events of a long poll's answer. */
+const WAIT_LIMIT = 1_000
+/** Characters that take the place of {last:…}. */
+const LAST_DIGITS = 16
 
 const packr = new Packr({ useRecords: false })
 const utf8 = new TextEncoder()
@@ -57,6 +62,11 @@ function u32(...values: number[]): Buffer {
   return bytes
 }
 
+/** The name of a channel in appends that go to many channels in turn: the load program fills in {turn}. */
+export const inTurn = (prefix: string): string => `${prefix}-{turn}`
+/** Channel `i` of them. */
+export const nameInTurn = (prefix: string, i: number): string => `${prefix}-${String(i).padStart(6, '0')}`
+
 /** Appends of `size` events each over HTTP. */
 export function httpAppends(port: number, channel: string, form: Form, size: number): Buffer {
   const head = `POST /v1/channels/${channel}/events HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Type: ${contentTypeOf[form]}\r\n`
@@ -86,6 +96,21 @@ export function subscription(port: number, wire: Wire, channel: string, after: n
 export function pollRequest(port: number, channel: string, accept: string, limit: number): Buffer {
   const path = `/v1/channels/${channel}/events?after={after}&limit=${limit}`
   return Buffer.from(`GET ${path} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nAccept: ${accept}\r\n\r\n`)
+}
+
+/** The request of a long poll. A bare server knows only what stands behind the `?`. */
+export function waitRequest(port: number, channel: string, accept: string): Buffer {
+  const path = `/v1/channels/${channel}/events?after={after}&limit=${WAIT_LIMIT}&wait=${WAIT_SECONDS_MAX}`
+  return Buffer.from(`GET ${path} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nAccept: ${accept}\r\n\r\n`)
+}
+
+/** A long poll of many channels; the drain program fills in how far it came in each. */
+export function manyWaitRequest(port: number, channels: readonly string[]): Buffer {
+  const asked = channels.map((channel) => `"${channel}":{"after":{last:${channel}}}`)
+  const body = `{"channels":{${asked.join(',')}},"wait":${WAIT_SECONDS_MAX},"limit":${WAIT_LIMIT}}`
+  const length = body.replace(/\{last:[^}]+\}/g, ' '.repeat(LAST_DIGITS)).length
+  const head = `POST /v1/poll HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Type: application/json\r\n`
+  return Buffer.from(`${head}Accept: application/json\r\nContent-Length: ${length}\r\n\r\n${body}`)
 }
 
 function opening(port: number, wire: Wire, messages: readonly object[]): Buffer {

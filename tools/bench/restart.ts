@@ -1,47 +1,92 @@
-/** W6: from starting the program to its first answer, with many events stored; after a clean end and after kill -9. */
+/**
+ * W6: from starting the program to its first answer, after a clean end and after kill -9: with many events stored, with
+ * ten times as many, and with the same number in many channels.
+ */
 import { join } from 'node:path'
 import { HOME } from '../../src/server/home.ts'
 import { Child } from './child.ts'
-import type { Measure } from './figures.ts'
-import { fill, headCount } from './fill.ts'
+import type { Count, Measure } from './figures.ts'
+import { fill, fillChannels, fillQuickly, headCount, headsCount } from './fill.ts'
 import { grouped, type Lab } from './lab.ts'
-import { removeDir, startTidemark } from './target.ts'
+import { makeChannel, removeDir, startTidemark, type Target } from './target.ts'
 
 const CHANNEL = 'bench'
+/** Of the many channels. */
+const PREFIX = 'many'
 const BOOT = 'node -e 0'
 const IMPORTS = 'node + node:http, level, ws'
+const ENDS = [
+  ['after kill -9', 'SIGKILL'],
+  ['after a clean end', 'SIGTERM'],
+] as const
 
-export const title = (lab: Lab): string => `W6  restart to the first answer, ${grouped(lab.scale.stored)} stored events`
+interface Shape {
+  /** Behind the names of its rows. */
+  readonly suffix: string
+  /** Stores what is there before the first end. */
+  fill(lab: Lab, target: Target): Promise<void>
+  counts(target: Target): Promise<readonly Count[]>
+}
+
+function shapes({ stored, storedMany, storedChannels }: Lab['scale']): readonly Shape[] {
+  const inOne = (suffix: string, events: number): Shape => ({
+    suffix,
+    fill: async (lab, target) => {
+      await fillQuickly(lab, target, 'stored', events)
+    },
+    counts: async (target) => [await headCount(target, 'stored', events, 'stored events after the restart')],
+  })
+  const inMany: Shape = {
+    suffix: `, in ${grouped(storedChannels)} channels`,
+    fill: async (lab, target) => {
+      await fillChannels(lab, target, PREFIX, storedChannels, stored / storedChannels)
+    },
+    counts: (target) => headsCount(target, PREFIX, storedChannels, stored),
+  }
+  return [inOne('', stored), inOne(`, ${grouped(storedMany)} events`, storedMany), inMany]
+}
+
+export const title = (lab: Lab): string =>
+  `W6  restart to the first answer, ${grouped(lab.scale.stored)} stored events in one channel, if not named otherwise`
 
 export async function* run(lab: Lab): AsyncGenerator<Measure> {
+  for (const shape of shapes(lab.scale)) yield* restarts(lab, shape)
+  yield await lifetime(BOOT, ['-e', '0'])
+  yield await lifetime(IMPORTS, ['--input-type=module', '-e', "import 'node:http'; import 'level'; import 'ws'"])
+}
+
+async function* restarts(lab: Lab, shape: Shape): AsyncGenerator<Measure> {
+  const wanted = ENDS.filter(([name]) => lab.wants(name + shape.suffix))
+  if (wanted.length === 0) return
   const dir = lab.newDir()
   const data = join(dir, 'log')
   let target = await startTidemark({ data })
-  let stored = (await fill(lab, target, CHANNEL, lab.scale.stored)).events
-  for (const [name, signal] of [
-    ['after kill -9', 'SIGKILL'],
-    ['after a clean end', 'SIGTERM'],
-  ] as const) {
+  const durability = await makeChannel(target.port, CHANNEL)
+  await shape.fill(lab, target)
+  let appended = 1
+  for (const [name, signal] of wanted) {
     // Something newly appended stands in LevelDB's log each time, so that there is something to recover.
-    stored += (await fill(lab, target, CHANNEL, lab.scale.batch * lab.scale.producers)).events
+    appended += (await fill(lab, target, CHANNEL, lab.scale.batch * lab.scale.producers)).events
     await target.child.stop(signal)
     const started = performance.now()
     target = await startTidemark({ data })
     const ms = performance.now() - started
+    const base = shape.suffix === '' ? [] : [name]
     yield {
-      name,
+      name: name + shape.suffix,
       subject: 'tidemark',
       figure: ms,
       unit: 'ms',
-      durability: 'fsync',
-      limits: [BOOT, IMPORTS],
-      counts: [await headCount(target, CHANNEL, stored, 'events in the log after the restart')],
+      durability,
+      limits: [BOOT, IMPORTS, ...base],
+      counts: [
+        await headCount(target, CHANNEL, appended, 'newly appended events after the restart'),
+        ...(await shape.counts(target)),
+      ],
     }
   }
   await target.child.stop('SIGKILL')
   removeDir(dir)
-  yield await lifetime(BOOT, ['-e', '0'])
-  yield await lifetime(IMPORTS, ['--input-type=module', '-e', "import 'node:http'; import 'level'; import 'ws'"])
 }
 
 /** From the start of a node process to its end. */

@@ -17,8 +17,17 @@ export interface Scale {
   readonly stalled: number
   /** Stored events of W4 and W6. */
   readonly stored: number
+  /** W6: many stored events, and channels that hold `stored` events together. */
+  readonly storedMany: number
+  readonly storedChannels: number
+  /** W1: numbers of channels, beside one. */
+  readonly channels: readonly number[]
   /** Idle sockets of W5. */
   readonly idle: readonly number[]
+  /** W7: clients that wait in a long poll, events a second, channels of one request to `/v1/poll`. */
+  readonly waiting: number
+  readonly waitingRate: number
+  readonly polledChannels: number
 }
 
 export const FULL: Scale = {
@@ -33,7 +42,13 @@ export const FULL: Scale = {
   subscribers: 100,
   stalled: 1_000,
   stored: 1_000_000,
+  storedMany: 10_000_000,
+  storedChannels: 100_000,
+  channels: [64, 10_000],
   idle: [1_000, 5_000],
+  waiting: 1_000,
+  waitingRate: 10,
+  polledChannels: 10,
 }
 
 /** Shows that everything runs and counts; its figures mean nothing. */
@@ -49,5 +64,11 @@ export const QUICK: Scale = {
   subscribers: 10,
   stalled: 20,
   stored: 20_000,
+  storedMany: 40_000,
+  storedChannels: 1_000,
+  channels: [20, 200],
   idle: [50],
+  waiting: 20,
+  waitingRate: 50,
+  polledChannels: 3,
 }

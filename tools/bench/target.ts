@@ -79,6 +79,21 @@ export async function channelState(port: number, channel: string): Promise<Chann
   return JSON.parse(text) as ChannelState
 }
 
+/** The heads of all channels whose names begin with `prefix`. */
+export async function headsOf(port: number, prefix: string): Promise<number[]> {
+  const heads: number[] = []
+  for (let after: string | undefined = ''; after !== undefined; ) {
+    const query = new URLSearchParams({ prefix, limit: '1000', ...(after !== '' && { after }) })
+    const response = await fetch(`http://127.0.0.1:${port}/v1/channels?${query}`)
+    const text = await response.text()
+    if (response.status !== 200) throw new Error(`GET channels: ${response.status} ${text}`)
+    const page = JSON.parse(text) as { channels: readonly ChannelState[]; next?: string }
+    heads.push(...page.channels.map((channel) => channel.head))
+    after = page.next
+  }
+  return heads
+}
+
 /** Appends one event, so that the channel exists; tells what an answered append has survived. */
 export async function makeChannel(port: number, channel: string): Promise<string> {
   const response = await fetch(`http://127.0.0.1:${port}/v1/channels/${channel}/events`, {
