@@ -56,7 +56,7 @@ describe('npm run bench', () => {
       const { code, out } = await runBench(dir, '--json', file)
       expect(code).toBe(0)
       const { results } = JSON.parse(readFileSync(file, 'utf8')) as Document
-      expect(results.map((result) => result.workload)).toEqual(['W1', 'W2', 'W3', 'W4', 'W5', 'W6', 'W7'])
+      expect(results.map((result) => result.workload)).toEqual(['W1', 'W2', 'W3', 'W4', 'W5', 'W6', 'W7', 'W8'])
       for (const { workload, rows } of results) {
         expect(out).toContain(`${workload}  `)
         expect(new Set(rows.map((row) => row.subject)), workload).toEqual(new Set(['tidemark', 'limit']))
@@ -87,6 +87,8 @@ describe('npm run bench', () => {
     const { code, out } = await runBench(tempDir(), '--profile', '--rows', 'HTTP JSON, 1 event', 'W1')
     expect(code).toBe(0)
     expect(out).toMatch(/^ +\d+\.\d % {2}\S/m)
+    expect(out).toMatch(/for each appended event: LevelDB .*chained put [\d.]+/)
+    expect(out).toMatch(/event loop late by p50/)
   })
 
   test('ends its processes and removes its files when it is interrupted', async () => {

@@ -2,7 +2,7 @@
 import { appendsOverChannels } from './channels.ts'
 import type { LoadOptions } from './drive.ts'
 import type { Measure } from './figures.ts'
-import { appendMeasure, type Lab } from './lab.ts'
+import { appendedOnly, appendMeasure, type Lab } from './lab.ts'
 import { fsyncLimit } from './limits.ts'
 import { type Form, httpAppends, streamAppends, type Wire } from './requests.ts'
 import { channelState } from './target.ts'
@@ -69,7 +69,7 @@ async function appends(lab: Lab, { name, how, limits = [] }: Kind, i: number): P
   const server = await lab.tidemark(channel)
   const before = await channelState(server.port, channel)
   const load = loadOf(lab, server.port, channel, how)
-  const report = await lab.watched(server, name, () => lab.drive.load(server.child, load))
+  const report = await lab.watched(server, name, () => lab.drive.load(server.child, load), appendedOnly)
   const after = await channelState(server.port, channel)
   await server.stop()
   const count = { what: 'events in the log', wanted: report.total, got: after.head - before.head }

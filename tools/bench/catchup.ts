@@ -71,7 +71,7 @@ async function measure(
     return { got, rate: (got.events / (got.last - got.asked)) * 1e6, cpu }
   }
   const cold = await read()
-  const warm = await lab.watched(server, name, read)
+  const warm = await lab.watched(server, name, read, ({ got }) => ({ 'event read': got.events }))
   return {
     name,
     subject: 'tidemark',

@@ -1,7 +1,7 @@
 /** W1 over many channels: every request goes to another one, in turn. */
 import type { Measure } from './figures.ts'
 import { fillChannels, headsCount } from './fill.ts'
-import { appendMeasure, grouped, type Lab } from './lab.ts'
+import { appendedOnly, appendMeasure, grouped, type Lab } from './lab.ts'
 import { type Form, httpAppends, inTurn } from './requests.ts'
 
 /** Rows so far, of all runs: each has channels of its own, also where rows share a server. */
@@ -19,7 +19,7 @@ export async function* appendsOverChannels(lab: Lab, form: Form, size: number, o
     const { producers: connections, seconds, warm } = lab.scale
     const requests = httpAppends(server.port, inTurn(prefix), form, size)
     const load = { port: server.port, connections, seconds, warm, protocol: 'http', requests, channels } as const
-    const report = await lab.watched(server, name, () => lab.drive.load(server.child, load))
+    const report = await lab.watched(server, name, () => lab.drive.load(server.child, load), appendedOnly)
     const counts = await headsCount(server, prefix, channels, made + report.total)
     await server.stop()
     yield appendMeasure({ name, subject: 'tidemark', durability: server.durability, limits: [onOne] }, report, counts)

@@ -75,7 +75,7 @@ async function measure(
     const sent = await lab.drive.load(server.child, { ...load, seconds })
     return { sent, got: await drain.exactly(sent.total * sockets) }
   }
-  const { sent, got } = await (row.subject === 'limit' ? work() : lab.watched(server, row.name, work))
+  const { sent, got } = await (row.subject === 'limit' ? work() : lab.watched(server, row.name, work, delivered))
   const after = server.child.usage()
   await drain.stop()
   return {
@@ -90,6 +90,12 @@ async function measure(
     facts: deliveryFacts(sent, got),
   }
 }
+
+/** What was done is told for each appended event and for each delivery. */
+export const delivered = ({ sent, got }: { sent: LoadReport; got: DrainReport }): Readonly<Record<string, number>> => ({
+  'appended event': sent.total,
+  delivery: got.events,
+})
 
 /** Opens subscribers at the head; resolves when all of them have caught up. */
 export function subscribers(lab: Lab, server: Server, wire: Wire, channel: string, sockets: number): Promise<Drain> {

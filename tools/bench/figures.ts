@@ -3,7 +3,16 @@
  * each limit that was measured in the same run, a table for people and a document for programs.
  */
 
-export type Unit = 'events/s' | 'writes/s' | 'ms' | 'B/socket' | 'MiB' | 'deliveries/CPU s' | 'per delivery'
+export type Unit =
+  | 'events/s'
+  | 'writes/s'
+  | 'ms'
+  | 'B/socket'
+  | 'MiB'
+  | 'deliveries/CPU s'
+  | 'per delivery'
+  | 'MiB/min'
+  | 'cores'
 
 /** A count that must be right; a wrong one fails the whole bench. */
 export interface Count {

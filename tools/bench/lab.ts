@@ -3,10 +3,11 @@ import { mkdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Drive, type LoadReport } from './drive.ts'
 import type { Count, Measure } from './figures.ts'
-import { profile, profiled } from './profile.ts'
+import { type Per, profile, profiled } from './profile.ts'
 import type { Programs } from './programs.ts'
 import type { Scale } from './scale.ts'
 import { makeChannel, removeDir, startBare, startTidemark, type Target } from './target.ts'
+import { hasStrace, traced } from './trace.ts'
 
 export interface LabOptions {
   /** An empty directory, on the file system that is measured. */
@@ -35,6 +36,8 @@ export class Lab {
   readonly scale: Scale
   readonly drive: Drive
   readonly language: string
+  /** --profile: system calls are counted in this pass, in place of a profile. */
+  tracing = false
   readonly profiles: { readonly row: string; readonly lines: readonly string[] }[] = []
   readonly #options: LabOptions
   readonly #sharedBare = new Map<string, Server>()
@@ -51,6 +54,11 @@ export class Lab {
   /** Whether a row was asked for. */
   wants(row: string): boolean {
     return this.#options.rows === undefined || row.toLowerCase().includes(this.#options.rows.toLowerCase())
+  }
+
+  /** Whether system calls are counted in a pass of their own. */
+  get traces(): boolean {
+    return this.#options.profile && hasStrace()
   }
 
   newDir(): string {
@@ -84,10 +92,12 @@ export class Lab {
     return { ...target, data, durability, stop }
   }
 
-  /** Does the work that is measured; with --profile, finds out what the server does meanwhile. */
-  async watched<T>(server: Server, row: string, work: () => Promise<T>): Promise<T> {
+  /** Does the work that is measured; with --profile, finds out what the server does meanwhile, for each of `per`. */
+  async watched<T>(server: Server, row: string, work: () => Promise<T>, per: Per<T>): Promise<T> {
     if (!this.#options.profile) return work()
-    const [result, lines] = await profile(server.child, join(dirname(server.data), PROFILE), work)
+    const [result, lines] = this.tracing
+      ? await traced(server.child, work, per)
+      : await profile(server.child, join(dirname(server.data), PROFILE), work, per)
     this.profiles.push({ row, lines })
     return result
   }
@@ -111,6 +121,9 @@ export class Lab {
     return { ...target, data, durability: 'fsync', stop }
   }
 }
+
+/** What was done is told for each event of a load. */
+export const appendedOnly = ({ total }: LoadReport): Readonly<Record<string, number>> => ({ 'appended event': total })
 
 /** Rate, latency and CPU time of a load, as a measure. */
 export function appendMeasure(

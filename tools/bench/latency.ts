@@ -86,7 +86,9 @@ async function* measure(
   await drain.arrived(warmed.total * sockets)
   await drain.reset()
   const work = () => lab.drive.load(server.child, { ...load, seconds })
-  const sent = await (row.subject === 'limit' ? work() : lab.watched(server, row.name, work))
+  const sent = await (row.subject === 'limit'
+    ? work()
+    : lab.watched(server, row.name, work, ({ total }) => ({ 'appended event': total, delivery: total * sockets })))
   const got = await drain.exactly(sent.total * sockets)
   await drain.stop()
   const common = { subject: row.subject, unit: 'ms', durability: server.durability } as const

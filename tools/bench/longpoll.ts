@@ -8,7 +8,7 @@
  * and its waiting requests must not time out (an answer 304 or 408 ends the program).
  */
 import type { DrainOptions, DrainReport, LoadReport } from './drive.ts'
-import { deliveryCounts, deliveryFacts } from './fanout.ts'
+import { delivered, deliveryCounts, deliveryFacts } from './fanout.ts'
 import type { Measure } from './figures.ts'
 import { grouped, type Lab, type Server } from './lab.ts'
 import { httpAppends, inTurn, manyWaitRequest, nameInTurn, waitRequest } from './requests.ts'
@@ -122,7 +122,7 @@ async function* measure(
     const sent = await lab.drive.load(server.child, { ...load, seconds })
     return { sent, got: await drain.exactly(sent.total * clients) }
   }
-  const { sent, got } = await (row.subject === 'limit' ? work() : lab.watched(server, row.name, work))
+  const { sent, got } = await (row.subject === 'limit' ? work() : lab.watched(server, row.name, work, delivered))
   const after = server.child.usage()
   await drain.stop()
   const cpu = before && after ? Math.max(after.cpu - before.cpu, CPU_SECONDS_MIN) : Number.NaN

@@ -1,8 +1,9 @@
-/** `--profile`: what the server's CPU time went into while a row was measured. */
+/** `--profile`: what the server's CPU time went into while a row was measured, and what else it did. */
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { HOME } from '../../src/server/home.ts'
 import type { Child } from './child.ts'
+import type { Work } from './profiler.ts'
 
 const SHOWN = 16
 
@@ -16,7 +17,12 @@ interface CpuProfile {
   readonly nodes: readonly ProfileNode[]
   readonly samples: readonly number[]
   readonly timeDeltas: readonly number[]
+  /** What profiler.ts adds. */
+  readonly work: Work
 }
+
+/** What a result is a count of, by name, such as `appended event`: what was done is told for each of them. */
+export type Per<T> = (result: T) => Readonly<Record<string, number>>
 
 /** Idle time, and the profiler itself. */
 const NOT_WORK: ReadonlySet<string> = new Set(['(idle)', 'dispatch'])
@@ -27,19 +33,47 @@ export const profiled = (path: string): { node: readonly string[]; env: Readonly
   env: { BENCH_PROFILE: path },
 })
 
-/** Does `work` under a profile of the process; returns its result and the functions that took most time. */
-export async function profile<T>(child: Child, path: string, work: () => Promise<T>): Promise<[T, string[]]> {
+/** Does `work` under a profile of the process; returns its result, and in lines the functions that took most time and what was done. */
+export async function profile<T>(
+  child: Child,
+  path: string,
+  work: () => Promise<T>,
+  per: Per<T>,
+): Promise<[T, string[]]> {
   child.signal('SIGWINCH')
   await child.json('profiling')
   const result = await work()
   child.signal('SIGWINCH')
   await child.json('profiled')
-  return [result, topFunctions(path)]
+  const profile = JSON.parse(readFileSync(path, 'utf8')) as CpuProfile
+  return [result, [...topFunctions(profile), ...workLines(profile.work, per(result))]]
+}
+
+const few = (value: number): string => String(Number(value.toPrecision(3)))
+
+function workLines(work: Work, per: Readonly<Record<string, number>>): string[] {
+  const { seconds, loop, memory, gcMs, gcCount, level, kernel } = work
+  const share = few(gcMs / (10 * seconds))
+  const { reads, writes, bytesRead, bytesWritten, switches } = kernel
+  const each = Object.entries(per).flatMap(([name, n]) => {
+    const of = (counts: Readonly<Record<string, number>>): string =>
+      Object.entries(counts)
+        .map(([what, count]) => `${what} ${few(count / n)}`)
+        .join(' · ')
+    return [
+      `for each ${name}: LevelDB ${of(level)}`,
+      `for each ${name}: ${of({ 'reads (all files and sockets)': reads, writes, 'bytes read': bytesRead, 'bytes written': bytesWritten, 'waits of the main thread': switches })}`,
+    ]
+  })
+  return [
+    `event loop late by p50 ${few(loop.p50)}, p99 ${few(loop.p99)}, at most ${few(loop.max)} ms · garbage collection ${share} % of the time, ${gcCount} times`,
+    `heap ${few(memory.heapUsed)} MiB, at most ${few(memory.heapPeak)} · external ${few(memory.external)} · resident ${few(memory.rss)}`,
+    ...each,
+  ]
 }
 
 /** The functions of a profile that took most time themselves, as lines: share of the time that was not idle. */
-function topFunctions(path: string): string[] {
-  const profile = JSON.parse(readFileSync(path, 'utf8')) as CpuProfile
+function topFunctions(profile: CpuProfile): string[] {
   const nodes = new Map(profile.nodes.map((node) => [node.id, node]))
   const parents = new Map(profile.nodes.flatMap((node) => (node.children ?? []).map((child) => [child, node] as const)))
   const times = new Map<string, number>()

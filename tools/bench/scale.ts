@@ -28,6 +28,23 @@ export interface Scale {
   readonly waiting: number
   readonly waitingRate: number
   readonly polledChannels: number
+  readonly mixed: Mixed
+}
+
+/** W8. */
+export interface Mixed {
+  /** In all, those that never read included. */
+  readonly sockets: number
+  readonly channels: number
+  /** Events a second. */
+  readonly rate: number
+  /** Sockets that are cut each minute, and those that never read. */
+  readonly cut: number
+  readonly stalled: number
+  readonly minutes: number
+  /** Less than 60 to show that it works. */
+  readonly minuteSeconds: number
+  readonly sampleSeconds: number
 }
 
 export const FULL: Scale = {
@@ -49,6 +66,16 @@ export const FULL: Scale = {
   waiting: 1_000,
   waitingRate: 10,
   polledChannels: 10,
+  mixed: {
+    sockets: 5_000,
+    channels: 500,
+    rate: 2_000,
+    cut: 250,
+    stalled: 50,
+    minutes: 20,
+    minuteSeconds: 60,
+    sampleSeconds: 5,
+  },
 }
 
 /** Shows that everything runs and counts; its figures mean nothing. */
@@ -71,4 +98,14 @@ export const QUICK: Scale = {
   waiting: 20,
   waitingRate: 50,
   polledChannels: 3,
+  mixed: {
+    sockets: 50,
+    channels: 5,
+    rate: 100,
+    cut: 5,
+    stalled: 3,
+    minutes: 4,
+    minuteSeconds: 0.5,
+    sampleSeconds: 0.2,
+  },
 }

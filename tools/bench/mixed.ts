@@ -1,0 +1,219 @@
+/**
+ * W8: an hour as it goes: thousands of sockets over hundreds of channels, a steady rate of appends, some sockets that
+ * are cut and resume each minute, some that never read. Delivery and its latency, memory over time, CPU.
+ */
+import { Child } from './child.ts'
+import { BYTES_AFTER_STAMP } from './events.ts'
+import type { Count, Measure } from './figures.ts'
+import { fill, fillChannels } from './fill.ts'
+import { grouped, type Lab, type Server } from './lab.ts'
+import { fsyncLimit } from './limits.ts'
+import { compiled } from './programs.ts'
+import { httpAppends, inTurn } from './requests.ts'
+import { headsOf } from './target.ts'
+
+const PREFIX = 'mixed'
+/** What those that never read stand still in: appends of `batch` events, more than the kernel keeps for a socket. */
+const BACKLOG = 'mixed-backlog'
+const BACKLOG_APPENDS = 300
+/** All of them come from one run. */
+const ROWS = ['delivery', 'append', 'memory', 'CPU of the server', 'delay of the event loop']
+const FSYNC = 'write + fdatasync, 4 KiB'
+/** Memory is judged after this, or after a quarter of a shorter run, minutes. */
+const SETTLED_MINUTES = 5
+/** Node's own measurement ticks this often (prom-client), ms: less can't be seen, and is taken off. */
+const LOOP_TICK_MS = 10
+/** Longest wait for the last deliveries, ms. */
+const ARRIVAL_MS = 30_000
+
+/** What roam.ts prints. */
+interface Report {
+  readonly events: number
+  readonly frames: number
+  readonly holes: number
+  readonly told: number
+  readonly closed: number
+  readonly resumed: number
+  readonly agree: number
+  readonly sum: string
+  readonly p50us: number
+  readonly p99us: number
+  readonly maxus: number
+  readonly cpu: number
+}
+
+interface Sample {
+  readonly minutes: number
+  readonly residentMiB: number
+  readonly loopP50: number
+  readonly loopP99: number
+}
+
+export const title = (lab: Lab): string => {
+  const { sockets, channels, rate, cut, stalled, minutes, minuteSeconds } = lab.scale.mixed
+  return `W8  ${grouped(sockets)} sockets over ${grouped(channels)} channels, ${grouped(rate)} events/s for ${minutes} minutes${minuteSeconds === 60 ? '' : ` of ${minuteSeconds} s`}: ${grouped(cut)} sockets cut and resumed each minute, ${grouped(stalled)} never read`
+}
+
+export async function* run(lab: Lab): AsyncGenerator<Measure> {
+  if (ROWS.some((row) => lab.wants(row))) yield* mixed(lab)
+  if (lab.wants(FSYNC)) yield fsyncLimit(FSYNC, lab)
+}
+
+async function* mixed(lab: Lab): AsyncGenerator<Measure> {
+  const { sockets, channels, rate, cut, stalled, minutes, minuteSeconds } = lab.scale.mixed
+  const server = await lab.fresh()
+  await fillChannels(lab, server, PREFIX, channels, 1)
+  await fill(lab, server, BACKLOG, lab.scale.batch * BACKLOG_APPENDS)
+  const live = sockets - stalled
+  const roam = await startRoam({ port: server.port, connections: live, channels, stalled })
+  const seconds = minutes * minuteSeconds
+  const requests = httpAppends(server.port, inTurn(PREFIX), 'json', 1)
+  const { publishers: connections, warm } = lab.scale
+  const load = { port: server.port, requests, protocol: 'http', connections, channels, rate } as const
+  await roam.report()
+  const before = server.child.usage()
+  const started = performance.now()
+  const samples: Sample[] = []
+  const work = async () => {
+    const over = new AbortController()
+    const beside = Promise.all([
+      eachTime(lab.scale.mixed.sampleSeconds, over.signal, async () => {
+        samples.push(await sample(server, (performance.now() - started) / (minuteSeconds * 1_000)))
+      }),
+      eachTime(minuteSeconds, over.signal, () => roam.cut(cut)),
+    ])
+    const sent = await lab.drive.load(server.child, { ...load, seconds, warm })
+    over.abort()
+    await beside
+    return sent
+  }
+  const sent = await lab.watched(server, 'the whole time', work, ({ total }) => ({ 'appended event': total }))
+  const wanted = wantedEvents(await headsOf(server.port, `${PREFIX}-0`), live)
+  const got = await roam.arrived(wanted)
+  const after = server.child.usage()
+  const took = (performance.now() - started) / 1_000
+  await roam.stop()
+  await server.stop()
+  const cpu = before && after ? after.cpu - before.cpu : undefined
+  const common = { subject: 'tidemark', durability: server.durability } as const
+  const counts: readonly Count[] = [
+    { what: 'events delivered', wanted, got: got.events },
+    { what: 'sockets with the same events as others of their channel', wanted: live, got: got.agree },
+    { what: 'sum of the stamps, each channel once', wanted: sent.sum, got: got.sum },
+    { what: 'frames that did not go on where the last one ended', wanted: 0, got: got.holes },
+    { what: 'gaps, resets and ended subscriptions', wanted: 0, got: got.told },
+    { what: 'sockets closed by the server', wanted: 0, got: got.closed },
+  ]
+  yield {
+    ...common,
+    name: 'delivery',
+    figure: got.p50us / 1e3,
+    unit: 'ms',
+    p50: got.p50us / 1e3,
+    p99: got.p99us / 1e3,
+    cpu: cpu === undefined ? undefined : (cpu / got.events) * 1e6,
+    counts,
+    facts: {
+      published: sent.total,
+      late: sent.late,
+      resumed: got.resumed,
+      eventsPerFrame: got.events / got.frames,
+      maxMs: got.maxus / 1e3,
+      receiversCpuSeconds: got.cpu,
+    },
+  }
+  yield {
+    ...common,
+    name: 'append',
+    figure: sent.p50us / 1e3,
+    unit: 'ms',
+    p50: sent.p50us / 1e3,
+    p99: sent.p99us / 1e3,
+  }
+  const settled = samples.filter((each) => each.minutes >= Math.min(SETTLED_MINUTES, minutes / 4))
+  const memory = (of: readonly Sample[]) => of.map((each) => [each.minutes, each.residentMiB] as const)
+  yield { ...common, name: `memory, after minute ${short(settled)}`, figure: slope(memory(settled)), unit: 'MiB/min' }
+  yield { ...common, name: 'memory, at the end', figure: samples.at(-1)?.residentMiB ?? Number.NaN, unit: 'MiB' }
+  yield { ...common, name: 'CPU of the server', figure: (cpu ?? Number.NaN) / took, unit: 'cores' }
+  const delays = samples.map((each) => each.loopP99).toSorted((a, b) => a - b)
+  yield {
+    ...common,
+    name: 'delay of the event loop: the worst of all p99',
+    figure: delays.at(-1) ?? Number.NaN,
+    unit: 'ms',
+    p50: samples.map((each) => each.loopP50).toSorted((a, b) => a - b)[samples.length >> 1] ?? Number.NaN,
+    p99: delays[delays.length >> 1] ?? Number.NaN,
+  }
+}
+
+const short = (settled: readonly Sample[]): string => (settled[0]?.minutes ?? 0).toFixed(1)
+
+/** Every socket gets what its channel got after the one event that each held at first. */
+function wantedEvents(heads: readonly number[], sockets: number): number {
+  let events = 0
+  for (let i = 0; i < sockets; i++) events += heads[i % heads.length]! - 1
+  return events
+}
+
+/** Does it every so often until the signal; one after another. */
+async function eachTime(seconds: number, until: AbortSignal, work: () => Promise<unknown>): Promise<void> {
+  const over = new Promise<void>((resolve) => until.addEventListener('abort', () => resolve(), { once: true }))
+  for (let next = performance.now() + seconds * 1_000; ; next += seconds * 1_000) {
+    let timer: NodeJS.Timeout | undefined
+    const due = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, Math.max(0, next - performance.now()))
+    })
+    await Promise.race([due, over])
+    clearTimeout(timer)
+    if (until.aborted) return
+    await work()
+  }
+}
+
+async function sample(server: Server, minutes: number): Promise<Sample> {
+  const text = await (await fetch(`http://127.0.0.1:${server.port}/metrics`)).text()
+  const loop = (name: string): number => {
+    const seconds = Number(new RegExp(`^nodejs_eventloop_lag_${name}_seconds ([\\d.e+-]+)`, 'm').exec(text)?.[1])
+    return Math.max(0, seconds * 1_000 - LOOP_TICK_MS)
+  }
+  const residentMiB = (server.child.usage()?.rss ?? Number.NaN) / 2 ** 20
+  return { minutes, residentMiB, loopP50: loop('p50'), loopP99: loop('p99') }
+}
+
+/** Of the line with the least squares. */
+function slope(points: readonly (readonly [number, number])[]): number {
+  const n = points.length
+  const mean = (pick: 0 | 1): number => points.reduce((sum, point) => sum + point[pick], 0) / n
+  const [x, y] = [mean(0), mean(1)]
+  const over = points.reduce((sum, point) => sum + (point[0] - x) * (point[1] - y), 0)
+  return over / points.reduce((sum, point) => sum + (point[0] - x) ** 2, 0)
+}
+
+async function startRoam(options: { port: number; connections: number; channels: number; stalled: number }) {
+  const given = { ...options, prefix: PREFIX, from: 1, backlog: BACKLOG, skip: BYTES_AFTER_STAMP }
+  const flags = Object.entries(given).flatMap(([name, value]) => [`--${name}`, String(value)])
+  const child = Child.start('roam', [...compiled('tools/bench/roam.js'), ...flags])
+  await child.json('ready')
+  const report = (): Promise<Report> => {
+    child.send('report')
+    return child.json<Report>('holes')
+  }
+  return {
+    report,
+    async cut(count: number): Promise<void> {
+      child.send(`cut ${count}`)
+      await child.json('cut')
+    },
+    /** When that many events came, or after ARRIVAL_MS. */
+    async arrived(events: number): Promise<Report> {
+      for (const end = Date.now() + ARRIVAL_MS; ; await new Promise((resolve) => setTimeout(resolve, 100))) {
+        const got = await report()
+        if (got.events < events && Date.now() < end) continue
+        // What comes now would be too much.
+        await new Promise((resolve) => setTimeout(resolve, 500))
+        return report()
+      }
+    },
+    stop: (): Promise<void> => child.stop('SIGKILL'),
+  }
+}
