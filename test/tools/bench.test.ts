@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { type Measure, rowsOf, short, spreadOf, wrongCounts } from '../../tools/bench/figures.ts'
+import { type Measure, type Row, rowsOf, short, spreadOf, wrongCounts } from '../../tools/bench/figures.ts'
 import { tempDir } from '../parts.ts'
 
 /** A run takes some ten seconds on two cores of their own; they may be shared. */
@@ -44,7 +44,21 @@ function processesWith(argument: string): string[] {
 }
 
 interface Document {
-  results: { workload: string; rows: { name: string; subject: string; runs: Measure[] }[] }[]
+  results: { workload: string; rows: Row[] }[]
+}
+
+/** Every count is right; tells each ratio, which is for people to look at: times of so small a run prove nothing. */
+function check({ results }: Document): void {
+  for (const { workload, rows } of results) {
+    expect(new Set(rows.map((row) => row.subject)), workload).toEqual(new Set(['tidemark', 'limit']))
+    for (const measure of rows.flatMap((row) => row.runs)) {
+      expect(Number.isFinite(measure.figure), `${workload} ${measure.name}`).toBe(true)
+      for (const count of measure.counts ?? []) expect(count.got, `${measure.name}: ${count.what}`).toBe(count.wanted)
+    }
+    for (const { name, ratios } of rows)
+      for (const { limit, ratio } of ratios)
+        console.log(`ratio  ${workload}  ${name}: ${short(ratio.median)} of ${limit}`)
+  }
 }
 
 describe('npm run bench', () => {
@@ -55,20 +69,30 @@ describe('npm run bench', () => {
       const file = join(tempDir(), 'bench.json')
       const { code, out } = await runBench(dir, '--json', file)
       expect(code).toBe(0)
-      const { results } = JSON.parse(readFileSync(file, 'utf8')) as Document
+      const document = JSON.parse(readFileSync(file, 'utf8')) as Document
+      const { results } = document
       expect(results.map((result) => result.workload)).toEqual(['W1', 'W2', 'W3', 'W4', 'W5', 'W6', 'W7', 'W8'])
-      for (const { workload, rows } of results) {
-        expect(out).toContain(`${workload}  `)
-        expect(new Set(rows.map((row) => row.subject)), workload).toEqual(new Set(['tidemark', 'limit']))
-        for (const measure of rows.flatMap((row) => row.runs)) {
-          expect(Number.isFinite(measure.figure), `${workload} ${measure.name}`).toBe(true)
-          for (const count of measure.counts ?? [])
-            expect(count.got, `${measure.name}: ${count.what}`).toBe(count.wanted)
-        }
-      }
+      for (const { workload } of results) expect(out).toContain(`${workload}  `)
+      check(document)
       const counted = results.flatMap(({ rows }) => rows.flatMap((row) => row.runs.flatMap((run) => run.counts ?? [])))
       expect(counted.length).toBeGreaterThan(50)
       expect(readdirSync(dir)).toEqual([])
+    },
+    RUN_MS,
+  )
+
+  test(
+    'draws cost curves over channels, subscribers and stored events',
+    async () => {
+      const file = join(tempDir(), 'bench.json')
+      const { code } = await runBench(tempDir(), 'curves', '--json', file)
+      expect(code).toBe(0)
+      const document = JSON.parse(readFileSync(file, 'utf8')) as Document
+      check(document)
+      // Two points of each of three curves, five figures each; the second is compared with the first.
+      const rows = document.results[0]!.rows.filter((row) => row.subject === 'tidemark')
+      expect(rows).toHaveLength(30)
+      expect(rows.flatMap((row) => row.runs[0]!.limits!)).toHaveLength(15)
     },
     RUN_MS,
   )

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * `npm run bench -- [W1..W8]`: how fast Tidemark is on this machine, and beside each figure what the machine itself
+ * `npm run bench -- [W1..W8 | curves]`: how fast Tidemark is on this machine, and beside each figure what the machine itself
  * could do, measured in the same run. Tables on stdout, progress on stderr. Exit 1 when a count is wrong.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -10,6 +10,7 @@ import { Command, InvalidArgumentError, Option } from 'commander'
 import * as append from './append.ts'
 import * as catchup from './catchup.ts'
 import { killAll, stopAll } from './child.ts'
+import * as curves from './curves.ts'
 import { compressedShare } from './events.ts'
 import * as fanout from './fanout.ts'
 import { type Measure, type Row, rowsOf, short, tableOf, wrongCounts } from './figures.ts'
@@ -38,7 +39,11 @@ const WORKLOADS: Readonly<Record<string, Workload>> = {
   W6: restart,
   W7: longpoll,
   W8: mixed,
+  CURVES: curves,
 }
+
+/** What is measured unless something is named. */
+const USUAL = Object.keys(WORKLOADS).filter((name) => name !== 'CURVES')
 
 interface Options {
   readonly runs?: number
@@ -53,6 +58,21 @@ interface Options {
 
 const RUNS = 3
 
+const WORKLOAD_HELP = `${USUAL.join(' ')}, all of these if none is given; curves (8 minutes a run)`
+
+/** Below the options in --help. */
+const ABOUT = `
+W1 append, also over many channels       W2 fan-out               W3 latency at a steady rate
+W4 catch-up of stored events             W5 memory of sockets     W6 restart: many events, many channels
+W7 clients in long polls                 W8 mixed: thousands of sockets, some cut and resumed, some never reading
+curves: append, read and fan-out against the number of channels, of subscribers, of stored events
+
+Each row is measured beside its limit, a program that does the least that could be done, in the same run; ratios to
+both limits and other rows are taken within each run. Every delivered event is counted, and a wrong count fails the
+bench. Load and receivers are processes of their own. "durable" is what an acknowledged event has survived.
+--profile needs nothing; with strace installed it runs each workload once more to count system calls.
+`
+
 function parse(): { readonly names: readonly string[]; readonly options: Options } {
   const positive = (text: string): number => {
     const n = Number(text)
@@ -61,7 +81,7 @@ function parse(): { readonly names: readonly string[]; readonly options: Options
   }
   const program = new Command('bench')
     .description('Measures Tidemark and, in the same run, the limits of this machine.')
-    .argument('[workloads...]', `${Object.keys(WORKLOADS).join(' ')}; all if none is given`)
+    .argument('[workloads...]', WORKLOAD_HELP)
     .option('--runs <n>', `runs of each workload; default ${RUNS}, or 1 with --quick or --profile`, positive)
     .option('--json <file>', 'write every figure of every run to this file')
     .option('--quick', 'tiny sizes: shows that all of it works, measures nothing', false)
@@ -74,8 +94,9 @@ function parse(): { readonly names: readonly string[]; readonly options: Options
     .option('--minutes <n>', `how long W8 runs; default ${FULL.mixed.minutes}`, positive)
     .addOption(new Option('--load <language>', 'load programs in C or in Node').choices(['c', 'node']))
     .option('--dir <dir>', 'where logs are written: the file system that is measured', tmpdir())
+  program.addHelpText('after', ABOUT)
   program.parse()
-  const names = program.args.length > 0 ? program.args.map((name) => name.toUpperCase()) : Object.keys(WORKLOADS)
+  const names = program.args.length > 0 ? program.args.map((name) => name.toUpperCase()) : USUAL
   const unknown = names.find((name) => !(name in WORKLOADS))
   if (unknown !== undefined) program.error(`There is no workload ${unknown}`, { exitCode: 2 })
   return { names, options: program.opts<Options>() }

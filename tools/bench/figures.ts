@@ -13,6 +13,7 @@ export type Unit =
   | 'per delivery'
   | 'MiB/min'
   | 'cores'
+  | 'pages/s'
 
 /** A count that must be right; a wrong one fails the whole bench. */
 export interface Count {

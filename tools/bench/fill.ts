@@ -54,10 +54,11 @@ export async function fillChannels(
   prefix: string,
   channels: number,
   each: number,
+  form: Form = 'opaque',
 ): Promise<number> {
   const report = await lab.drive.load(target.child, {
     port: target.port,
-    requests: httpAppends(target.port, inTurn(prefix), 'opaque', each),
+    requests: httpAppends(target.port, inTurn(prefix), form, each),
     protocol: 'http',
     connections: MAKERS,
     channels,

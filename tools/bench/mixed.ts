@@ -17,7 +17,7 @@ const PREFIX = 'mixed'
 const BACKLOG = 'mixed-backlog'
 const BACKLOG_APPENDS = 300
 /** All of them come from one run. */
-const ROWS = ['delivery', 'append', 'memory', 'CPU of the server', 'delay of the event loop']
+const ROWS = ['delivery', 'append', 'memory', 'CPU of the server', 'CPU of the receivers', 'delay of the event loop']
 const FSYNC = 'write + fdatasync, 4 KiB'
 /** Memory is judged after this, or after a quarter of a shorter run, minutes. */
 const SETTLED_MINUTES = 5
@@ -68,9 +68,9 @@ async function* mixed(lab: Lab): AsyncGenerator<Measure> {
   const roam = await startRoam({ port: server.port, connections: live, channels, stalled })
   const seconds = minutes * minuteSeconds
   const requests = httpAppends(server.port, inTurn(PREFIX), 'json', 1)
-  const { publishers: connections, warm } = lab.scale
+  const { producers: connections, warm } = lab.scale
   const load = { port: server.port, requests, protocol: 'http', connections, channels, rate } as const
-  await roam.report()
+  const idle = await roam.report()
   const before = server.child.usage()
   const started = performance.now()
   const samples: Sample[] = []
@@ -135,6 +135,7 @@ async function* mixed(lab: Lab): AsyncGenerator<Measure> {
   yield { ...common, name: `memory, after minute ${short(settled)}`, figure: slope(memory(settled)), unit: 'MiB/min' }
   yield { ...common, name: 'memory, at the end', figure: samples.at(-1)?.residentMiB ?? Number.NaN, unit: 'MiB' }
   yield { ...common, name: 'CPU of the server', figure: (cpu ?? Number.NaN) / took, unit: 'cores' }
+  yield { ...common, name: 'CPU of the receivers', figure: (got.cpu - idle.cpu) / took, unit: 'cores', durability: '-' }
   const delays = samples.map((each) => each.loopP99).toSorted((a, b) => a - b)
   yield {
     ...common,

@@ -77,6 +77,15 @@ export function httpAppends(port: number, channel: string, form: Form, size: num
   return fileOf(new Uint8Array(), size, requests)
 }
 
+/** Reads of a page of JSON from each of these places in turn; counted as one event each. */
+export function httpReads(port: number, channel: string, places: readonly number[], limit: number): Buffer {
+  const requests = places.map((after) => {
+    const path = `/v1/channels/${channel}/events?after=${after}&limit=${limit}`
+    return utf8.encode(`GET ${path} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nAccept: application/json\r\n\r\n`)
+  })
+  return fileOf(new Uint8Array(), 1, requests)
+}
+
 /** Appends of one event each over a WebSocket. */
 export function streamAppends(port: number, channel: string, wire: Wire): Buffer {
   const requests = Array.from({ length: DIFFERENT_EVENTS }, (_, i) =>

@@ -29,6 +29,18 @@ export interface Scale {
   readonly waitingRate: number
   readonly polledChannels: number
   readonly mixed: Mixed
+  readonly curves: Curves
+}
+
+/** Points of the cost curves; the first of each is what the others are compared with. */
+export interface Curves {
+  readonly channels: readonly number[]
+  readonly subscribers: readonly number[]
+  readonly stored: readonly number[]
+  /** Sockets of the fan-out, where their number is not the point. */
+  readonly sockets: number
+  readonly seconds: number
+  readonly warm: number
 }
 
 /** W8. */
@@ -76,6 +88,14 @@ export const FULL: Scale = {
     minuteSeconds: 60,
     sampleSeconds: 5,
   },
+  curves: {
+    channels: [1, 100, 10_000, 100_000],
+    subscribers: [1, 100, 1_000, 5_000],
+    stored: [0, 1_000_000, 10_000_000],
+    sockets: 100,
+    seconds: 2,
+    warm: 0.5,
+  },
 }
 
 /** Shows that everything runs and counts; its figures mean nothing. */
@@ -107,5 +127,13 @@ export const QUICK: Scale = {
     minutes: 4,
     minuteSeconds: 0.5,
     sampleSeconds: 0.2,
+  },
+  curves: {
+    channels: [1, 20],
+    subscribers: [1, 10],
+    stored: [0, 3_000],
+    sockets: 5,
+    seconds: 0.1,
+    warm: 0.05,
   },
 }
