@@ -5,8 +5,7 @@
  *
  * What one call is about (the event that `append` sends) is an argument, not a setting, and stands with its command.
  */
-import { parseDocument } from 'yaml'
-import { z } from 'zod'
+import type { parseDocument } from 'yaml'
 import { TidemarkError } from './errors.ts'
 
 /** What a person needs to know about a setting. */
@@ -24,14 +23,24 @@ export interface About {
   readonly default?: string | number | boolean | readonly string[]
 }
 
-const abouts = z.registry<About>()
+/** What values are taken. Every program reads all settings at its start, so this is no library's to load. */
+interface Kind<T> {
+  /** What is said of a value that is not. */
+  readonly rule: string
+  /** The value as programs use it; undefined when it is wrong. */
+  readonly read: (raw: unknown) => T | undefined
+}
 
-function setting<T extends z.ZodType>(schema: T, about: About & { default: NonNullable<About['default']> }): T
-function setting<T extends z.ZodType>(schema: T, about: About): z.ZodOptional<T>
-function setting(schema: z.ZodType, about: About): z.ZodType {
-  const { default: given } = about
-  const whole = given === undefined ? schema.optional() : schema.prefault(given)
-  return whole.register(abouts, about)
+interface Setting<T> extends About {
+  readonly kind: Kind<unknown>
+  /** Only for the compiler: what programs are given. */
+  readonly value?: T
+}
+
+function setting<T>(kind: Kind<T>, about: About & { default: NonNullable<About['default']> }): Setting<T>
+function setting<T>(kind: Kind<T>, about: About): Setting<T | undefined>
+function setting<T>(kind: Kind<T>, about: About): Setting<T> {
+  return { ...about, kind }
 }
 
 const DURATION_UNITS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
@@ -44,36 +53,62 @@ const withUnit = (raw: unknown, units: Record<string, number>): unknown => {
   return unit ? Number(match[1]) * unit : raw
 }
 
-const between = (min: number, max: number, error: string) => z.int({ error }).min(min, { error }).max(max, { error })
+const between = (value: unknown, min: number, max: number): number | undefined =>
+  Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max ? (value as number) : undefined
 
-const text = z.string({ error: 'takes a text' }).min(1, { error: 'takes a text that is not empty' })
-const yesNo = z.union([z.boolean(), z.stringbool()], { error: 'takes true or false' })
-const list = z.preprocess(
-  (raw) => (typeof raw === 'string' ? raw.split(',').map((part) => part.trim()) : raw),
-  z.array(text, { error: 'takes a list of texts' }),
-)
-const whole = (min: number, max: number) =>
-  z.preprocess(
-    (raw) => (typeof raw === 'string' && /^\d{1,16}$/.test(raw) ? Number(raw) : raw),
-    between(min, max, `takes a whole number, ${min} … ${max}`),
-  )
+const texts = (rule: string, is: RegExp): Kind<string> => ({
+  rule,
+  read: (raw) => (typeof raw === 'string' && is.test(raw) ? raw : undefined),
+})
+const text = texts('takes a text that is not empty', /./s)
+const YES = new Set(['true', '1', 'yes', 'on', 'y', 'enabled'])
+const NO = new Set(['false', '0', 'no', 'off', 'n', 'disabled'])
+const yesNo: Kind<boolean> = {
+  rule: 'takes true or false',
+  read(raw) {
+    if (typeof raw !== 'string') return typeof raw === 'boolean' ? raw : undefined
+    const word = raw.toLowerCase()
+    return YES.has(word) || (NO.has(word) ? false : undefined)
+  },
+}
+const list: Kind<string[]> = {
+  rule: 'takes a list of texts that are not empty',
+  read(raw) {
+    const parts: unknown = typeof raw === 'string' ? raw.split(',').map((part) => part.trim()) : raw
+    return Array.isArray(parts) && parts.every((part) => text.read(part)) ? parts : undefined
+  },
+}
+const whole = (min: number, max: number): Kind<number> => ({
+  rule: `takes a whole number, ${min} … ${max}`,
+  read: (raw) => between(typeof raw === 'string' && /^\d{1,16}$/.test(raw) ? Number(raw) : raw, min, max),
+})
 /** Milliseconds, written with a unit. */
-const duration = (min: number, max: number, range: string) =>
-  z.preprocess(
-    (raw) => (typeof raw === 'string' ? withUnit(raw, DURATION_UNITS) : raw === 0 ? 0 : String(raw)),
-    between(min, max, `takes a time with its unit (ms, s, m, h, d), ${range}`),
-  )
+const duration = (min: number, max: number, range: string): Kind<number> => ({
+  rule: `takes a time with its unit (ms, s, m, h, d), ${range}`,
+  read: (raw) => between(typeof raw === 'string' ? withUnit(raw, DURATION_UNITS) : raw === 0 ? 0 : undefined, min, max),
+})
 /** Bytes, a plain number or with a unit. */
-const size = (min: number, max: number, range: string) =>
-  z.preprocess(
-    (raw) => withUnit(raw, SIZE_UNITS),
-    between(min, max, `takes bytes or a size with its unit (KiB, MiB, GiB), ${range}`),
-  )
+const size = (min: number, max: number, range: string): Kind<number> => ({
+  rule: `takes bytes or a size with its unit (KiB, MiB, GiB), ${range}`,
+  read: (raw) => between(withUnit(raw, SIZE_UNITS), min, max),
+})
+const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
+const logLevel: Kind<(typeof LEVELS)[number]> = {
+  rule: 'takes trace, debug, info, warn, error, fatal or silent',
+  read: (raw) => LEVELS.find((level) => level === raw),
+}
+const address: Kind<string> = {
+  rule: 'takes an http:// or https:// address',
+  read: (raw) =>
+    typeof raw === 'string' && /^https?:\/\//i.test(raw.trim()) && URL.canParse(raw) ? raw.trim() : undefined,
+}
+/** A text that may look like a number in a file. */
+const position: Kind<string> = { rule: 'takes a position', read: String }
 
 const DAY_MS = DURATION_UNITS.d!
 const GIB = SIZE_UNITS.GiB!
 
-export const SETTINGS = z.object({
+export const SETTINGS = {
   host: setting(text, { about: 'address to listen on', takes: 'HOST', default: '127.0.0.1' }),
   port: setting(whole(0, 65_535), { about: 'port to listen on; 0 takes a free one', takes: 'PORT', default: 7070 }),
   data: setting(text, { about: 'directory of the log', takes: 'DIR', default: 'data/log' }),
@@ -82,15 +117,16 @@ export const SETTINGS = z.object({
     otherwise: 'refuse a directory without a log: it was emptied, or is not mounted',
     default: true,
   }),
-  engine: setting(text.regex(/^(?:level|nats:\/\/\S+)$/, { error: 'takes level or nats://host:port' }), {
+  engine: setting(texts('takes level or nats://host:port', /^(?:level|nats:\/\/\S+)$/), {
     about: 'what keeps the log: level (in --data), or the address of a cluster',
     takes: 'ENGINE',
     default: 'level',
   }),
-  path: setting(
-    text.regex(/^(?:\/[A-Za-z0-9._~-]+)+$/, { error: 'takes a path that begins with / and does not end with it' }),
-    { about: 'where the calls stand', takes: 'PATH', default: '/v1' },
-  ),
+  path: setting(texts('takes a path that begins with / and does not end with it', /^(?:\/[A-Za-z0-9._~-]+)+$/), {
+    about: 'where the calls stand',
+    takes: 'PATH',
+    default: '/v1',
+  }),
   origin: setting(list, {
     about: 'another origin whose pages may call: https://app.example',
     takes: 'ORIGIN',
@@ -127,12 +163,11 @@ export const SETTINGS = z.object({
     about: 'space on the disk below which appends are refused; 0 is off (128MiB, less on a small disk)',
     takes: 'SIZE',
   }),
-  logLevel: setting(
-    z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], {
-      error: 'takes trace, debug, info, warn, error, fatal or silent',
-    }),
-    { about: 'least important lines of the log that are written', takes: 'LEVEL', default: 'info' },
-  ),
+  logLevel: setting(logLevel, {
+    about: 'least important lines of the log that are written',
+    takes: 'LEVEL',
+    default: 'info',
+  }),
   acceptCopy: setting(yesNo, {
     about: 'open a directory that was copied; every epoch changes, followers start over',
     default: false,
@@ -142,7 +177,7 @@ export const SETTINGS = z.object({
     default: false,
   }),
 
-  url: setting(z.url({ protocol: /^https?$/, error: 'takes an http:// or https:// address' }), {
+  url: setting(address, {
     about: 'address of the server',
     takes: 'URL',
     default: 'http://127.0.0.1:7070',
@@ -163,7 +198,7 @@ export const SETTINGS = z.object({
     takes: 'N',
     short: 'n',
   }),
-  after: setting(z.coerce.string(), {
+  after: setting(position, {
     about: 'begin after a seq, at earliest, head, head-50 or time:2026-11-22T18:48:00Z',
     takes: 'POSITION',
   }),
@@ -186,14 +221,14 @@ export const SETTINGS = z.object({
     takes: 'TIME',
     default: '60s',
   }),
-})
+}
 
-export type Settings = z.output<typeof SETTINGS>
-export type SettingName = keyof Settings
+export type SettingName = keyof typeof SETTINGS
+export type Settings = { [Name in SettingName]: (typeof SETTINGS)[Name] extends Setting<infer T> ? T : never }
 
-export const SETTING_NAMES = Object.keys(SETTINGS.shape) as SettingName[]
+export const SETTING_NAMES = Object.keys(SETTINGS) as SettingName[]
 
-export const aboutOf = (name: SettingName): About => abouts.get(SETTINGS.shape[name])!
+export const aboutOf = (name: SettingName): About => SETTINGS[name]
 
 /** `hostName` → `host-name`: the flag without its dashes, and the key in a file. */
 export const flagOf = (name: SettingName): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
@@ -227,7 +262,14 @@ export interface ConfigSources {
   readonly flags?: Partial<Record<SettingName, unknown>>
   readonly env?: Readonly<Record<string, string | undefined>>
   /** The configuration file; YAML, of which JSON is a part. */
-  readonly file?: { readonly name: string; readonly text: string }
+  readonly file?: SettingsFile
+}
+
+export interface SettingsFile {
+  readonly name: string
+  readonly text: string
+  /** yaml's; most programs run without a file, and without it. */
+  readonly parse: typeof parseDocument
 }
 
 /**
@@ -240,9 +282,10 @@ export function resolveConfig({ flags = {}, env = {}, file }: ConfigSources): Co
   const origins: Partial<Record<SettingName, Origin>> = {}
   for (const name of SETTING_NAMES) {
     const origin = originOf(name, flags[name], env[variableOf(name)], inFile.get(name), file?.name)
-    const parsed = SETTINGS.shape[name].safeParse(origin.value)
-    if (!parsed.success) throw refusal(name, origin, parsed.error.issues[0]!.message)
-    settings[name] = parsed.data
+    const { kind } = SETTINGS[name]
+    const value = origin.value === undefined ? undefined : kind.read(origin.value)
+    if (value === undefined && origin.value !== undefined) throw refusal(name, origin, kind.rule)
+    settings[name] = value
     origins[name] = origin
   }
   return { settings: settings as Settings, origins: origins as Record<SettingName, Origin>, warnings: strays(env) }
@@ -264,11 +307,11 @@ function refusal(name: SettingName, { source, where, value }: Origin, rule: stri
 }
 
 /** The file's keys as settings. An unknown key is refused: a setting that is silently ignored is the worst kind. */
-function readFile(file: { name: string; text: string }): Map<SettingName, unknown> {
+function readFile(file: SettingsFile): Map<SettingName, unknown> {
   const wrong = (why: string): never => {
     throw new TidemarkError('wrong-config', `${file.name}: ${why}`, { file: file.name })
   }
-  const document = parseDocument(file.text, { prettyErrors: true, uniqueKeys: true })
+  const document = file.parse(file.text, { prettyErrors: true, uniqueKeys: true })
   const problem = document.errors[0] ?? document.warnings[0]
   if (problem) return wrong(problem.message.split('\n')[0]!.replace(/:$/, ''))
   const values: unknown = document.toJS({ maxAliasCount: 100 })

@@ -18,12 +18,23 @@ function packageDir(name) {
 
 const common = { configFile: false, logLevel: 'warn' }
 
+/** The engine's native part is found beside its package. */
+const nativePart = {
+  name: 'native-part',
+  enforce: 'pre',
+  resolveId: (id, importer = '') =>
+    id === './binding' && importer.includes('/classic-level/')
+      ? { id: 'classic-level/binding.js', external: true }
+      : null,
+}
+
 /** The command line with its packages: a start from many small files takes twice as long. */
 async function bundleProgram({ build }) {
   await build({
     ...common,
-    // The engine's native part is found beside its package; ws asks for these two and lives without.
-    ssr: { noExternal: true, external: ['classic-level', 'bufferutil', 'utf-8-validate'] },
+    plugins: [nativePart],
+    // ws asks for these two and lives without.
+    ssr: { noExternal: true, external: ['bufferutil', 'utf-8-validate'] },
     build: {
       ssr: 'dist/tools/tidemark.js',
       outDir: 'dist/bin',

@@ -63,7 +63,7 @@ export function command(plan: CommandPlan, terminal: Terminal, run: (run: Run) =
     const given = made.opts<Record<string, string | boolean | undefined>>()
     let json = given.json === true
     try {
-      const config = configOf(plan.settings, given)
+      const config = await configOf(plan.settings, given)
       json = plan.settings.includes('json') && config.settings.json
       for (const warning of config.warnings) terminal.say(`tidemark: ${warning}`)
       await run({ args: made.processedArgs, settings: config.settings, config, options: given, terminal })
@@ -74,10 +74,13 @@ export function command(plan: CommandPlan, terminal: Terminal, run: (run: Run) =
 }
 
 /** Settings named on the command line beside those of the environment and the file. @throws wrong-config, bad-request */
-function configOf(names: readonly SettingName[], given: Readonly<Record<string, unknown>>): Config {
+async function configOf(names: readonly SettingName[], given: Readonly<Record<string, unknown>>): Promise<Config> {
   const flags = Object.fromEntries(names.map((name) => [name, given[name]]))
   const name = given.config === undefined ? process.env[CONFIG_VARIABLE] : String(given.config)
-  return resolveConfig({ flags, env: process.env, ...(name && { file: { name, text: textOf(name) } }) })
+  if (!name) return resolveConfig({ flags, env: process.env })
+  const text = textOf(name)
+  const { parseDocument } = await import('yaml')
+  return resolveConfig({ flags, env: process.env, file: { name, text, parse: parseDocument } })
 }
 
 function textOf(name: string): string {

@@ -2,35 +2,24 @@
 import { Command, CommanderError } from 'commander'
 import { ERRORS } from '../src/errors.ts'
 import { version } from '../src/server/home.ts'
-import { appendCommand } from './append.ts'
-import { channelsCommand } from './channels.ts'
 import { Failed } from './command.ts'
-import { configCommand } from './config.ts'
-import { cursorsCommand } from './cursors.ts'
-import { infoCommand } from './info.ts'
-import { inspectCommand } from './inspect.ts'
-import { salvageCommand } from './salvage.ts'
-import { serveCommand } from './serve.ts'
-import { streamerCommand } from './streamer.ts'
-import { tailCommand } from './tail.ts'
 import { type Terminal, tellFailure } from './terminal.ts'
-import { verifyCommand } from './verify.ts'
-import { watchCommand } from './watch.ts'
 
-const COMMANDS = [
-  serveCommand,
-  appendCommand,
-  tailCommand,
-  watchCommand,
-  channelsCommand,
-  infoCommand,
-  cursorsCommand,
-  streamerCommand,
-  inspectCommand,
-  verifyCommand,
-  salvageCommand,
-  configCommand,
-]
+/** In the order of the help. Only the command that is run is loaded. */
+const COMMANDS: Readonly<Record<string, () => Promise<(terminal: Terminal) => Command>>> = {
+  serve: async () => (await import('./serve.ts')).serveCommand,
+  append: async () => (await import('./append.ts')).appendCommand,
+  tail: async () => (await import('./tail.ts')).tailCommand,
+  watch: async () => (await import('./watch.ts')).watchCommand,
+  channels: async () => (await import('./channels.ts')).channelsCommand,
+  info: async () => (await import('./info.ts')).infoCommand,
+  cursors: async () => (await import('./cursors.ts')).cursorsCommand,
+  streamer: async () => (await import('./streamer.ts')).streamerCommand,
+  inspect: async () => (await import('./inspect.ts')).inspectCommand,
+  verify: async () => (await import('./verify.ts')).verifyCommand,
+  salvage: async () => (await import('./salvage.ts')).salvageCommand,
+  config: async () => (await import('./config.ts')).configCommand,
+}
 
 const MORE = `
 Every option is also a variable TIDEMARK_… and a key of the file given by --config (see tidemark config).
@@ -45,7 +34,8 @@ export async function runProgram(args: readonly string[], terminal: Terminal): P
     .version(version())
     .addHelpText('after', MORE)
     .showHelpAfterError('See: tidemark --help')
-  for (const make of COMMANDS) program.addCommand(make(terminal))
+  const named = Object.hasOwn(COMMANDS, args[0] ?? '') ? [COMMANDS[args[0]!]!] : Object.values(COMMANDS)
+  for (const make of await Promise.all(named.map((load) => load()))) program.addCommand(make(terminal))
   const help: string[] = []
   for (const command of [program, ...program.commands])
     command.exitOverride().configureOutput({

@@ -5,7 +5,10 @@ import { type Logger, pino } from 'pino'
 import { type Config, flagOf, type SettingName, type Settings } from '../src/config.ts'
 import { TidemarkError } from '../src/errors.ts'
 import type { Log } from '../src/log/log.ts'
+import { openLog } from '../src/log/open.ts'
 import { version } from '../src/server/home.ts'
+import type { GroupFigures } from '../src/server/metrics.ts'
+import { checkOptions } from '../src/server/options.ts'
 import type { RunningServer } from '../src/server/server.ts'
 import { command, type Run } from './command.ts'
 import { Journal } from './journal.ts'
@@ -103,19 +106,13 @@ export async function serve({ settings, config, terminal }: Run): Promise<void> 
 async function start(settings: Settings, config: Config, logger: Logger): Promise<{ log: Log; server: RunningServer }> {
   if (settings.engine !== 'level')
     throw new TidemarkError('wrong-config', `The engine ${settings.engine} is not supported yet: use level`)
-  // Loaded here, so that the other commands start without them.
-  const [{ openLog }, { checkOptions, startServer }, { GroupFigures }] = await Promise.all([
-    import('../src/log/open.ts'),
-    import('../src/server/server.ts'),
-    import('../src/server/metrics.ts'),
-  ])
-  const groupFigures = new GroupFigures()
+  let groupFigures: GroupFigures | undefined
   const { host, port, path, createChannels, heartbeat, acceptCopy, acceptDataLoss } = settings
   const { origin: origins, hostName: hostNames } = settings
   const about = { host, port, path, origins, hostNames, createChannels, heartbeat, version: version() }
   // A log is opened, or made, only for a server that can run.
   checkOptions(about)
-  const log = await openLog({
+  const opening = openLog({
     dir: resolve(settings.data),
     create: settings.create,
     acceptCopy,
@@ -123,10 +120,16 @@ async function start(settings: Settings, config: Config, logger: Logger): Promis
     idWindow: settings.idWindow,
     tailBytes: settings.tailBytes,
     ...(settings.minFree !== undefined && { minFreeBytes: settings.minFree }),
-    onGroup: groupFigures.add,
+    onGroup: (group) => groupFigures?.add(group),
     onNotice: (level, message, facts) => logger[level](facts, message),
   })
+  // The server is loaded while the log is opened. What the log clears up by itself before is not counted.
+  const loading = Promise.all([import('../src/server/server.ts'), import('../src/server/metrics.ts')])
+  loading.catch(() => undefined)
+  const log = await opening
   try {
+    const [{ startServer }, metrics] = await loading
+    groupFigures = new metrics.GroupFigures()
     const server = await startServer(log, {
       ...about,
       logger,

@@ -19,8 +19,8 @@ export interface Terminal {
 }
 
 export class ProcessTerminal implements Terminal {
-  readonly input = process.stdin
   #done: string | undefined
+  #isRead = false
 
   constructor() {
     // Whoever reads our results may stop reading (`| head`): that is an end, not a failure.
@@ -32,6 +32,11 @@ export class ProcessTerminal implements Terminal {
     })
     // Nobody listens to messages any more; results and work go on.
     process.stderr.on('error', () => undefined)
+  }
+
+  get input(): typeof process.stdin {
+    this.#isRead = true
+    return process.stdin
   }
 
   print(text: string, done?: string): Promise<void> {
@@ -50,7 +55,7 @@ export class ProcessTerminal implements Terminal {
   }
 
   close(): void {
-    process.stdin.destroy()
+    if (this.#isRead) process.stdin.destroy()
   }
 
   stopped(): AbortSignal {

@@ -163,3 +163,9 @@ function refuseCredentials(req: IncomingMessage): void {
     if (CREDENTIALS.has(name.replace(/[-_]/g, '').toLowerCase()))
       throw new TidemarkError('bad-request', 'A credential never stands in a URL: send it as a header', { field: name })
 }
+
+export const openWithoutKeys = (host: string): TidemarkError =>
+  new TidemarkError(
+    'wrong-config',
+    `Without keys everybody who reaches the server is admin: it listens on loopback only, not on ${host}`,
+  )

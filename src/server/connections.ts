@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import type { Server } from 'node:http'
 import { type Socket, Server as TcpServer } from 'node:net'
 import { TidemarkError } from '../errors.ts'
-import { isLoopback } from './access.ts'
+import { isLoopback, openWithoutKeys } from './access.ts'
 import { ANSWER_MS, CHECK_MS, STOP_IDLE_MS, STOP_MS } from './limits.ts'
 
 export interface ConnectionsOptions {
@@ -141,9 +141,3 @@ export class Connections {
     clearInterval(this.#sweeper)
   }
 }
-
-export const openWithoutKeys = (host: string): TidemarkError =>
-  new TidemarkError(
-    'wrong-config',
-    `Without keys everybody who reaches the server is admin: it listens on loopback only, not on ${host}`,
-  )

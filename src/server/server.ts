@@ -1,62 +1,21 @@
 /** The server: one port for every door, from `listen` to a stop that loses nothing. */
 import { setMaxListeners } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import { type Logger, pino } from 'pino'
-import { TidemarkError } from '../errors.ts'
+import { pino } from 'pino'
 import { formatTime } from '../event.ts'
 import type { Log } from '../log/log.ts'
-import type { SettingJson } from '../wire.ts'
-import { Access, isLoopback } from './access.ts'
-import { Connections, openWithoutKeys } from './connections.ts'
+import { Connections } from './connections.ts'
 import type { Doors } from './doors.ts'
 import { logFailure } from './failure.ts'
 import { Front } from './front.ts'
 import { CLIENT_FILE } from './home.ts'
 import { hotCall } from './hot.ts'
 import * as limits from './limits.ts'
-import { type GroupFigures, Metrics } from './metrics.ts'
+import { Metrics } from './metrics.ts'
+import { checkOptions, type ServerOptions } from './options.ts'
 import { Router } from './router.ts'
 import { Streamer } from './streamer.ts'
 import { LogSwitch } from './switch.ts'
-
-export interface ServerOptions {
-  /** Address to listen on; only loopback while there are no keys. Default 127.0.0.1. */
-  readonly host?: string
-  /** Default 7070; 0 takes a free one. */
-  readonly port?: number
-  /** Prefix of the calls. Default `/v1`. */
-  readonly path?: string
-  /** Origins whose pages may call beside this server's own: `https://app.example`. */
-  readonly origins?: readonly string[]
-  /** Host names under which this server may be called beside the loopback names. */
-  readonly hostNames?: readonly string[]
-  /** Whether an append makes its channel. Default true. */
-  readonly createChannels?: boolean
-  /** Streams and sockets without anything else to say show that they live this often, ms. Default HEARTBEAT_MS. */
-  readonly heartbeat?: number
-  /** Default: none is written. */
-  readonly logger?: Logger
-  /** Version of the program, told to clients. */
-  readonly version?: string
-  /** Most open connections. Default CONNECTIONS_MAX. */
-  readonly connections?: number
-  /** Most bytes of answers that were made and not taken, of all connections. Default UNSENT_BYTES_MAX. */
-  readonly unsentBytes?: number
-  /** A request is whole after this, ms, its head within HEADERS_MS. Default REQUEST_MS. */
-  readonly requestTimeout?: number
-  /** Clients that are sent away spread their return over this window, ms. Default RETRY_WINDOW_MS. */
-  readonly retryWindow?: number
-  /** Figures of the log's writes, for `/metrics`. */
-  readonly groupFigures?: GroupFigures
-  /** Settings as they were given, to be shown to who watches: never a secret. */
-  readonly shown?: readonly SettingJson[]
-  /** Where the log lies, to tell how full its disk is. */
-  readonly dir?: string
-  /** The browser client that `/client.js` gives out. Default: as built, dist/client.js. */
-  readonly clientFile?: string
-  /** Checks every answer against its schema; for tests. */
-  readonly checkAnswers?: boolean
-}
 
 export interface RunningServer {
   /** `http://127.0.0.1:7070` */
@@ -70,15 +29,6 @@ export interface RunningServer {
 }
 
 const PORT = 7070
-
-/** What can be said of options before a log is opened for them. @throws wrong-config */
-export function checkOptions(options: ServerOptions): { host: string; path: string; access: Access } {
-  const host = options.host ?? '127.0.0.1'
-  if (!isLoopback(host)) throw openWithoutKeys(host)
-  const path = checkPath(options.path ?? '/v1')
-  const access = new Access({ hostNames: options.hostNames ?? [], origins: options.origins ?? [] })
-  return { host, path, access }
-}
 
 /** @throws wrong-config; unavailable when the port is taken */
 export async function startServer(log: Log, options: ServerOptions = {}): Promise<RunningServer> {
@@ -193,10 +143,4 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
       return stopped
     },
   }
-}
-
-function checkPath(path: string): string {
-  if (!/^(?:\/[A-Za-z0-9._~-]+)+$/.test(path))
-    throw new TidemarkError('wrong-config', `--path is like /v1 or /tidemark/v1, not ${path}`)
-  return path
 }

@@ -1,7 +1,8 @@
 /** Real parts for tests: a server on a free port over a log of its own, both closed when the test ends. */
 import { onTestFinished } from 'vitest'
 import type { Log } from '../../src/log/log.ts'
-import { type RunningServer, type ServerOptions, startServer } from '../../src/server/server.ts'
+import type { ServerOptions } from '../../src/server/options.ts'
+import { type RunningServer, startServer } from '../../src/server/server.ts'
 import { tempLog } from '../parts.ts'
 
 export interface TestServer {
