@@ -1,7 +1,5 @@
 /** The client against the real server and a real log: whatever is cut, switched or killed, each event comes once. */
-import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createInterface } from 'node:readline'
 import { expect, onTestFinished, test } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
 import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
@@ -9,25 +7,16 @@ import { connect, NodeSocket } from '../../src/client/node.ts'
 import type { SocketClass } from '../../src/client/socket.ts'
 import type { ChannelEvent, Item } from '../../src/client/subscription.ts'
 import type { Log } from '../../src/log/log.ts'
+import { dice } from '../crash/dice.ts'
 import { body, event, range, SEED, tempDir } from '../parts.ts'
 import { startTestServer } from '../server/serve.ts'
 import { Cable } from './cable.ts'
+import { startVictim } from './storm.ts'
 
 function client(url: string, options: TidemarkOptions = {}): Tidemark {
   const tidemark = connect(url, options)
   onTestFinished(() => tidemark.close())
   return tidemark
-}
-
-/** Repeatable random numbers below 1 (mulberry32). */
-function randomFrom(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
 }
 
 async function fill(log: Log, channel: string, first: number, last: number, size = 7): Promise<void> {
@@ -71,7 +60,7 @@ for (const subprotocol of ['json', 'msgpack'] as const)
 
 for (const subprotocol of ['json', 'msgpack'] as const)
   test(`a ${subprotocol} line that is cut in the middle of its bytes misses and doubles nothing`, async () => {
-    const random = randomFrom(SEED)
+    const random = dice(SEED)
     console.log(`seed ${SEED}`)
     const { url, port, log } = await startTestServer()
     const cable = await Cable.start(port)
@@ -80,7 +69,7 @@ for (const subprotocol of ['json', 'msgpack'] as const)
       left -= piece.length
       if (left > 0) return false
       // Now and then enough for the largest frame, or nothing could ever arrive.
-      left = 2_000 + random() ** 2 * 600_000
+      left = 2_000 + (random(1_000) / 1_000) ** 2 * 600_000
       return true
     }
     const tidemark = client(cable.url, { subprotocol })
@@ -122,7 +111,7 @@ test('every kind of event looks the same over JSON, msgpack and a read', async (
 })
 
 test('the streamer may be switched at any time: polls and sockets hand over without a seam', async () => {
-  const random = randomFrom(SEED + 1)
+  const random = dice(SEED + 1)
   console.log(`seed ${SEED}`)
   const { url, log } = await startTestServer({ retryWindow: 20 })
   const tidemark = client(url)
@@ -134,8 +123,8 @@ test('the streamer may be switched at any time: polls and sockets hand over with
   const filling = (async () => {
     for (let at = 1; at <= all; at += 10) {
       await log.append(names.map((channel) => ({ channel, body: body(...range(at, at + 9)) })))
-      if (random() < 0.15) {
-        const on = random() < 0.5
+      if (random(100) < 15) {
+        const on = random(2) === 0
         await fetch(`${url}/v1/admin/streamer`, {
           method: 'PUT',
           headers: { 'content-type': 'application/json' },
@@ -219,7 +208,7 @@ const refused = class extends NodeSocket {
 test('a follower that dies goes on from its cursor: nothing is missed, and what comes again is what was not committed', async () => {
   const { url, log } = await startTestServer()
   await fill(log, 'a', 1, 1_000, 50)
-  const random = randomFrom(SEED + 2)
+  const random = dice(SEED + 2)
   console.log(`seed ${SEED}`)
   const handled: number[] = []
   const dead: Promise<void>[] = []
@@ -232,13 +221,13 @@ test('a follower that dies goes on from its cursor: nothing is missed, and what 
     committed = first
     // The cursor is never ahead of what was handled.
     expect(first).toBeLessThanOrEqual(handled.at(-1) ?? 0)
-    const end = first + 1 + Math.floor(random() * 200)
+    const end = first + 1 + random(200)
     const loop = tidemark.channel('a').follow({ cursor: true })
     for (let seq = first + 1; seq <= Math.min(end, 1_000); seq++) {
       const { value } = await loop.next()
       expect(value?.seq).toBe(seq)
       handled.push(seq)
-      if (random() < 0.02) await tidemark.channel('a').commit(seq - 1)
+      if (random(100) < 2) await tidemark.channel('a').commit(seq - 1)
     }
     // Dies: no goodbye, no last commit.
     cable.target = 0
@@ -342,17 +331,10 @@ for (const subprotocol of ['json', 'msgpack'] as const)
     expect((await log.info('a')).head).toBe(4)
   })
 
-async function startVictim(dir: string): Promise<{ child: ChildProcess; port: number }> {
-  const child = spawn(process.execPath, ['dist/test/client/victim.js', dir], { stdio: ['ignore', 'pipe', 'inherit'] })
-  onTestFinished(() => void child.kill('SIGKILL'))
-  const [line] = await once(createInterface(child.stdout!), 'line')
-  return { child, port: Number(line) }
-}
-
 test('a server that is killed amid appends and restarted has each append once, in order, and followers miss nothing', async () => {
   const dir = tempDir()
   console.log(`seed ${SEED}`)
-  const random = randomFrom(SEED + 3)
+  const random = dice(SEED + 3)
   let { child, port } = await startVictim(dir)
   const cable = await Cable.start(port)
   const tidemark = client(cable.url, { client: 'me' })
@@ -363,7 +345,7 @@ test('a server that is killed amid appends and restarted has each append once, i
     const first = round * 150 + 1
     for (const data of range(first, first + 149)) answers.push(tidemark.channel('a').append({ data }))
     // Some are answered, some are on disk without an answer, some were never sent.
-    await answers[first - 1 + Math.floor(random() * 150)]
+    await answers[first - 1 + random(150)]
     child.kill('SIGKILL')
     await once(child, 'exit')
     ;({ child, port } = await startVictim(dir))
