@@ -31,6 +31,9 @@ export interface Opened {
   readonly head: number
 }
 
+/** What comes next is not in memory. */
+export const UNREAD = Symbol('unread')
+
 const NOWHERE = { epoch: null, after: 0, trimmed: 0, head: 0 } as const
 
 export class Follower {
@@ -93,6 +96,17 @@ export class Follower {
 
   /** What is there now, without waiting; undefined at the head when that was told already. */
   async next(limits: ReadLimits): Promise<Item | undefined> {
+    const item = this.recent(limits)
+    if (item !== UNREAD) return item
+    try {
+      return this.#step(await this.#log.read(this.channel, this.place, limits))
+    } catch (error) {
+      return this.#turn(error)
+    }
+  }
+
+  /** As `next`, at once, of what the log has in memory; UNREAD when more has to be looked at. */
+  recent(limits: ReadLimits): Item | undefined | typeof UNREAD {
     if (this.#told) {
       const item = this.#told
       this.#told = undefined
@@ -100,10 +114,9 @@ export class Follower {
     }
     if (this.#ended) return undefined
     try {
-      const page = await this.#log.read(this.channel, this.place, limits)
-      return this.#step(page)
+      const page = this.#log.recent(this.channel, this.place, limits)
+      return page ? this.#step(page) : UNREAD
     } catch (error) {
-      if (!(error instanceof TidemarkError)) throw error
       return this.#turn(error)
     }
   }
@@ -121,7 +134,8 @@ export class Follower {
   }
 
   /** A read that failed: what it means to a reader. */
-  #turn(error: TidemarkError): Item | undefined {
+  #turn(error: unknown): Item | undefined {
+    if (!(error instanceof TidemarkError)) throw error
     const { epoch, trimmed, head } = error.details as { epoch: string; trimmed: number; head: number }
     switch (error.code) {
       case 'gap': {

@@ -143,6 +143,9 @@ export interface Log {
    */
   read(channel: string, from: Place, limits: ReadLimits): Promise<Page>
 
+  /** What `read` would give, at once, where that is in memory; undefined when it has to be waited for. @throws as `read` */
+  recent(channel: string, from: Place, limits: ReadLimits): Page | undefined
+
   /**
    * Resolves when a read from this place would not be an empty page: head > after, trimmed > after, another epoch,
    * or the channel is gone — at once if it is already so. With no epoch, an unknown channel is waited for.
@@ -217,10 +220,13 @@ export class Page {
   readonly blocks: readonly Uint8Array[]
   readonly #forms = new Map<string, unknown>()
   readonly #onForm: ((bytes: number) => void) | undefined
+  readonly #ofBlock: BlockForms | undefined
 
+  /** @param onForm counts forms of a page that many share @param ofBlock keeps forms of its blocks */
   constructor(
     page: Pick<Page, 'channel' | 'epoch' | 'after' | 'last' | 'head' | 'trimmed' | 'blocks'>,
     onForm?: (bytes: number) => void,
+    ofBlock?: BlockForms,
   ) {
     this.channel = page.channel
     this.epoch = page.epoch
@@ -230,6 +236,7 @@ export class Page {
     this.trimmed = page.trimmed
     this.blocks = page.blocks
     this.#onForm = onForm
+    this.#ofBlock = ofBlock
   }
 
   /** The engine keeps this page for all who stand at its place; otherwise it is one reader's own. */
@@ -254,4 +261,21 @@ export class Page {
     }
     return form
   }
+
+  /** The engine keeps the blocks of this page, and forms of them, for whoever reads them from wherever. */
+  get hasBlockForms(): boolean {
+    return this.#ofBlock !== undefined
+  }
+
+  /** The block at this place in `blocks`, whole, in a door's own form. */
+  blockForm<T extends { readonly length: number }>(index: number, name: string, make: (block: Uint8Array) => T): T {
+    return this.#ofBlock?.(index, name, make) ?? make(this.blocks[index]!)
+  }
 }
+
+/** The form of this name of a page's block: the one that is kept with the block, or what is made of it now. */
+export type BlockForms = <T extends { readonly length: number }>(
+  index: number,
+  name: string,
+  make: (block: Uint8Array) => T,
+) => T

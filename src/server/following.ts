@@ -10,7 +10,7 @@ import type { CommitRequest, SubscribeRequest } from './intake.ts'
 import { refuse } from './json.ts'
 import type { Turn } from './rounds.ts'
 import type { Session } from './session.ts'
-import { Subscription } from './subscription.ts'
+import { type Outcome, Subscription } from './subscription.ts'
 
 /** Pages begin small, and grow while the socket takes them. */
 const PAGE_BYTES = 64 * 1024
@@ -70,7 +70,9 @@ export class Following implements Turn {
     this.#subscriptions.set(channel, subscription)
     this.#past?.delete(channel)
     session.tell({ op: 'subscribed', ref, ...opened })
-    this.ready(subscription)
+    // Requests that came together with this one are taken up before its first page: they know nothing of it.
+    this.#enqueue(subscription)
+    session.host.queue.join(this)
   }
 
   unsubscribe(channel: string, ref: Ref | undefined): void {
@@ -186,13 +188,15 @@ export class Following implements Turn {
   }
 
   turn(): void {
-    if (!this.#isServing) void this.#serve()
+    if (!this.#isServing) this.#serve()
   }
 
-  /** One page for each subscription in turn, while the socket takes them and there is room for them. */
-  async #serve(): Promise<void> {
-    const { backlog, watches, queue } = this.#session.host
-    this.#isServing = true
+  /**
+   * One page for each subscription in turn, while the socket takes them and there is room for them. A read of the disk
+   * is waited for; what is in memory goes out within this call.
+   */
+  #serve(): void {
+    const { backlog, queue } = this.#session.host
     const { outlet } = this.#session
     const start = outlet.taken
     let turns = 0
@@ -210,23 +214,48 @@ export class Following implements Turn {
         continue
       }
       denied = undefined
-      try {
-        const outcome = await next.take(bytes)
-        if (!next.isOver && outcome === 'head') watches.join(next)
-        else if (!next.isOver) this.#enqueue(next)
-      } catch (error) {
-        this.failed(next, error)
+      const outcome = this.#take(next, bytes)
+      if (outcome instanceof Promise) {
+        void this.#waitFor(next, outcome, room)
+        return
       }
-      if (room > 0) backlog.release(room)
-      this.#isBehind = this.#first !== undefined
-      if (!this.#isBehind) this.#size(PAGE_BYTES)
-      else if (outlet.taken - this.#takenBefore >= this.#pageBytes * PAGES_AT_ONCE)
-        this.#size(this.#pageBytes * PAGE_GROWTH)
+      this.#took(next, outcome, room)
       if (++turns < TURNS_MAX && outlet.taken - start < BYTES_IN_A_ROW) continue
       queue.join(this)
-      break
+      return
     }
+  }
+
+  #take(subscription: Subscription, bytes: number): Outcome | Promise<Outcome> {
+    try {
+      return subscription.take(bytes)
+    } catch (error) {
+      this.failed(subscription, error)
+      return 'over'
+    }
+  }
+
+  async #waitFor(subscription: Subscription, outcome: Promise<Outcome>, room: number): Promise<void> {
+    this.#isServing = true
+    const reached = await outcome.catch((error: unknown): Outcome => {
+      this.failed(subscription, error)
+      return 'over'
+    })
     this.#isServing = false
+    this.#took(subscription, reached, room)
+    this.#serve()
+  }
+
+  #took(subscription: Subscription, outcome: Outcome, room: number): void {
+    const { backlog, watches } = this.#session.host
+    if (!subscription.isOver && outcome === 'head') watches.join(subscription)
+    else if (!subscription.isOver && outcome === 'more') this.#enqueue(subscription)
+    if (room > 0) backlog.release(room)
+    const isBehind = this.#first !== undefined
+    if (isBehind !== this.#isBehind) this.#size(PAGE_BYTES)
+    else if (isBehind && this.#session.outlet.taken - this.#takenBefore >= this.#pageBytes * PAGES_AT_ONCE)
+      this.#size(this.#pageBytes * PAGE_GROWTH)
+    this.#isBehind = isBehind
   }
 
   #next(): Subscription | undefined {

@@ -6,7 +6,7 @@ import { Packr } from 'msgpackr'
 import { putU32 } from '../bytes.ts'
 import type { Page } from '../log/log.ts'
 import { type ServerMessage, SUBPROTOCOL } from '../wire.ts'
-import { blocksHead, eventsBytes } from './render.ts'
+import { blocksHead, eventsPieces } from './render.ts'
 
 /** A frame, in one or more pieces. */
 export type Pieces = readonly Buffer[]
@@ -102,9 +102,9 @@ function jsonPage(page: Page): Pieces {
   const head = JSON.stringify({ op: 'events', channel, epoch, after, last })
   const start = Buffer.from(`${head.slice(0, -1)},"events":[`)
   // Without keys every caller is admin, who sees whom an event is for.
-  const { bytes } = eventsBytes(page, { withTo: true })
-  if (!page.isShared && bytes.length >= PIECE_BYTES) return piecesOf(TEXT, [start], [bytes], END)
-  return [frameOf(TEXT, [start, bytes, END], keptFrame)]
+  const pieces = eventsPieces(page)
+  if (!page.isShared && sum(pieces) >= PIECE_BYTES * pieces.length) return piecesOf(TEXT, [start], pieces, END)
+  return [frameOf(TEXT, [start, ...pieces, END], keptFrame)]
 }
 
 function msgpackPage(page: Page): Pieces {

@@ -32,6 +32,29 @@ export function eventsBytes(page: Page, options: RenderOptions = {}): Rendered {
   return render(page, options, LIST)
 }
 
+/**
+ * As `eventsBytes` with whom events are for, in pieces to be written together: of blocks that the engine keeps, what was
+ * made of them once for all who read them.
+ */
+export function eventsPieces(page: Page): Buffer[] {
+  if (!page.hasBlockForms) return [eventsBytes(page, { withTo: true }).bytes]
+  const pieces: Buffer[] = []
+  page.blocks.forEach((block, i) => {
+    const { after, last } = readHeader(block)
+    const isWhole = after >= page.after && last <= page.last
+    const piece = isWhole ? page.blockForm(i, 'json', blockEvents) : blockEvents(block, page)
+    // The first one begins without its comma.
+    if (piece.length > 0) pieces.push(pieces.length > 0 ? piece : piece.subarray(1))
+  })
+  return pieces
+}
+
+/** The event objects of a block with a comma before each, those with after < seq ≤ last. */
+function blockEvents(block: Uint8Array, { after, last }: { after: number; last: number } = readHeader(block)): Buffer {
+  const before = (to: Scribe): void => to.ascii(',')
+  return render({ channel: '', blocks: [block], after, last }, { withTo: true }, { before }).bytes
+}
+
 /** A read's whole answer: what is known of the channel, and the events. */
 export function pageJson(page: Page, options: RenderOptions = {}): Rendered {
   const fields = JSON.stringify(pageFields(page, lastWithin(page, options.limit ?? Number.POSITIVE_INFINITY)))
@@ -69,7 +92,11 @@ const LIST: Around = {
 const scribe = new Scribe()
 
 /** The events of a page as JSON, with what stands around each of them. */
-export function render(page: Page, options: RenderOptions, { begin, before, behind, end }: Around): Rendered {
+export function render(
+  page: Pick<Page, 'channel' | 'blocks' | 'after' | 'last'>,
+  options: RenderOptions,
+  { begin, before, behind, end }: Around,
+): Rendered {
   const { limit = Number.POSITIVE_INFINITY, withTo = false } = options
   const channel = options.withChannel ? page.channel : undefined
   let count = 0

@@ -9,30 +9,28 @@ export interface Turn {
   turn(): void
 }
 
+/** Members get turns for this long before input and output of others are looked at, ms. */
+const SLICE_MS = 1
+/** Turns between two looks at the clock. */
+const CLOCK_TURNS = 8
 /** A round that took less than this is no load: the next one begins at once. ms */
 const REST_FROM_MS = 0.5
 /** Longest rest between two rounds, ms. */
-const REST_MAX_MS = 10
-/** A rest is as long as the round before it at least, and at most so many times as long while the loop is busy. */
-const REST_SHARE_MAX = 2
-/** From one round to the next the event loop is to be busy for this part of the time: enough to do, and no queue. */
-const BUSY_FROM = 0.6
-const BUSY_TO = 0.8
-/** How fast rests grow and shrink, from round to round. */
-const REST_STEP = 1.5
+const REST_MAX_MS = 20
 
 /**
  * Live delivery in rounds. Whoever has something new joins; a round begins in the next turn of the event loop, so
- * that the answers to its appends go out first. A round that took a while is followed by a rest as long as itself, in
- * which appends are taken: they all go out together in the next one. A loop that has no time left by then rests
- * longer, until it has: what waits for a turn of a full loop waits longer than any rest.
+ * that the answers to its appends go out first. It goes out in slices, and between them appends are taken: who has its
+ * turn late in a round gets what came meanwhile. A round that took a while is followed by a rest as long as itself, in
+ * which more is taken: it all goes out together in the next one.
  */
 export class Rounds {
   #joined: Turn[] = []
   #isIdle = true
-  /** Length of a rest, in lengths of the round before it. */
-  #restShare = 1
-  #used = performance.eventLoopUtilization()
+  /** The round that goes out: its members, how many had their turn, and the time that took, ms. */
+  #round: Turn[] = []
+  #had = 0
+  #took = 0
 
   join(member: Turn): void {
     this.#joined.push(member)
@@ -42,35 +40,32 @@ export class Rounds {
   }
 
   readonly #begin = (): void => {
-    const members = this.#joined
-    if (members.length === 0) {
-      this.#isIdle = true
-      return
-    }
+    this.#round = this.#joined
     this.#joined = []
+    this.#had = 0
+    this.#took = 0
+    if (this.#round.length === 0) this.#isIdle = true
+    else this.#slice()
+  }
+
+  readonly #slice = (): void => {
+    const round = this.#round
     const started = performance.now()
-    for (const member of members) member.turn()
-    // Reads from memory end within microtasks, with their writes; what runs after all of those sees the round's cost.
-    queueMicrotask(() => process.nextTick(this.#end, started))
-  }
-
-  readonly #end = (started: number): void => {
-    const took = performance.now() - started
-    if (took < REST_FROM_MS) {
-      setImmediate(this.#begin)
-      return
+    let spent = 0
+    while (this.#had < round.length && spent < SLICE_MS) {
+      const end = Math.min(this.#had + CLOCK_TURNS, round.length)
+      while (this.#had < end) round[this.#had++]!.turn()
+      spent = performance.now() - started
     }
-    setTimeout(this.#begin, Math.min(took * this.#share(), REST_MAX_MS))
+    this.#took += spent
+    if (this.#had < round.length) setImmediate(this.#slice)
+    else this.#end()
   }
 
-  /** Looks at how busy the loop was since the last round. */
-  #share(): number {
-    const used = performance.eventLoopUtilization()
-    const { utilization } = performance.eventLoopUtilization(used, this.#used)
-    this.#used = used
-    if (utilization > BUSY_TO) this.#restShare = Math.min(this.#restShare * REST_STEP, REST_SHARE_MAX)
-    else if (utilization < BUSY_FROM) this.#restShare = Math.max(this.#restShare / REST_STEP, 1)
-    return this.#restShare
+  #end(): void {
+    this.#round = []
+    if (this.#took < REST_FROM_MS) setImmediate(this.#begin)
+    else setTimeout(this.#begin, Math.min(this.#took, REST_MAX_MS))
   }
 }
 

@@ -4,8 +4,8 @@
  */
 import { TidemarkError } from '../errors.ts'
 import { sameHistory } from '../event.ts'
-import type { Follower } from '../log/follow.ts'
-import type { CursorMove, Place } from '../log/log.ts'
+import { type Follower, type Item, UNREAD } from '../log/follow.ts'
+import type { CursorMove, Place, ReadLimits } from '../log/log.ts'
 import { READ_EVENTS_MAX } from '../wire.ts'
 import type { Following } from './following.ts'
 import type { Session } from './session.ts'
@@ -63,9 +63,21 @@ export class Subscription implements Watcher {
     this.#session.host.watches.leave(this)
   }
 
-  /** Writes what comes next, a page of about `bytes` at most. @throws unavailable */
-  async take(bytes: number): Promise<Outcome> {
-    const item = await this.#follower.next({ events: READ_EVENTS_MAX, bytes })
+  /**
+   * Writes what comes next, a page of about `bytes` at most: at once when that is in memory, as it is at the head.
+   * @throws unavailable
+   */
+  take(bytes: number): Outcome | Promise<Outcome> {
+    const limits = { events: READ_EVENTS_MAX, bytes }
+    const item = this.#follower.recent(limits)
+    return item === UNREAD ? this.#read(limits) : this.#give(item)
+  }
+
+  async #read(limits: ReadLimits): Promise<Outcome> {
+    return this.#give(await this.#follower.next(limits))
+  }
+
+  #give(item: Item | undefined): Outcome {
     if (this.#isOver) return 'over'
     const { channel } = this
     const session = this.#session

@@ -36,7 +36,8 @@ export class Watches {
   join(watcher: Watcher): void {
     const { channel, place } = watcher
     const ofChannel = this.#watches.get(channel)
-    let watch = ofChannel?.find((each) => each.place.after === place.after && each.place.epoch === place.epoch)
+    // Most stand where the one before them does.
+    let watch = ofChannel?.findLast((each) => each.place.after === place.after && each.place.epoch === place.epoch)
     if (!watch) {
       watch = { place, watchers: new Set(), over: new AbortController() }
       if (ofChannel) ofChannel.push(watch)

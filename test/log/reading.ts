@@ -98,6 +98,8 @@ export function amid(log: Log, verb: 'read' | 'cursor' | 'info', happens: () => 
     get(target, name) {
       const member = Reflect.get(target, name)
       if (typeof member !== 'function') return member
+      // Nothing happens in the middle of what is done at once.
+      if (name === 'recent') return verb === 'read' ? () => undefined : member.bind(target)
       return async (...args: unknown[]) => {
         const answer = await Reflect.apply(member, target, args)
         const now = name === verb ? pending : undefined

@@ -29,6 +29,42 @@ test('Forms that readers make count into the budget, and push the oldest blocks 
   expect(page(0)).toBeUndefined()
 })
 
+test('A form of a block is made once, whatever the place of its reader, and goes with the block', () => {
+  const { tail, page } = tailOf(100_000, 20, 10)
+  let made = 0
+  const make = () => {
+    made++
+    return 'x'.repeat(20_000)
+  }
+  const early = page(0)!
+  expect(early.blockForm(19, 'json', make)).toBe(page(185)!.blockForm(1, 'json', make))
+  expect(early.blockForm(18, 'json', make).length).toBe(20_000)
+  expect(made).toBe(2)
+  // Forms count: two more do not fit beside the oldest blocks.
+  for (const i of [16, 17]) early.blockForm(i, 'json', make)
+  expect(page(0)!.blocks.length).toBe(20)
+  early.blockForm(15, 'json', make)
+  expect(page(0)).toBeUndefined()
+  // Of a block that is gone nothing is kept or counted.
+  tail.forget(1)
+  for (const _ of range(1, 10)) early.blockForm(14, 'json', make)
+  expect(made).toBe(15)
+  tail.push(1, [tailBlock(sealBlock('c', [body('x'.repeat(90_000))], { after: 200, time: 1 }, crc32))])
+  expect(tail.page({ ...CHANNEL, head: 201 }, 'x.x', 200, ALL)!.blocks.length).toBe(1)
+})
+
+test('Forms are kept of the newest blocks only', () => {
+  const { page } = tailOf(20_000, 20, 40)
+  const all = page(0)!
+  const made: number[] = []
+  const make = (i: number) => () => {
+    made.push(i)
+    return 'x'
+  }
+  for (const _ of [1, 2]) for (const i of [0, 19]) all.blockForm(i, 'json', make(i))
+  expect(made).toEqual([0, 19, 0])
+})
+
 test('Readers at one place share a page whose last block goes beyond their limit, as it would be made for each', () => {
   const { page } = tailOf(1_000_000, 2, 60)
   const limits = { events: 100, bytes: 1_000_000 }

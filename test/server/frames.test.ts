@@ -107,6 +107,25 @@ test('a round takes everyone who joined before it, and who joins in it gets the 
   expect(order).toEqual(['a', 'b', 'written', 'c'])
 })
 
+test('others run in the middle of a long round', async () => {
+  const rounds = new Rounds()
+  let had = 0
+  const seen: number[] = []
+  await new Promise<void>((resolve) => {
+    const turn = () => {
+      for (const until = performance.now() + 0.2; performance.now() < until; );
+      if (++had === 100) resolve()
+    }
+    for (const _ of range(1, 100)) rounds.join({ turn })
+    const look = () => {
+      seen.push(had)
+      if (had < 100) setImmediate(look)
+    }
+    look()
+  })
+  expect(seen.filter((n) => n > 0 && n < 100).length).toBeGreaterThan(1)
+})
+
 test('those who are behind get turns in the order in which they joined, and others run in between', async () => {
   const queue = new Queue()
   const order: number[] = []

@@ -2,16 +2,17 @@ import { crc32 } from 'node:zlib'
 import fc from 'fast-check'
 import { unpack } from 'msgpackr'
 import { expect, test } from 'vitest'
-import { buildBlock, checkBlock, decodeBlock, sealBlock, splitBlocks } from '../../src/block.ts'
+import { buildBlock, checkBlock, decodeBlock, readHeader, sealBlock, splitBlocks } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import type { NewEvent } from '../../src/event.ts'
-import { Page } from '../../src/log/log.ts'
+import { type BlockForms, Page } from '../../src/log/log.ts'
 import { parseJsonBody } from '../../src/server/parse.ts'
 import {
   blocksMap,
   cutPage,
   eventLines,
   eventsBytes,
+  eventsPieces,
   lastWithin,
   pageFields,
   pageJson,
@@ -128,6 +129,28 @@ test('A page begins behind its position and ends at its last, whatever its block
   expect(shown(page).map(({ seq }) => seq)).toEqual([3, 4])
   expect(eventsBytes(page)).toMatchObject({ last: 4, count: 2 })
   expect(eventsBytes(page, { limit: 1 })).toMatchObject({ last: 3, count: 1 })
+})
+
+test('Events in pieces, some of them kept with their blocks, are the same text from any place to any other.', () => {
+  const mixed = event('ü', { to: { users: ['ann'], groups: [] } })
+  const blocks = [sealed([event(1), mixed, event(3)]), sealed([event(4)], 3), sealed([event(5), mixed], 4)]
+  const forms = new Map<string, unknown>()
+  for (const after of [0, 1, 3, 2, 0])
+    for (const last of [3, 4, 5, 6]) {
+      if (after === last) continue
+      const inside = blocks.filter((block) => readHeader(block).last > after && readHeader(block).after < last)
+      const ofBlock: BlockForms = (index, name, make) => {
+        const key = `${name} ${readHeader(inside[index]!).last}`
+        if (!forms.has(key)) forms.set(key, make(inside[index]!))
+        return forms.get(key) as ReturnType<typeof make>
+      }
+      const plain = pageOf(inside, { after, last })
+      const page = new Page(plain, undefined, ofBlock)
+      const text = eventsBytes(plain, { withTo: true }).bytes.toString()
+      expect(Buffer.concat(eventsPieces(page)).toString()).toBe(text)
+      expect(Buffer.concat(eventsPieces(plain)).toString()).toBe(text)
+    }
+  expect(forms.size).toBe(3)
 })
 
 test('The whole answer says where it ends and whether that is the head.', () => {

@@ -20,8 +20,12 @@ export interface Channel extends HeadRow {
 /** Channels kept in memory beyond those in use; about 300 bytes each. */
 const CACHED_CHANNELS = 20_000
 
+const NOTHING = { channel: undefined, epoch: '' }
+
 export class Channels {
   readonly #store: Store
+  /** The channel that was judged last, and its epoch. */
+  #judged: { readonly channel: Channel | undefined; readonly epoch: string } = NOTHING
   readonly #cache = new LRUCache<string, Channel>({ max: CACHED_CHANNELS })
 
   constructor(store: Store) {
@@ -35,6 +39,11 @@ export class Channels {
     const channel = loadChannel(this.#store, name)
     if (channel) this.#cache.set(name, channel)
     return channel
+  }
+
+  /** The channel, if it is in memory. */
+  cached(name: string): Channel | undefined {
+    return this.#cache.get(name)
   }
 
   /** @throws no-channel */
@@ -52,12 +61,19 @@ export class Channels {
 
   clear(): void {
     this.#cache.clear()
+    this.#judged = NOTHING
   }
 
   /** `<store life>.<channel life>`, with `~run` once compaction has removed tombstones. */
   epoch(channel: HeadRow): string {
     const epoch = `${this.#store.life}.${channel.life}`
     return channel.run === 0 ? epoch : `${epoch}~${channel.run}`
+  }
+
+  /** As `epoch`: the readers of one channel come one after the other. */
+  #epochOf(channel: Channel): string {
+    if (channel !== this.#judged.channel) this.#judged = { channel, epoch: this.epoch(channel) }
+    return this.#judged.epoch
   }
 
   info(channel: Channel): ChannelInfo {
@@ -71,13 +87,12 @@ export class Channels {
   }
 
   /**
-   * The channel, if a reader may go on from this place.
-   * @throws no-channel, epoch-changed, ahead-of-head, gap
+   * The channel's epoch, if a reader may go on from this place.
+   * @throws epoch-changed, ahead-of-head, gap
    */
-  judge(name: string, from: Place): Channel {
-    const channel = this.need(name)
-    const epoch = this.epoch(channel)
-    const { head, trimmed } = channel
+  judge(channel: Channel, from: Place): string {
+    const epoch = this.#epochOf(channel)
+    const { name, head, trimmed } = channel
     const facts = { channel: name, epoch, trimmed, head }
     if (from.epoch !== undefined && this.#isOther(channel, epoch, from))
       throw new TidemarkError('epoch-changed', `The epoch of ${name} is ${epoch}, not ${from.epoch}`, facts)
@@ -88,7 +103,7 @@ export class Channels {
         ...facts,
         after: from.after,
       })
-    return channel
+    return epoch
   }
 
   /** True when a read from this place would give something else than an empty page. */

@@ -142,14 +142,23 @@ class LevelLog implements Log {
   }
 
   async #read(name: string, from: Place, limits: ReadLimits): Promise<Page> {
-    const channel = this.#channels.judge(name, from)
-    const epoch = this.#channels.epoch(channel)
-    const { head, trimmed } = channel
-    const { after } = from
-    if (after === head) return new Page({ channel: name, epoch, after, last: after, head, trimmed, blocks: [] })
+    const channel = this.#channels.need(name)
+    const epoch = this.#channels.judge(channel, from)
     return (
-      this.#tail.page(channel, epoch, after, limits) ?? (await readPage(this.#store.db, channel, epoch, after, limits))
+      this.#fromMemory(channel, epoch, from.after, limits) ??
+      (await readPage(this.#store.db, channel, epoch, from.after, limits))
     )
+  }
+
+  recent(name: string, from: Place, limits: ReadLimits): Page | undefined {
+    const channel = this.#isOpen ? this.#channels.cached(name) : undefined
+    return channel && this.#fromMemory(channel, this.#channels.judge(channel, from), from.after, limits)
+  }
+
+  #fromMemory(channel: Channel, epoch: string, after: number, limits: ReadLimits): Page | undefined {
+    const { name, head, trimmed } = channel
+    if (after < head) return this.#tail.page(channel, epoch, after, limits)
+    return new Page({ channel: name, epoch, after, last: after, head, trimmed, blocks: [] })
   }
 
   async changed(channel: string, from: Place, signal: AbortSignal): Promise<void> {
@@ -337,6 +346,11 @@ class LevelLog implements Log {
     await this.#store.close()
   }
 
+  /** Nothing has to be waited for, and nothing is over. */
+  get #isOpen(): boolean {
+    return this.#writer.gate === undefined && !this.#writer.isClosed && this.#store.isOpen
+  }
+
   /** Waits while the store is opened again after a failed write, but not for ever. @throws unavailable */
   async #opened(): Promise<void> {
     const gate = this.#writer.gate
@@ -347,7 +361,7 @@ class LevelLog implements Log {
       })
       await Promise.race([gate, late])
     }
-    if (this.health().state === 'closed') throw closing()
+    if (this.#writer.isClosed) throw closing()
     if (!this.#store.isOpen) throw unavailable(this.health().reason)
   }
 

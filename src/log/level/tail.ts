@@ -5,7 +5,7 @@
  * ever holds what is on disk, and loses nothing by forgetting: a reader that finds no block here reads the disk.
  */
 import { readHeader } from '../../block.ts'
-import { Page, type ReadLimits } from '../log.ts'
+import { type BlockForms, Page, type ReadLimits } from '../log.ts'
 import type { Channel } from './channels.ts'
 
 export interface TailBlock {
@@ -18,8 +18,18 @@ export interface TailBlock {
 /** A block's place in the order of arrival, over all channels. */
 interface Arrival {
   readonly channel: number
-  /** It was dropped before its turn: trimmed, or its channel is gone. */
+  /** It was dropped: in its turn, or before it, because it was trimmed or its channel is gone. */
   isGone: boolean
+}
+
+type Form = { readonly length: number }
+
+interface HeldBlock extends TailBlock {
+  readonly arrival: Arrival
+  /** Bytes of its channel's blocks up to and with it. */
+  readonly upTo: number
+  forms: Map<string, Form> | undefined
+  formBytes: number
 }
 
 /** A page that ends at the head, and what limits give just this page. */
@@ -35,15 +45,18 @@ interface SharedPage {
 
 interface ChannelTail {
   /** Neighbours, oldest first; blocks before `from` were dropped. */
-  blocks: TailBlock[]
-  arrivals: Arrival[]
+  blocks: HeldBlock[]
   from: number
+  /** Bytes of all blocks that it ever got. */
+  bytes: number
   /** Pages that end at the head, by position; a new head makes new ones. */
   pages: Map<number, SharedPage> | undefined
 }
 
 /** Most shared pages of one channel: followers at the head stand at few different places. */
 const PAGES_MAX = 16
+/** Forms are kept of the newest blocks of a channel, up to this part of the budget: readers who are far behind are few. */
+const FORMED_PART = 0.25
 /** What a block and a channel take beyond the bytes of blocks. */
 const BLOCK_OVERHEAD = 250
 const CHANNEL_OVERHEAD = 600
@@ -68,8 +81,9 @@ export class Tail {
     this.#forgetPages(tail)
     for (const block of blocks) {
       const arrival = { channel, isGone: false }
-      tail.blocks.push(block)
-      tail.arrivals.push(arrival)
+      const { after, last, count, bytes } = block
+      tail.bytes += bytes.length
+      tail.blocks.push({ after, last, count, bytes, arrival, upTo: tail.bytes, forms: undefined, formBytes: 0 })
       this.#order.push(arrival)
       this.#count++
       this.#bytes += block.bytes.length + BLOCK_OVERHEAD
@@ -78,7 +92,7 @@ export class Tail {
   }
 
   #make(channel: number): ChannelTail {
-    const tail = { blocks: [], arrivals: [], from: 0, pages: undefined }
+    const tail = { blocks: [], from: 0, bytes: 0, pages: undefined }
     this.#channels.set(channel, tail)
     this.#bytes += CHANNEL_OVERHEAD
     return tail
@@ -115,6 +129,7 @@ export class Tail {
     if (shared && shared.bytes <= limits.bytes && shared.events < limits.events) return shared.page
     let i = findBlock(tail, after)
     if (i < 0) return undefined
+    const held: HeldBlock[] = []
     const blocks: Uint8Array[] = []
     let last = after
     let events = 0
@@ -123,6 +138,7 @@ export class Tail {
     for (; i < tail.blocks.length && events < limits.events; i++) {
       const block = tail.blocks[i]!
       if (blocks.length > 0 && bytes + block.bytes.length > limits.bytes) break
+      held.push(block)
       blocks.push(block.bytes)
       eventsBefore = events
       events += Math.min(block.count, block.last - last)
@@ -138,15 +154,27 @@ export class Tail {
       this.#bytes += length
       this.#keepBudget()
     }
-    const page = new Page({ channel: name, epoch, after, last, head, trimmed, blocks }, onForm)
-    if (last === head)
-      this.#share(tail, { page, bytes: blocks.length > 1 ? bytes : 0, events: eventsBefore, formBytes: 0 })
+    const ofBlock: BlockForms = (index, form, make) => this.#blockForm(tail, held[index]!, form, make)
+    tail.pages ??= new Map()
+    const isShared = last === head && tail.pages.size < PAGES_MAX && !tail.pages.has(after)
+    const facts = { channel: name, epoch, after, last, head, trimmed, blocks }
+    const page = new Page(facts, onForm, ofBlock)
+    if (isShared)
+      tail.pages.set(after, { page, bytes: blocks.length > 1 ? bytes : 0, events: eventsBefore, formBytes: 0 })
     return page
   }
 
-  #share(tail: ChannelTail, shared: SharedPage): void {
-    tail.pages ??= new Map()
-    if (tail.pages.size < PAGES_MAX && !tail.pages.has(shared.page.after)) tail.pages.set(shared.page.after, shared)
+  #blockForm<T extends Form>(tail: ChannelTail, block: HeldBlock, name: string, make: (block: Uint8Array) => T): T {
+    const known = block.forms?.get(name) as T | undefined
+    if (known) return known
+    const form = make(block.bytes)
+    if (block.arrival.isGone || tail.bytes - block.upTo > this.#budget * FORMED_PART) return form
+    block.forms ??= new Map()
+    block.forms.set(name, form)
+    block.formBytes += form.length
+    this.#bytes += form.length
+    this.#keepBudget()
+    return form
   }
 
   #dropOldest(): void {
@@ -166,16 +194,15 @@ export class Tail {
     const block = tail.blocks[tail.from]
     if (!block) return
     this.#forgetPages(tail, block.last)
-    tail.arrivals[tail.from]!.isGone = true
+    block.arrival.isGone = true
     this.#count--
-    this.#bytes -= block.bytes.length + BLOCK_OVERHEAD
+    this.#bytes -= block.bytes.length + block.formBytes + BLOCK_OVERHEAD
     tail.from++
     if (tail.from === tail.blocks.length) {
       this.#channels.delete(channel)
       this.#bytes -= CHANNEL_OVERHEAD
     } else if (tail.from > 64 && tail.from * 2 > tail.blocks.length) {
       tail.blocks = tail.blocks.slice(tail.from)
-      tail.arrivals = tail.arrivals.slice(tail.from)
       tail.from = 0
     }
   }

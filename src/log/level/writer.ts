@@ -86,6 +86,10 @@ export class Writer {
     }
   }
 
+  get isClosed(): boolean {
+    return this.#state === 'closed'
+  }
+
   /** Undefined when LevelDB is open; else resolves when it is again, or never will be. */
   get gate(): Promise<void> | undefined {
     return this.#gate?.passed
