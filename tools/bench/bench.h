@@ -121,11 +121,13 @@ static inline void write_all(int fd, const void *bytes, size_t n) {
 }
 
 /*
- * Sends an opening and, when it begins with a WebSocket upgrade, reads the 101 answer. Bytes that came behind the
- * answer are left in `rest`; returns how many.
+ * Sends an opening. When it begins with a WebSocket upgrade, what follows that is sent after the 101 answer; bytes that
+ * came behind the answer are left in `rest`; returns how many.
  */
 static inline size_t open_stream(int fd, const uint8_t *opening, size_t n, int upgrade, uint8_t *rest, size_t room) {
-  write_all(fd, opening, n);
+  const uint8_t *blank = upgrade ? memmem(opening, n, "\r\n\r\n", 4) : NULL;
+  size_t head = blank == NULL ? n : (size_t)(blank + 4 - opening);
+  write_all(fd, opening, head);
   if (!upgrade) return 0;
   size_t have = 0;
   for (;;) {
@@ -139,6 +141,7 @@ static inline size_t open_stream(int fd, const uint8_t *opening, size_t n, int u
       fprintf(stderr, "upgrade refused: %.300s\n", rest);
       exit(1);
     }
+    write_all(fd, opening + head, n - head);
     have -= (size_t)(end + 4 - rest);
     memmove(rest, end + 4, have);
     return have;

@@ -20,6 +20,8 @@ import * as latency from './latency.ts'
 import * as longpoll from './longpoll.ts'
 import { cpuTicks, describeMachine, type Machine, stolenShare } from './machine.ts'
 import * as mixed from './mixed.ts'
+import type { Peer } from './peer.ts'
+import { PEER_NAMES, peerNames, preparePeers } from './peers.ts'
 import { type Language, type Programs, preparePrograms } from './programs.ts'
 import * as restart from './restart.ts'
 import { FULL, QUICK } from './scale.ts'
@@ -51,6 +53,7 @@ interface Options {
   readonly quick: boolean
   readonly profile: boolean
   readonly rows?: string
+  readonly peers?: readonly string[]
   readonly load?: Language
   readonly minutes?: number
   readonly dir: string
@@ -79,6 +82,13 @@ function parse(): { readonly names: readonly string[]; readonly options: Options
     if (!Number.isInteger(n) || n < 1) throw new InvalidArgumentError('takes a whole number from 1')
     return n
   }
+  const peersIn = (list: string): readonly string[] => {
+    try {
+      return peerNames(list)
+    } catch (error) {
+      throw new InvalidArgumentError((error as Error).message)
+    }
+  }
   const program = new Command('bench')
     .description('Measures Tidemark and, in the same run, the limits of this machine.')
     .argument('[workloads...]', WORKLOAD_HELP)
@@ -90,8 +100,13 @@ function parse(): { readonly names: readonly string[]; readonly options: Options
       'show what the server does: where its CPU time goes, operations of LevelDB and system calls for each event (those by strace, in a second pass), delay of the event loop, heap and garbage collection; its figures are then lower',
       false,
     )
-    .option('--rows <text>', 'only rows whose name holds this text')
+    .option('--rows <text>', 'only rows whose name holds this text, or one of several: a|b')
     .option('--minutes <n>', `how long W8 runs; default ${FULL.mixed.minutes}`, positive)
+    .option(
+      '--peers <list>',
+      `measure these too, fetched from apt and npm if need be: ${PEER_NAMES.join(',')}`,
+      peersIn,
+    )
     .addOption(new Option('--load <language>', 'load programs in C or in Node').choices(['c', 'node']))
     .option('--dir <dir>', 'where logs are written: the file system that is measured', tmpdir())
   program.addHelpText('after', ABOUT)
@@ -121,6 +136,15 @@ function introduce(machine: Machine, programs: Programs, options: Options): void
   console.log()
 }
 
+/** The peers that were asked for; those that can't be had are named, and the others measured. */
+async function peersOf({ peers: names = [] }: Options, programs: Programs): Promise<readonly Peer[]> {
+  if (names.length === 0) return []
+  if (programs.language !== 'c') throw new Error(`--peers needs the load programs in C (${programs.note})`)
+  const { peers, missing } = await preparePeers(names)
+  for (const text of missing) console.log(`MISSING PEER  ${text}`)
+  return peers
+}
+
 /** All runs of one workload; figures appear on stderr as they come. */
 async function measure(name: string, workload: Workload, lab: Lab, runs: number): Promise<Row[]> {
   const all: Measure[][] = []
@@ -147,9 +171,10 @@ async function main(names: readonly string[], options: Options, dir: string): Pr
   const scale = { ...chosen, mixed: { ...chosen.mixed, minutes } }
   const runs = options.runs ?? (options.quick || options.profile ? 1 : RUNS)
   const programs = preparePrograms(options.load)
+  const peers = await peersOf(options, programs)
   const machine = describeMachine(dir)
   const { profile, rows: wanted, quick } = options
-  const lab = new Lab({ dir, scale, programs, profile, share: quick && !profile, rows: wanted })
+  const lab = new Lab({ dir, scale, programs, profile, share: quick && !profile, rows: wanted, peers })
   introduce(machine, programs, options)
   const results: object[] = []
   const wrong: string[] = []
@@ -163,6 +188,7 @@ async function main(names: readonly string[], options: Options, dir: string): Pr
     console.log(stolen === undefined ? '' : `  CPU taken by other guests meanwhile: ${short(stolen)} %\n`)
     for (const { row, lines } of lab.profiles.splice(0)) console.log([`  ${row}`, ...lines, ''].join('\n    '))
     results.push({ workload: name, title: workload.title(lab), stolenPercent: stolen, rows })
+    for (const text of wrongCounts(rows, true)) console.log(`  a peer's count is wrong: ${text}\n`)
     wrong.push(...wrongCounts(rows).map((text) => `${name} ${text}`))
   }
   if (options.json !== undefined) {

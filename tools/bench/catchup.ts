@@ -1,10 +1,11 @@
 /** W4: one reader that has nothing reads everything that is stored. */
 import { Child } from './child.ts'
 import type { DrainOptions, DrainReport } from './drive.ts'
-import type { Measure } from './figures.ts'
-import { type Filled, fill, headCount } from './fill.ts'
+import type { Count, Measure } from './figures.ts'
+import { type Filled, fill, fillBy, headCount } from './fill.ts'
 import { grouped, type Lab, type Server } from './lab.ts'
 import { rawWritesLimit, rawWritesName } from './limits.ts'
+import type { Peer } from './peer.ts'
 import { compiled } from './programs.ts'
 import { pollRequest, subscription } from './requests.ts'
 import { storeOf } from './target.ts'
@@ -15,6 +16,13 @@ const SCAN = 'LevelDB scan of the same store'
 const POLL_LIMIT = 10_000
 
 type Reader = Omit<DrainOptions, 'port' | 'connections'>
+
+/** Rows of Node clients (reader.ts), and what they are told. */
+const clients = [
+  { name: 'tidemark/client MessagePack', kind: 'msgpack' },
+  { name: 'tidemark/client JSON', kind: 'json' },
+  { name: 'tidemark/client, read() in a loop', kind: 'poll' },
+] as const
 
 const readers: readonly { readonly name: string; open(port: number): Reader }[] = [
   {
@@ -40,30 +48,75 @@ const stream = (port: number): Uint8Array =>
 export const title = (lab: Lab): string => `W4  catch-up: one reader, ${grouped(lab.scale.stored)} stored events`
 
 export async function* run(lab: Lab): AsyncGenerator<Measure> {
-  const wanted = readers.filter((reader) => lab.wants(reader.name))
+  const wanted = readers.filter(({ name }) => lab.wants(name))
+  const reading = clients.filter(({ name }) => lab.wants(name))
   const raw = rawWritesName(lab, lab.scale.batch, 1)
-  if (wanted.length > 0 || lab.wants(SCAN)) {
+  if (wanted.length > 0 || reading.length > 0 || lab.wants(SCAN)) {
     const server = await lab.fresh()
     const filled = await fill(lab, server, CHANNEL, lab.scale.stored)
-    for (const { name, open } of wanted) yield await measure(lab, server, filled, name, open, [SCAN, raw])
+    for (const { name, open } of wanted) {
+      const row = { name, subject: 'tidemark', limits: [SCAN, raw], work: 'receivers' } as const
+      const read = await measure(lab, server, filled, row, () => open(server.port))
+      yield { ...read, counts: [await headCount(server, CHANNEL, filled.events, 'events in the log'), ...read.counts] }
+    }
+    for (const { name, kind } of reading) yield await clientReads(server, filled, { name, subject: 'tidemark' }, kind)
     await server.child.stop()
     if (lab.wants(SCAN)) yield await scan(server, filled)
     await server.stop()
   }
   if (lab.wants(raw)) yield await rawWritesLimit(lab, lab.scale.batch, 1)
+  for (const peer of lab.peersIn('W4')) yield* peerRows(lab, peer)
+}
+
+async function* peerRows(lab: Lab, peer: Peer): AsyncGenerator<Measure> {
+  const clientName = `${peer.name}, its client for Node`
+  const reader = lab.wants(clientName) ? peer.reader : undefined
+  if (!lab.wants(peer.name) && reader === undefined) return
+  const server = await lab.peer(peer)
+  const filled = await fillBy(lab, server, peer.sending(lab.scale.batch)!, lab.scale.stored)
+  const row = { name: peer.name, subject: 'peer', work: 'receivers' } as const
+  if (lab.wants(peer.name)) yield await measure(lab, server, filled, row, () => peer.receiving(server))
+  if (reader) {
+    const { kind, modules } = reader
+    yield await clientReads(server, filled, { name: clientName, subject: 'peer' }, kind, modules)
+  }
+  await server.stop()
+}
+
+/** A client in a process of its own reads everything; its CPU time is that of the client. */
+async function clientReads(
+  server: Server,
+  filled: Filled,
+  row: Pick<Measure, 'name' | 'subject'>,
+  kind: string,
+  modules = '',
+): Promise<Measure> {
+  const flags = { kind, modules, port: String(server.port), channel: CHANNEL, events: String(filled.events) }
+  const words = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value])
+  const child = Child.start('reader', [...compiled('tools/bench/reader.js'), ...words])
+  const got = await child.json<{ events: number; seconds: number; cpu: number }>('events')
+  await child.ended()
+  return {
+    ...row,
+    work: 'clients for Node',
+    figure: got.events / got.seconds,
+    unit: 'events/s',
+    durability: server.durability,
+    cpu: (got.cpu / got.events) * 1e6,
+    counts: [{ what: 'events delivered', wanted: filled.events, got: got.events }],
+  }
 }
 
 async function measure(
   lab: Lab,
   server: Server,
   filled: Filled,
-  name: string,
-  open: (port: number) => Reader,
-  limits: readonly string[],
-): Promise<Measure> {
+  row: Pick<Measure, 'name' | 'subject' | 'limits' | 'work'>,
+  open: () => Reader,
+): Promise<Measure & { readonly counts: readonly Count[] }> {
   const read = async (): Promise<{ got: DrainReport; rate: number; cpu: number | undefined }> => {
     const before = server.child.usage()
-    const drain = await lab.drive.drain({ port: server.port, connections: 1, ...open(server.port) })
+    const drain = await lab.drive.drain({ port: server.port, connections: 1, ...open() })
     const got = await drain.exactly(filled.events)
     const after = server.child.usage()
     await drain.stop()
@@ -71,17 +124,16 @@ async function measure(
     return { got, rate: (got.events / (got.last - got.asked)) * 1e6, cpu }
   }
   const cold = await read()
-  const warm = await lab.watched(server, name, read, ({ got }) => ({ 'event read': got.events }))
+  const warm = await (row.subject === 'tidemark'
+    ? lab.watched(server, row.name, read, ({ got }) => ({ 'event read': got.events }))
+    : read())
   return {
-    name,
-    subject: 'tidemark',
+    ...row,
     figure: warm.rate,
     unit: 'events/s',
     durability: server.durability,
-    limits,
     cpu: warm.cpu,
     counts: [
-      await headCount(server, CHANNEL, filled.events, 'events in the log'),
       ...[cold, warm].flatMap(({ got }) => [
         { what: 'events delivered', wanted: filled.events, got: got.events },
         { what: 'sum of their stamps', wanted: filled.sum, got: got.sum },

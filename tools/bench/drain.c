@@ -1,7 +1,7 @@
 /*
  * Receives events on many connections and counts them: one thread, epoll.
  *
- *   drain --port P --connections N --mode stream|ws|poll|longpoll [--opening FILE] [--from SEQ] [--ready TEXT]
+ *   drain --port P --connections N --mode stream|ws|poll|longpoll|xread [--opening FILE] [--from SEQ] [--ready TEXT]
  *         [--skip BYTES]
  *
  * Each connection sends the opening: `ws` begins with an upgrade and then walks frames (PINGs are answered), `stream`
@@ -10,7 +10,7 @@
  * {last:NAME}, in 16 characters, the `last` that the answers told of this channel (of many pages in one JSON answer),
  * --from at first; {modified} and {etag} what these headers of the last answer said, which is how Nchan's clients go on.
  * Events are found by their stamp; the --skip bytes after a stamp hold no other and are not looked at. With --ready a
- * connection counts as open once TEXT came.
+ * connection counts as open once TEXT came. `xread` reads the Redis stream that the opening names.
  * Prints {"ready":N}. Commands on stdin, one a line: `until N` answers with the report once N events came, `report`
  * at once, `reset` sets the counters to zero and answers {"reset":true}. At its end, stdin ends the program.
  * The report: events, frames (answers, where it polls), bytes; least and most events of a connection; sum of one
@@ -19,7 +19,7 @@
  * they said; closed; when the first opening was sent, first and last arrival (us of one clock); latency.
  */
 #define _GNU_SOURCE
-#include "bench.h"
+#include "resp.h"
 
 #define READ_BYTES (512 * 1024)
 #define CARRY (sizeof STAMP - 1 + STAMP_DIGITS - 1) /* longest part of a stamp that a read may cut */
@@ -45,6 +45,7 @@ typedef struct {
   size_t carried, skip;
   uint64_t events, sum, order;
   Walker walker;
+  Reply reply;
   int64_t body; /* poll: bytes of the answer that are missing; -1: its head is not whole yet */
   uint64_t asked_at, position; /* poll: events of all time, at the last request and now */
   uint8_t *held; /* poll: CARRY bytes of room, then what came of an answer that is looked at when more of it is here */
@@ -53,7 +54,7 @@ typedef struct {
   char modified[HEADER_BYTES], etag[HEADER_BYTES];
 } Conn;
 
-static int ws, poll_mode, for_ever, epoll, conn_count = 1;
+static int ws, poll_mode, for_ever, xread_mode, epoll, conn_count = 1;
 static Part parts[PARTS];
 static int part_count, place_count;
 static const Part *channels[PARTS]; /* of the places */
@@ -268,7 +269,9 @@ static void receive(Conn *c) {
   if (first == 0) first = last;
   if (poll_mode) return on_answer(c, p, (size_t)k);
   if (ws) walk(&c->walker, p, (size_t)k, on_frame, c);
+  else if (!c->open && memmem(p, (size_t)k, ready_text, strlen(ready_text)) != NULL) set_open(c);
   scan(c, p, (size_t)k);
+  if (xread_mode && take_reply(&c->reply, p, (size_t)k)) xread(&c->reply, c->fd, (char *)opening);
 }
 
 static void report(void) {
@@ -324,6 +327,7 @@ static void connect_all(int port) {
     strcpy(c->modified, "Thu, 01 Jan 1970 00:00:00 GMT");
     strcpy(c->etag, "0");
     if (poll_mode) ask(c);
+    else if (xread_mode) xread(&c->reply, c->fd, (char *)opening);
     else {
       uint8_t *rest = buffer + CARRY;
       size_t n = open_stream(c->fd, opening, opening_size, ws, rest, 8192);
@@ -349,6 +353,7 @@ int main(int argc, char **argv) {
         ws = strcmp(optarg, "ws") == 0;
         for_ever = strcmp(optarg, "longpoll") == 0;
         poll_mode = for_ever || strcmp(optarg, "poll") == 0;
+        xread_mode = strcmp(optarg, "xread") == 0;
         break;
       case 'f': from = strtoull(optarg, NULL, 10); break;
       case 'o': opening = slurp(optarg, &opening_size); break;

@@ -14,7 +14,9 @@ export interface LoadOptions {
   readonly port: number
   /** A request file (requests.ts). */
   readonly requests: Uint8Array
-  readonly protocol: 'http' | 'ws'
+  readonly protocol: 'http' | 'ws' | 'lines'
+  /** Of protocol `lines`: the lines of an answer. */
+  readonly lines?: number
   readonly connections: number
   /** Requests in flight on each connection. Default 1. */
   readonly depth?: number
@@ -51,7 +53,7 @@ export interface LoadReport {
 export interface DrainOptions {
   readonly port: number
   readonly connections: number
-  readonly mode: 'stream' | 'ws' | 'poll' | 'longpoll'
+  readonly mode: 'stream' | 'ws' | 'poll' | 'longpoll' | 'xread'
   /** The seq after which polls begin. Default 0. */
   readonly from?: number
   readonly opening?: Uint8Array

@@ -1,6 +1,6 @@
 /**
  * What a workload measures, and what becomes of it: one figure a run, a median and a range over the runs, a ratio to
- * each limit that was measured in the same run, a table for people and a document for programs.
+ * each limit and each peer that was measured in the same run, a table for people and a document for programs.
  */
 
 export type Unit =
@@ -26,14 +26,16 @@ export interface Count {
 export interface Measure {
   /** Equal in every run. */
   readonly name: string
-  /** Who was measured; a limit is a bare program that does the least that could be done. */
-  readonly subject: 'tidemark' | 'limit'
+  /** Who was measured; a limit is a bare program that does the least that could be done, a peer another product. */
+  readonly subject: 'tidemark' | 'limit' | 'peer'
   readonly figure: number
   readonly unit: Unit
   /** What an acknowledged event has survived: `fsync`, `none` (memory), or `-` where nothing is written. */
   readonly durability: string
   /** Names of the limits of the same run that this figure is compared with. */
   readonly limits?: readonly string[]
+  /** What was done: a row of Tidemark is compared with the peers that did the same. */
+  readonly work?: string | undefined
   /** CPU time of the server, microseconds per event (per delivery where events are delivered). */
   readonly cpu?: number | undefined
   /** Milliseconds. */
@@ -62,6 +64,9 @@ export interface Row {
   readonly p99: Spread | undefined
   /** Ratio to each limit, taken within each run. */
   readonly ratios: readonly { readonly limit: string; readonly ratio: Spread }[]
+  /** The same to each peer, and to the one with the best median. */
+  readonly peers: readonly { readonly peer: string; readonly ratio: Spread }[]
+  readonly best: { readonly peer: string; readonly ratio: Spread } | undefined
   readonly runs: readonly Measure[]
 }
 
@@ -87,6 +92,7 @@ export function rowsOf(runs: readonly (readonly Measure[])[]): Row[] {
       const values = runs.flatMap((run) => ratioIn(run, name, limit))
       return values.length > 0 ? [{ limit, ratio: spreadOf(values) }] : []
     })
+    const peers = first.subject === 'tidemark' ? peersOf(runs, first) : []
     return {
       name,
       subject: first.subject,
@@ -97,10 +103,25 @@ export function rowsOf(runs: readonly (readonly Measure[])[]): Row[] {
       p50: optional((measure) => measure.p50),
       p99: optional((measure) => measure.p99),
       ratios,
+      peers,
+      // A ratio is to be high where more is better, and then it is lowest to the best peer.
+      best: peers.toSorted((a, b) => (a.ratio.median - b.ratio.median) * (isBetterLow(first.unit) ? -1 : 1))[0],
       runs: measures,
     }
   })
 }
+
+/** The ratios of a row to the peers that did its work. */
+function peersOf(runs: readonly (readonly Measure[])[], { name, work }: Measure): Row['peers'] {
+  const did = (measure: Measure): boolean => measure.subject === 'peer' && measure.work === work
+  const names = work === undefined ? [] : runs.flatMap((run) => run.filter(did).map((measure) => measure.name))
+  return [...new Set(names)].flatMap((peer) => {
+    const values = runs.flatMap((run) => ratioIn(run, name, peer))
+    return values.length > 0 ? [{ peer, ratio: spreadOf(values) }] : []
+  })
+}
+
+const isBetterLow = (unit: Unit): boolean => unit === 'ms' || unit === 'MiB' || unit === 'B/socket'
 
 function ratioIn(run: readonly Measure[], name: string, limit: string): number[] {
   const own = run.find((measure) => measure.name === name)
@@ -109,8 +130,9 @@ function ratioIn(run: readonly Measure[], name: string, limit: string): number[]
 }
 
 /** The counts that are wrong, in words. */
-export function wrongCounts(rows: readonly Row[]): string[] {
-  return rows.flatMap((row) =>
+export function wrongCounts(rows: readonly Row[], isPeer = false): string[] {
+  const concerned = rows.filter((row) => (row.subject === 'peer') === isPeer)
+  return concerned.flatMap((row) =>
     row.runs.flatMap((measure) =>
       (measure.counts ?? [])
         .filter((count) => count.wanted !== count.got)
@@ -135,14 +157,16 @@ function digits(value: number): string {
 const spread = (s: Spread | undefined, runs: number): string =>
   s === undefined ? '' : runs > 1 ? `${short(s.median)} (${short(s.least)}–${short(s.most)})` : short(s.median)
 
-const HEAD = ['', 'median (range)', 'unit', 'p50 ms', 'p99 ms', 'CPU µs/ev', 'durable', 'beside the limits']
+const HEAD = ['', 'median (range)', 'unit', 'p50 ms', 'p99 ms', 'CPU µs/ev', 'durable', 'beside limits and peers']
 /** Columns that are set flush right. */
 const NUMERIC: ReadonlySet<number> = new Set([1, 3, 4, 5])
 
-/** A plain table. Limits stand below what they limit, each with a letter, by which a ratio names it. */
+/** A plain table. Limits and peers stand below, each with a letter, by which a ratio names it. */
 export function tableOf(title: string, rows: readonly Row[]): string {
   const limits = rows.filter((row) => row.subject === 'limit')
-  const letterOf = new Map(limits.map((row, i) => [row.name, letter(i)]))
+  const peers = rows.filter((row) => row.subject === 'peer')
+  const letterOf = new Map([...limits, ...peers].map((row, i) => [row.name, letter(i)]))
+  const ratio = (name: string, { median }: Spread): string => `${short(median)} × ${letterOf.get(name) ?? name}`
   const line = (row: Row): string[] => [
     letterOf.has(row.name) ? `${letterOf.get(row.name)}  ${row.name}` : row.name,
     spread(row.figure, row.runs.length),
@@ -151,10 +175,15 @@ export function tableOf(title: string, rows: readonly Row[]): string {
     row.p99 ? spread(row.p99, row.runs.length) : '',
     row.cpu ? short(row.cpu.median) : '',
     row.durability,
-    row.ratios.map(({ limit, ratio }) => `${short(ratio.median)} × ${letterOf.get(limit) ?? limit}`).join('   '),
+    [
+      ...row.ratios.map((beside) => ratio(beside.limit, beside.ratio)),
+      ...row.peers.map((beside) => ratio(beside.peer, beside.ratio)),
+      ...(row.best ? [`best peer: ${ratio(row.best.peer, row.best.ratio)}`] : []),
+    ].join('   '),
   ]
   const measured = rows.filter((row) => row.subject === 'tidemark').map(line)
-  const lines = [HEAD, ...measured, ['limits of this machine, same run'], ...limits.map(line)]
+  const beside = peers.length > 0 ? [['peers, same run'], ...peers.map(line)] : []
+  const lines = [HEAD, ...measured, ['limits of this machine, same run'], ...limits.map(line), ...beside]
   const widths = HEAD.map((_, column) => Math.max(...lines.filter((l) => l.length > 1).map((l) => l[column]!.length)))
   const text = lines.map((cells) =>
     cells

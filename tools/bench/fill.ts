@@ -1,7 +1,9 @@
 /** Stores many events, as W1, W4 and W6 want them. */
+import type { LoadOptions } from './drive.ts'
 import type { Count } from './figures.ts'
 import type { Lab } from './lab.ts'
-import { type Form, httpAppends, inTurn } from './requests.ts'
+import type { Sending } from './peer.ts'
+import { httpAppends, inTurn } from './requests.ts'
 import { channelState, headsOf, type Target } from './target.ts'
 
 const CONNECTIONS = 16
@@ -19,30 +21,25 @@ export interface Filled {
 
 /** Appends `events` events in batches over HTTP JSON; every one is answered when it resolves. */
 export function fill(lab: Lab, target: Target, channel: string, events: number): Promise<Filled> {
-  return append(lab, target, channel, events, 'json', lab.scale.batch)
+  const { batch } = lab.scale
+  return fillBy(lab, target, { protocol: 'http', requests: httpAppends(target.port, channel, 'json', batch) }, events)
 }
 
 /** The same as quickly as it goes: largest batches, data that the server does not look into. */
 export function fillQuickly(lab: Lab, target: Target, channel: string, events: number): Promise<Filled> {
-  return append(lab, target, channel, events, 'opaque', QUICK_BATCH)
+  const requests = httpAppends(target.port, channel, 'opaque', QUICK_BATCH)
+  return fillBy(lab, target, { protocol: 'http', requests }, events, QUICK_BATCH)
 }
 
-async function append(
+/** The same in whichever way; each request must hold `size` events. */
+export async function fillBy(
   lab: Lab,
   target: Target,
-  channel: string,
+  sending: Sending,
   events: number,
-  form: Form,
-  size: number,
+  size = lab.scale.batch,
 ): Promise<Filled> {
-  const requests = httpAppends(target.port, channel, form, size)
-  const load = {
-    port: target.port,
-    requests,
-    protocol: 'http',
-    connections: CONNECTIONS,
-    count: events / size,
-  } as const
+  const load: LoadOptions = { ...sending, port: target.port, connections: CONNECTIONS, count: events / size }
   const report = await lab.drive.load(target.child, load)
   return { events: report.total, sum: report.sum, perSecond: report.events / report.seconds }
 }

@@ -3,6 +3,7 @@ import { mkdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Drive, type LoadReport } from './drive.ts'
 import type { Count, Measure } from './figures.ts'
+import type { Peer } from './peer.ts'
 import { type Per, profile, profiled } from './profile.ts'
 import type { Programs } from './programs.ts'
 import type { Scale } from './scale.ts'
@@ -17,8 +18,9 @@ export interface LabOptions {
   readonly profile: boolean
   /** One server for many rows, until the bench ends, to save time; else each row has a fresh one. */
   readonly share: boolean
-  /** Only rows whose name holds this text. */
+  /** Only rows whose name holds this text, or one of several with a `|` between them. */
   readonly rows: string | undefined
+  readonly peers: readonly Peer[]
 }
 
 export interface Server extends Target {
@@ -53,7 +55,8 @@ export class Lab {
 
   /** Whether a row was asked for. */
   wants(row: string): boolean {
-    return this.#options.rows === undefined || row.toLowerCase().includes(this.#options.rows.toLowerCase())
+    const texts = this.#options.rows?.toLowerCase().split('|')
+    return texts === undefined || texts.some((text) => row.toLowerCase().includes(text))
   }
 
   /** Whether system calls are counted in a pass of their own. */
@@ -110,6 +113,22 @@ export class Lab {
     return { ...server, stop: async () => {} }
   }
 
+  /** The peers that a workload can be done with. */
+  peersIn(workload: string): readonly Peer[] {
+    return this.#options.peers.filter((peer) => peer.workloads.includes(workload))
+  }
+
+  /** A running peer that holds nothing. */
+  async peer(peer: Peer, node?: readonly string[]): Promise<Server> {
+    const data = this.newDir()
+    const target = await peer.start(data, node)
+    const stop = async (): Promise<void> => {
+      await target.child.stop('SIGKILL')
+      removeDir(data)
+    }
+    return { ...target, data, durability: peer.durability, stop }
+  }
+
   /** A bare server of its own. */
   async freshBare(mode: 'http' | 'net' | 'ws'): Promise<Server> {
     const data = this.newDir()
@@ -127,7 +146,7 @@ export const appendedOnly = ({ total }: LoadReport): Readonly<Record<string, num
 
 /** Rate, latency and CPU time of a load, as a measure. */
 export function appendMeasure(
-  row: Pick<Measure, 'name' | 'subject' | 'durability'> & { limits?: readonly string[] },
+  row: Pick<Measure, 'name' | 'subject' | 'durability' | 'work'> & { limits?: readonly string[] },
   report: LoadReport,
   counts: readonly Count[],
 ): Measure {

@@ -1,5 +1,5 @@
 /** W3: from the moment at which an event is due to be appended until it arrived at a subscriber, at a steady rate. */
-import { deliveryCounts, deliveryFacts, subscribers } from './fanout.ts'
+import { type Delivery, deliveryCounts, deliveryFacts, ownDelivery, peerDelivery } from './fanout.ts'
 import type { Measure } from './figures.ts'
 import { grouped, type Lab, type Server } from './lab.ts'
 import { fsyncLimit } from './limits.ts'
@@ -13,11 +13,13 @@ export const title = (lab: Lab): string =>
   `W3  latency at ${grouped(lab.scale.rate)} events/s, ${lab.scale.subscribers} subscribers, ${lab.scale.publishers} publishers over HTTP JSON`
 
 export async function* run(lab: Lab): AsyncGenerator<Measure> {
+  const publishing = { publishers: lab.scale.publishers, size: 1 }
+  const own = (server: Server, wire: Wire): Delivery => ownDelivery(lab, server, wire, wire, publishing)
   for (const wire of ['msgpack', 'json'] as const) {
     const name = wire === 'json' ? 'JSON' : 'MessagePack'
     if (!lab.wants(name)) continue
     const server = await lab.tidemark(wire)
-    yield* measure(lab, server, wire, { name, subject: 'tidemark', limits: [BARE] })
+    yield* measure(lab, server, own(server, wire), { name, subject: 'tidemark', limits: [BARE] })
     await server.stop()
     // The same once more beside sockets that never read: what they cost the others, and the server's memory.
     const stalled = `${name}, beside ${grouped(lab.scale.stalled)} that never read`
@@ -34,14 +36,20 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
     })
     const end = await neverReading(other.port, subscription(other.port, wire, wire, 0), lab.scale.stalled)
     await atRest(other)
-    yield* measure(lab, other, wire, { name: stalled, subject: 'tidemark', limits: [BARE] })
+    yield* measure(lab, other, own(other, wire), { name: stalled, subject: 'tidemark', limits: [BARE] })
     yield residentMemory(other, `${stalled}, memory after`)
     end()
     await other.stop()
   }
   if (lab.wants(BARE)) {
     const server = await lab.bare('http')
-    yield* measure(lab, server, 'json', { name: BARE, subject: 'limit' })
+    yield* measure(lab, server, own(server, 'json'), { name: BARE, subject: 'limit' })
+    await server.stop()
+  }
+  for (const peer of lab.peersIn('W3')) {
+    if (!lab.wants(peer.name)) continue
+    const server = await lab.peer(peer)
+    yield* measure(lab, server, peerDelivery(lab, server, peer, publishing), { name: peer.name, subject: 'peer' })
     await server.stop()
   }
   if (lab.wants(FSYNC)) {
@@ -70,23 +78,17 @@ function residentMemory(server: Server, name: string): Measure {
 async function* measure(
   lab: Lab,
   server: Server,
-  wire: Wire,
+  { load: publish, open, reorders }: Delivery,
   row: { name: string; subject: Measure['subject']; limits?: readonly string[] },
 ): AsyncGenerator<Measure> {
-  const { subscribers: sockets, publishers, rate, seconds, warm } = lab.scale
-  const drain = await subscribers(lab, server, wire, wire, sockets)
-  const load = {
-    port: server.port,
-    requests: httpAppends(server.port, wire, 'json', 1),
-    protocol: 'http',
-    connections: publishers,
-    rate,
-  } as const
+  const { subscribers: sockets, rate, seconds, warm } = lab.scale
+  const drain = await open(sockets)
+  const load = { ...publish, rate }
   const warmed = await lab.drive.load(server.child, { ...load, seconds: warm })
   await drain.arrived(warmed.total * sockets)
   await drain.reset()
   const work = () => lab.drive.load(server.child, { ...load, seconds })
-  const sent = await (row.subject === 'limit'
+  const sent = await (row.subject !== 'tidemark'
     ? work()
     : lab.watched(server, row.name, work, ({ total }) => ({ 'appended event': total, delivery: total * sockets })))
   const got = await drain.exactly(sent.total * sockets)
@@ -96,16 +98,18 @@ async function* measure(
   yield {
     ...common,
     name: `${row.name}, delivery`,
+    work: 'delivery',
     limits: limits('delivery'),
     figure: got.p50us / 1e3,
     p99: got.p99us / 1e3,
     cpu: sent.serverCpu === undefined ? undefined : (sent.serverCpu / (sent.events * sockets)) * 1e6,
-    counts: deliveryCounts(sent, got, sockets),
+    counts: deliveryCounts(sent, got, sockets, reorders),
     facts: { ...deliveryFacts(sent, got), serverCores: (sent.serverCpu ?? 0) / sent.seconds },
   }
   yield {
     ...common,
     name: `${row.name}, answer`,
+    work: 'answer',
     limits: limits('answer'),
     figure: sent.p50us / 1e3,
     p99: sent.p99us / 1e3,

@@ -1,7 +1,8 @@
 /*
  * Sends append requests and counts the answers: one thread, epoll, many connections.
  *
- *   load --port P --connections N --requests FILE --protocol http|ws [--depth D] [--rate R] [--channels C]
+ *   load --port P --connections N --requests FILE --protocol http|ws|lines [--lines L] [--depth D] [--rate R]
+ *        [--channels C]
  *        (--seconds S [--warm S] | --count REQUESTS)
  *
  * FILE (made by requests.ts, little-endian): u32 length, opening bytes of each connection; then the requests, sent in
@@ -9,6 +10,8 @@
  * just before the write (with --rate: the time at which it was due, so that waiting for a free connection counts).
  * With --channels, the {turn} of a request becomes six digits: 000000 in the first that is sent, then 000001 … C - 1.
  * --depth requests are in flight on each connection; --rate R paces R events a second over all connections.
+ * Answers: of `http`, a response; of `ws`, a message that tells what was appended; of `lines` (Redis, NATS), L lines.
+ * The tag @@@@@@@@ in an opening or a request becomes the connection's number.
  * Prints {"phase":"measure"} and {"phase":"drain"} at the edges of the measured time; then waits for the answers that
  * are missing, and prints the report: `answered`, `events`, `seconds`, p50us, p99us of the measured time, and over
  * everything that was sent: `total` events, their stamps' sum, errors, late (sent over 1 ms after they were due).
@@ -19,6 +22,7 @@
 
 #define IN_BYTES (64 * 1024)
 #define TURN "{turn}" /* in the name of a channel */
+#define TAG "@@@@@@@@"
 #define DRAIN_US 20e6 /* longest wait for missing answers */
 #define LATE_US 1e3   /* a paced request sent later than this after it was due counts as late */
 #define IDLE_US 1e5   /* longest sleep */
@@ -29,6 +33,8 @@ typedef struct {
   uint32_t *stamps; /* where the digits stand */
   uint32_t stamp_count;
   uint8_t *turn; /* where {turn} stands, or NULL */
+  uint32_t *tags;
+  uint32_t tag_count;
 } Request;
 
 typedef struct {
@@ -43,13 +49,15 @@ typedef struct {
   int full; /* the kernel takes no more just now */
   Flight *flights; /* ring of --depth, answered in order */
   int first, flying;
+  char tag[16];
+  int lines; /* of the answer that is under way */
   Walker walker;
   char in[IN_BYTES];
   size_t in_len;
 } Conn;
 
 static enum { WARM, MEASURE, DRAIN } phase = WARM;
-static int ws, depth = 1, epoll, request_count, in_flight;
+static int ws, lines, depth = 1, epoll, request_count, in_flight;
 static Request *requests;
 static uint64_t channel_count = 1, launched, answered, events, total, sum, errors, late;
 static Hist latency;
@@ -80,6 +88,10 @@ static void read_requests(const char *path, uint8_t **opening, uint32_t *opening
       r->stamps = reserve(r->stamps, sizeof(uint32_t) * (r->stamp_count + 1));
       r->stamps[r->stamp_count++] = (uint32_t)(s - r->bytes) + sizeof STAMP - 1;
     }
+    for (uint8_t *s = r->bytes; lines > 0 && (s = memmem(s, (size_t)(p - s), TAG, sizeof TAG - 1)) != NULL; s++) {
+      r->tags = reserve(r->tags, sizeof(uint32_t) * (r->tag_count + 1));
+      r->tags[r->tag_count++] = (uint32_t)(s - r->bytes);
+    }
   }
   if (request_count == 0) fail("no requests");
 }
@@ -106,6 +118,7 @@ static void launch(Conn *c, double due, double start) {
   uint8_t *at = c->out + c->out_len;
   memcpy(at, r->bytes, r->length);
   c->out_len += r->length;
+  for (uint32_t i = 0; i < r->tag_count; i++) memcpy(at + r->tags[i], c->tag, sizeof TAG - 1);
   uint64_t stamp = (uint64_t)due;
   for (uint32_t i = 0; i < r->stamp_count; i++, stamp++) { /* events of a batch differ by a microsecond each */
     uint64_t v = stamp;
@@ -145,6 +158,24 @@ static void on_frame(void *arg, int opcode, const uint8_t *kept, int n) {
   landed(c);
 }
 
+static void keep_from(Conn *c, size_t at) {
+  memmove(c->in, c->in + at, c->in_len - at);
+  c->in_len -= at;
+}
+
+/* Takes whole lines off the in bytes. What NATS says unasked is no answer. */
+static void take_lines(Conn *c) {
+  char *p = c->in, *end = c->in + c->in_len, *newline;
+  for (; (newline = memchr(p, '\n', (size_t)(end - p))) != NULL; p = newline + 1) {
+    if (strncmp(p, "INFO ", 5) == 0 || strncmp(p, "PING", 4) == 0) continue;
+    if (*p == '-' || memmem(p, (size_t)(newline - p), "\"error\"", 7) != NULL) refused(p, (int)(newline - p));
+    if (++c->lines < lines) continue;
+    c->lines = 0;
+    landed(c);
+  }
+  keep_from(c, (size_t)(p - c->in));
+}
+
 /* Takes whole HTTP answers off the in bytes. */
 static void take_answers(Conn *c) {
   size_t at = 0;
@@ -153,8 +184,9 @@ static void take_answers(Conn *c) {
     if (end == NULL) break;
     *end = 0;
     char *length = strcasestr(answer, "\r\ncontent-length:");
-    if (length == NULL) fail("an answer without Content-Length");
-    size_t whole = (size_t)(end + 4 - answer) + (size_t)atol(length + 17);
+    const int is_empty = strncmp(answer + 9, "204", 3) == 0;
+    if (length == NULL && !is_empty) fail("an answer without Content-Length");
+    size_t whole = (size_t)(end + 4 - answer) + (is_empty ? 0 : (size_t)atol(length + 17));
     *end = '\r';
     if (at + whole > c->in_len) {
       if (whole >= IN_BYTES) fail("an answer too large");
@@ -164,8 +196,7 @@ static void take_answers(Conn *c) {
     landed(c);
     at += whole;
   }
-  memmove(c->in, c->in + at, c->in_len - at);
-  c->in_len -= at;
+  keep_from(c, at);
 }
 
 static void receive(Conn *c) {
@@ -175,15 +206,19 @@ static void receive(Conn *c) {
   if (ws) return walk(&c->walker, (uint8_t *)c->in, (size_t)k, on_frame, c);
   c->in_len += (size_t)k;
   c->in[c->in_len] = 0;
-  take_answers(c);
+  if (lines > 0) take_lines(c);
+  else take_answers(c);
 }
 
 static Conn *connect_all(int port, int n, uint8_t *opening, uint32_t opening_length) {
   Conn *conns = calloc((size_t)n, sizeof(Conn));
   if (conns == NULL) fail("memory");
+  uint8_t *tag = lines > 0 ? memmem(opening, opening_length, TAG, sizeof TAG - 1) : NULL;
   for (int i = 0; i < n; i++) {
     Conn *c = &conns[i];
     c->fd = dial(port);
+    snprintf(c->tag, sizeof c->tag, "%08d", i);
+    if (tag != NULL) memcpy(tag, c->tag, sizeof TAG - 1);
     c->flights = reserve(NULL, sizeof(Flight) * (size_t)depth);
     size_t rest = open_stream(c->fd, opening, opening_length, ws, (uint8_t *)c->in, IN_BYTES);
     if (ws) walk(&c->walker, (uint8_t *)c->in, rest, on_frame, c);
@@ -203,12 +238,14 @@ static int read_options(int argc, char **argv) {
                                           {"protocol", 1, 0, 'x'}, {"depth", 1, 0, 'd'},       {"rate", 1, 0, 'r'},
                                           {"seconds", 1, 0, 's'},  {"warm", 1, 0, 'w'},        {"count", 1, 0, 'c'},
                                           {"channels", 1, 0, 'k'},
+                                          {"lines", 1, 0, 'l'},
                                           {0, 0, 0, 0}};
   for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (option) {
       case 'p': port = atoi(optarg); break;
       case 'n': conn_count = atoi(optarg); break;
       case 'f': file = optarg; break;
       case 'x': ws = strcmp(optarg, "ws") == 0; break;
+      case 'l': lines = atoi(optarg); break;
       case 'd': depth = atoi(optarg); break;
       case 'r': rate = atof(optarg); break;
       case 's': seconds = atof(optarg); break;

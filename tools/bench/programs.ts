@@ -21,6 +21,7 @@ export interface Programs {
 }
 
 const FLAGS = ['-O2', '-Wall']
+const HEADERS = ['bench.h', 'resp.h']
 
 /** A compiled program of this project. */
 export const compiled = (path: string): readonly string[] => [process.execPath, join(HOME, 'dist', path)]
@@ -50,7 +51,7 @@ function inNode(note: string): Programs {
 function compile(sources: string, cache: string, name: ProgramName): string {
   const source = join(sources, `${name}.c`)
   const digest = createHash('sha256')
-  for (const file of [source, join(sources, 'bench.h')]) digest.update(readFileSync(file))
+  for (const file of [source, ...HEADERS.map((header) => join(sources, header))]) digest.update(readFileSync(file))
   const path = join(cache, `${name}-${digest.digest('hex').slice(0, 16)}`)
   if (existsSync(path)) return path
   const half = `${path}.${process.pid}`

@@ -123,23 +123,44 @@ export function manyWaitRequest(port: number, channels: readonly string[]): Buff
 }
 
 function opening(port: number, wire: Wire, messages: readonly object[]): Buffer {
+  const frames = [{ op: 'hello' }, ...messages].map((message) =>
+    maskedFrame(wire === 'json' ? JSON.stringify(message) : packr.pack(message)),
+  )
+  return Buffer.concat([upgradeTo('/v1/stream', port, SUBPROTOCOL[wire]), ...frames])
+}
+
+/** The request that opens a WebSocket. */
+export function upgradeTo(path: string, port = 80, subprotocol?: string): Buffer {
   const upgrade = [
-    'GET /v1/stream HTTP/1.1',
+    `GET ${path} HTTP/1.1`,
     `Host: 127.0.0.1:${port}`,
     'Upgrade: websocket',
     'Connection: Upgrade',
     'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
     'Sec-WebSocket-Version: 13',
-    `Sec-WebSocket-Protocol: ${SUBPROTOCOL[wire]}`,
+    ...(subprotocol === undefined ? [] : [`Sec-WebSocket-Protocol: ${subprotocol}`]),
   ]
-  const frames = [{ op: 'hello' }, ...messages].map((message) =>
-    maskedFrame(wire === 'json' ? JSON.stringify(message) : packr.pack(message)),
-  )
-  return Buffer.concat([utf8.encode(`${upgrade.join('\r\n')}\r\n\r\n`), ...frames])
+  return Buffer.from(`${upgrade.join('\r\n')}\r\n\r\n`)
 }
 
+/** A request file for a peer: the same events; `write` makes the request that appends these. */
+export function requestFile(size: number, write: (data: readonly string[]) => string, opening = ''): Buffer {
+  const requests = Array.from({ length: DIFFERENT_EVENTS / size }, (_, i) =>
+    utf8.encode(write(Array.from({ length: size }, (_, n) => dataOf(i * size + n)))),
+  )
+  return fileOf(utf8.encode(opening), size, requests)
+}
+
+/** A request file for a peer that takes appends over HTTP; `write` makes the body. */
+export const postFile = (path: string, size: number, write: (data: readonly string[]) => string): Buffer =>
+  requestFile(size, (data) => {
+    const body = write(data)
+    const head = `POST ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: ${contentTypeOf.json}\r\n`
+    return `${head}Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`
+  })
+
 /** One WebSocket frame of a client: text for a string, binary for bytes. */
-function maskedFrame(payload: string | Uint8Array): Buffer {
+export function maskedFrame(payload: string | Uint8Array): Buffer {
   const bytes = Buffer.from(payload)
   const size = bytes.length < 126 ? [0x80 | bytes.length] : [0x80 | 126, bytes.length >> 8, bytes.length & 255]
   const head = [typeof payload === 'string' ? 0x81 : 0x82, ...size, MASK, MASK, MASK, MASK]

@@ -6,8 +6,9 @@ import { join } from 'node:path'
 import { HOME } from '../../src/server/home.ts'
 import { Child } from './child.ts'
 import type { Count, Measure } from './figures.ts'
-import { fill, fillChannels, fillQuickly, headCount, headsCount } from './fill.ts'
+import { fill, fillBy, fillChannels, fillQuickly, headCount, headsCount } from './fill.ts'
 import { grouped, type Lab } from './lab.ts'
+import type { Peer } from './peer.ts'
 import { makeChannel, removeDir, startTidemark, type Target } from './target.ts'
 
 const CHANNEL = 'bench'
@@ -51,6 +52,7 @@ export const title = (lab: Lab): string =>
 
 export async function* run(lab: Lab): AsyncGenerator<Measure> {
   for (const shape of shapes(lab.scale)) yield* restarts(lab, shape)
+  for (const peer of lab.peersIn('W6')) yield* peerRestarts(lab, peer)
   yield await lifetime(BOOT, ['-e', '0'])
   yield await lifetime(IMPORTS, ['--input-type=module', '-e', "import 'node:http'; import 'level'; import 'ws'"])
 }
@@ -79,6 +81,7 @@ async function* restarts(lab: Lab, shape: Shape): AsyncGenerator<Measure> {
       unit: 'ms',
       durability,
       limits: [BOOT, IMPORTS, ...base],
+      work: name + shape.suffix,
       counts: [
         await headCount(target, CHANNEL, appended, 'newly appended events after the restart'),
         ...(await shape.counts(target)),
@@ -87,6 +90,29 @@ async function* restarts(lab: Lab, shape: Shape): AsyncGenerator<Measure> {
   }
   await target.child.stop('SIGKILL')
   removeDir(dir)
+}
+
+/** The same of a peer that keeps its events. */
+async function* peerRestarts(lab: Lab, peer: Peer): AsyncGenerator<Measure> {
+  const wanted = ENDS.filter(([work]) => lab.wants(`${peer.name}, ${work}`))
+  if (wanted.length === 0) return
+  const server = await lab.peer(peer)
+  const sending = peer.sending(lab.scale.batch)!
+  let stored = (await fillBy(lab, server, sending, lab.scale.stored)).events
+  let target: Target = server
+  for (const [work, signal] of wanted) {
+    stored += (await fillBy(lab, target, sending, lab.scale.batch * lab.scale.producers)).events
+    await target.child.stop(signal)
+    const started = performance.now()
+    target = await peer.start(server.data)
+    const figure = performance.now() - started
+    const got = await peer.stored?.(target.port)
+    const counts = got === undefined ? [] : [{ what: 'events in the log after the restart', wanted: stored, got }]
+    const row = { name: `${peer.name}, ${work}`, subject: 'peer', work, durability: peer.durability } as const
+    yield { ...row, figure, unit: 'ms', counts }
+  }
+  await target.child.stop('SIGKILL')
+  removeDir(server.data)
 }
 
 /** From the start of a node process to its end. */

@@ -1,0 +1,121 @@
+/**
+ * Programs and packages of peers, for `--peers` alone: Debian packages are unpacked and npm packages installed within
+ * node_modules/.cache, so that nothing of the system changes. What is there is not fetched again.
+ */
+import { execFile } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { HOME } from '../../src/server/home.ts'
+
+const run = promisify(execFile)
+
+const DIR = join(HOME, 'node_modules', '.cache', 'tidemark-bench', 'peers')
+/** Debian packages stand unpacked here, those of newer releases in a directory of their own. */
+const ROOT = join(DIR, 'root')
+const NEWER = join(DIR, 'newer')
+const NPM = join(DIR, 'npm')
+/** Releases that may hold a newer program which still runs here, the newest first. */
+const NEWER_SUITES = ['sid', 'testing', 'trixie']
+const PROGRAM_DIRS = ['usr/sbin', 'usr/bin']
+
+/** For programs that were unpacked: where their libraries are. */
+export const UNPACKED_ENV: NodeJS.ProcessEnv = {
+  ...process.env,
+  LD_LIBRARY_PATH: join(ROOT, 'usr', 'lib', `${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`),
+}
+
+/** A file of a package that `debian` unpacked. */
+export const unpacked = (path: string): string => join(ROOT, path)
+
+/** Options with which apt keeps everything within `dir` and needs no rights; its lists too, where `lists`. */
+function aptWithin(dir: string, lists: boolean): string[] {
+  for (const sub of ['cache/archives/partial', 'lists/partial']) mkdirSync(join(dir, sub), { recursive: true })
+  const options = [`Dir::Cache=${join(dir, 'cache')}`, 'Debug::NoLocking=1', 'APT::Sandbox::User=root']
+  if (lists) options.push(`Dir::State::lists=${join(dir, 'lists')}`)
+  return ['-qq', '-y', ...options.flatMap((option) => ['-o', option])]
+}
+
+/** Runs apt-get; on a machine without lists, or with old ones, with lists of our own. Returns what it prints. */
+async function apt(...command: readonly string[]): Promise<string> {
+  try {
+    return (await run('apt-get', [...aptWithin(DIR, false), ...command])).stdout
+  } catch {
+    await run('apt-get', [...aptWithin(DIR, true), 'update'])
+    return (await run('apt-get', [...aptWithin(DIR, true), ...command])).stdout
+  }
+}
+
+/**
+ * The path of a program that Debian has, unpacked with the packages named and all they need; the system's own where it
+ * is installed.
+ */
+export async function debian(program: string, packages: readonly string[]): Promise<string> {
+  const known = programIn(ROOT, program)
+  if (known !== undefined) return known
+  await apt('--no-install-recommends', '--download-only', 'install', ...packages)
+  await unpackAll(join(DIR, 'cache', 'archives'), ROOT)
+  const path = programIn(ROOT, program) ?? programIn('/', program)
+  if (path === undefined) throw new Error(`apt-get brought no ${program}`)
+  return path
+}
+
+/** As `debian`, for a package that needs no other: of a newer release of the same archive where there is one. */
+export async function newerDebian(program: string, name: string): Promise<string> {
+  const known = programIn(join(NEWER, 'root'), program)
+  if (known !== undefined) return known
+  const archive = /^'([^']+)\/pool\//m.exec(await apt('download', '--print-uris', name))?.[1]
+  const sources = join(NEWER, 'sources.list')
+  const keys = '/usr/share/keyrings/debian-archive-keyring.gpg'
+  const only = [`Dir::Etc::sourcelist=${sources}`, 'Dir::Etc::sourceparts=-', 'Dir::Etc::preferencesparts=-']
+  const options = [...aptWithin(NEWER, true), ...only.flatMap((option) => ['-o', option])]
+  for (const suite of archive === undefined ? [] : NEWER_SUITES)
+    try {
+      writeFileSync(sources, `deb [signed-by=${keys}] ${archive} ${suite} main\n`)
+      await run('apt-get', [...options, 'update'])
+      await run('apt-get', [...options, 'download', name], { cwd: NEWER })
+      await unpackAll(NEWER, join(NEWER, 'root'))
+      const path = programIn(join(NEWER, 'root'), program)
+      if (path === undefined) continue
+      // It must run with this machine's libraries.
+      await run(path, ['--version'])
+      return path
+    } catch {
+      rmSync(join(NEWER, 'root'), { recursive: true, force: true })
+    }
+  return debian(program, [name])
+}
+
+/** The directory whose node_modules holds these packages, of these versions exactly. */
+export async function npm(packages: Readonly<Record<string, string>>): Promise<string> {
+  const missing = Object.entries(packages).filter(([name, version]) => installedVersion(name) !== version)
+  if (missing.length > 0) {
+    mkdirSync(NPM, { recursive: true })
+    const wanted = missing.map(([name, version]) => `${name}@${version}`)
+    await run('npm', ['install', '--prefix', NPM, '--no-audit', '--no-fund', '--save-exact', ...wanted])
+  }
+  return NPM
+}
+
+function installedVersion(name: string): string | undefined {
+  const path = join(NPM, 'node_modules', name, 'package.json')
+  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version : undefined
+}
+
+/** The first number with dots that a program prints. */
+export async function versionOf(program: string, flag: string): Promise<string> {
+  const { stdout, stderr } = await run(program, [flag], { env: UNPACKED_ENV })
+  return /\d+(\.\d+)+/.exec(stdout + stderr)?.[0] ?? 'of unknown version'
+}
+
+async function unpackAll(from: string, to: string): Promise<void> {
+  mkdirSync(to, { recursive: true })
+  for (const file of readdirSync(from).filter((name) => name.endsWith('.deb'))) {
+    await run('dpkg', ['-x', join(from, file), to])
+    rmSync(join(from, file))
+  }
+}
+
+function programIn(root: string, program: string): string | undefined {
+  return PROGRAM_DIRS.map((dir) => join(root, dir, program)).find((path) => existsSync(path))
+}
