@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { type Measure, type Row, rowsOf, short, spreadOf, wrongCounts } from '../../tools/bench/figures.ts'
+import { type Measure, type Row, rowsOf, short, spreadOf, tableOf, wrongCounts } from '../../tools/bench/figures.ts'
+import { peerNames } from '../../tools/bench/peers.ts'
 import { tempDir } from '../parts.ts'
 
 /** A run takes some ten seconds on two cores of their own; they may be shared. */
@@ -139,6 +140,12 @@ describe('npm run bench', () => {
     expect(readdirSync(dir)).toEqual([])
   })
 
+  test('knows its peers by name', async () => {
+    expect(peerNames('redis,ds')).toEqual(['redis', 'ds'])
+    expect(() => peerNames('redis,kafka')).toThrow('no peer kafka')
+    expect((await once(startBench(tempDir(), 'W1', '--peers', 'kafka'), 'close'))[0]).toBe(1)
+  })
+
   test('refuses a workload that it does not know', async () => {
     const child = startBench(tempDir(), 'W99')
     expect((await once(child, 'close'))[0]).toBe(2)
@@ -167,6 +174,37 @@ describe('figures', () => {
       [measure('a', 30, { limits: ['limit'] }), measure('limit', 50)],
     ]
     expect(rowsOf(runs)[0]!.ratios).toEqual([{ limit: 'limit', ratio: { median: 0.6, least: 0.5, most: 0.9 } }])
+  })
+
+  test('are compared with the peers that did the same work, and with the best of them', () => {
+    const peer = (name: string, figure: number, work: string, more: Partial<Measure> = {}): Measure =>
+      measure(name, figure, { subject: 'peer', work, ...more })
+    const runs = [
+      [measure('a', 10, { work: 'one' }), peer('p', 20, 'one'), peer('q', 5, 'one'), peer('other', 1, 'batch')],
+      [measure('a', 60, { work: 'one' }), peer('p', 80, 'one'), peer('q', 10, 'one'), peer('other', 1, 'batch')],
+    ]
+    const [row, ofPeer] = rowsOf(runs)
+    expect(row!.peers).toEqual([
+      { peer: 'p', ratio: { median: 0.625, least: 0.5, most: 0.75 } },
+      { peer: 'q', ratio: { median: 4, least: 2, most: 6 } },
+    ])
+    expect(row!.best?.peer).toBe('p')
+    expect([ofPeer!.peers, ofPeer!.best]).toEqual([[], undefined])
+    expect(tableOf('W', rowsOf(runs))).toMatch(/ a .* 0\.625 × a {3}4\.00 × b {3}best peer: 0\.625 × a\n/)
+  })
+
+  test('have the fastest peer as the best where less is better', () => {
+    const ms = (name: string, figure: number, subject: Measure['subject']): Measure =>
+      measure(name, figure, { subject, work: 'delivery', unit: 'ms' })
+    const [row] = rowsOf([[ms('a', 2, 'tidemark'), ms('slow', 8, 'peer'), ms('quick', 1, 'peer')]])
+    expect(row!.best).toEqual({ peer: 'quick', ratio: { median: 2, least: 2, most: 2 } })
+  })
+
+  test('of a peer may be wrong without failing the bench', () => {
+    const lost = { subject: 'peer' as const, counts: [{ what: 'events delivered', wanted: 3, got: 2 }] }
+    const rows = rowsOf([[measure('p', 1, lost)]])
+    expect(wrongCounts(rows)).toEqual([])
+    expect(wrongCounts(rows, true)).toHaveLength(1)
   })
 
   test('name every count that is wrong, in whichever run', () => {

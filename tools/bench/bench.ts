@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
  * `npm run bench -- [W1..W8 | curves]`: how fast Tidemark is on this machine, and beside each figure what the machine itself
- * could do, measured in the same run. Tables on stdout, progress on stderr. Exit 1 when a count is wrong.
+ * could do, measured in the same run; with --peers, what other servers do. Tables on stdout, progress on stderr. Exit 1 when a count is wrong.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

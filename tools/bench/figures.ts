@@ -121,7 +121,8 @@ function peersOf(runs: readonly (readonly Measure[])[], { name, work }: Measure)
   })
 }
 
-const isBetterLow = (unit: Unit): boolean => unit === 'ms' || unit === 'MiB' || unit === 'B/socket'
+const isBetterLow = (unit: Unit): boolean =>
+  unit === 'ms' || unit === 'MiB' || unit === 'B/socket' || unit === 'per delivery'
 
 function ratioIn(run: readonly Measure[], name: string, limit: string): number[] {
   const own = run.find((measure) => measure.name === name)

@@ -47,7 +47,12 @@ async function* peerRows(lab: Lab, sockets: number): AsyncGenerator<Measure> {
     const name = `${peer.name}, ${work}`
     if (!lab.wants(name)) continue
     const server = await lab.peer(peer, peer.isNode ? NODE : [])
-    yield { ...(await measure(lab, server, sockets, peer.receiving(server), peer.isNode)), name, subject: 'peer', work }
+    yield {
+      ...(await measure(lab, server, sockets, peer.receiving(server), peer.isNode === true)),
+      name,
+      subject: 'peer',
+      work,
+    }
     await server.stop()
   }
 }

@@ -1,16 +1,12 @@
 /**
  * W7: what is appended is delivered to many clients that wait in long polls, each of which asks again from its new
  * position at once. Events are counted at the clients.
- *
- * Another server is measured with the same programs when its answers carry Content-Length. Nchan's clients go on from
- * the headers of the last answer, for which drain fills in {modified} and {etag}:
- * `GET /sub HTTP/1.1 … If-Modified-Since: {modified}, If-None-Match: {etag}`, mode `longpoll`; its channel begins empty,
- * and its waiting requests must not time out (an answer 304 or 408 ends the program).
  */
 import type { DrainOptions, DrainReport, LoadReport } from './drive.ts'
 import { delivered, deliveryCounts, deliveryFacts } from './fanout.ts'
 import type { Measure } from './figures.ts'
 import { grouped, type Lab, type Server } from './lab.ts'
+import type { Sending } from './peer.ts'
 import { httpAppends, inTurn, manyWaitRequest, nameInTurn, waitRequest } from './requests.ts'
 import { makeChannel } from './target.ts'
 
@@ -78,15 +74,30 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
       const channels = namesOf(prefix, kind.channels)
       const server = await lab.tidemark(channels[0]!)
       for (const channel of channels.slice(1)) await makeChannel(server.port, channel)
-      const row = { name, subject: 'tidemark', limits: [bareName] } as const
+      const row = {
+        name,
+        subject: 'tidemark',
+        limits: [bareName],
+        work: kind.channels > 1 ? undefined : pace.name,
+      } as const
       yield* measure(lab, server, row, kind.asking(server.port, prefix), { prefix, pace, channels: kind.channels })
       await server.stop()
     }
-    if (!lab.wants(bareName)) continue
-    const server = await lab.freshBare('http')
-    const asking = waiting(server.port, 'any', JSON_TYPE, 0)
-    yield* measure(lab, server, { name: bareName, subject: 'limit' }, asking, { prefix: 'any', pace, channels: 1 })
-    await server.stop()
+    if (lab.wants(bareName)) {
+      const server = await lab.freshBare('http')
+      const asking = waiting(server.port, 'any', JSON_TYPE, 0)
+      yield* measure(lab, server, { name: bareName, subject: 'limit' }, asking, { prefix: 'any', pace, channels: 1 })
+      await server.stop()
+    }
+    for (const peer of lab.peersIn('W7')) {
+      const name = `${peer.name}, ${pace.name}`
+      if (!lab.wants(name)) continue
+      const server = await lab.peer(peer)
+      const row = { name, subject: 'peer', work: pace.name } as const
+      const publishing = { prefix: '', pace, channels: 1, sending: peer.sending(1) }
+      yield* measure(lab, server, row, peer.receiving(server), publishing)
+      await server.stop()
+    }
   }
 }
 
@@ -95,21 +106,22 @@ interface Publishing {
   readonly prefix: string
   readonly channels: number
   readonly pace: Pace
+  /** Of a peer. */
+  readonly sending?: Sending | undefined
 }
 
 async function* measure(
   lab: Lab,
   server: Server,
-  row: Pick<Measure, 'name' | 'subject' | 'limits'>,
+  row: Pick<Measure, 'name' | 'subject' | 'limits' | 'work'>,
   asking: Asking,
-  { prefix, channels, pace }: Publishing,
+  { prefix, channels, pace, sending }: Publishing,
 ): AsyncGenerator<Measure> {
   const { waiting: clients, seconds, warm } = lab.scale
-  const drain = await lab.drive.drain({ port: server.port, connections: clients, mode: 'longpoll', ...asking })
+  const drain = await lab.drive.drain({ port: server.port, connections: clients, ...asking, mode: 'longpoll' })
   const load = {
+    ...(sending ?? { protocol: 'http', requests: httpAppends(server.port, inTurn(prefix), 'json', 1) }),
     port: server.port,
-    requests: httpAppends(server.port, inTurn(prefix), 'json', 1),
-    protocol: 'http',
     connections: 1,
     channels,
     ...(pace.rate !== undefined && { rate: pace.rate }),
@@ -122,7 +134,7 @@ async function* measure(
     const sent = await lab.drive.load(server.child, { ...load, seconds })
     return { sent, got: await drain.exactly(sent.total * clients) }
   }
-  const { sent, got } = await (row.subject === 'limit' ? work() : lab.watched(server, row.name, work, delivered))
+  const { sent, got } = await (row.subject !== 'tidemark' ? work() : lab.watched(server, row.name, work, delivered))
   const after = server.child.usage()
   await drain.stop()
   const cpu = before && after ? Math.max(after.cpu - before.cpu, CPU_SECONDS_MIN) : Number.NaN
@@ -147,6 +159,7 @@ async function* measure(
   yield {
     name: `${row.name}, requests`,
     subject: row.subject,
+    work: row.work && `${row.work}, requests`,
     figure: got.frames / got.events,
     unit: 'per delivery',
     durability: '-',

@@ -13,10 +13,10 @@ const MODULE = 'usr/lib/nginx/modules/ngx_nchan_module.so'
 const STATE_DIR = '/var/lib/nginx/'
 const OUR_STATE_DIR = './'.padEnd(STATE_DIR.length, '/')
 
-/** Where the receivers of long polls ask (with If-Modified-Since and If-None-Match of the last answer). */
-export const LONG_POLL_PATH = '/poll'
-/** Where events are posted. */
-export const PUBLISH_PATH = '/publish'
+const PUBLISH_PATH = '/publish'
+/** A client of long polls goes on from two headers of the last answer; the drain program fills them in. */
+const LONG_POLL_PATH = '/poll'
+const LONG_POLL = `GET ${LONG_POLL_PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nIf-Modified-Since: {modified}\r\nIf-None-Match: {etag}\r\n\r\n`
 
 /** One process, as one worker would be, so that it can be measured and ended like any other. */
 const config = (port: number, modulePath: string): string => `
@@ -55,15 +55,24 @@ export async function nchanPeers(): Promise<readonly Peer[]> {
     await question(port, 'GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n', /^HTTP\/1\.1 200/)
     return { child, port }
   }
+  const common: Pick<Peer, 'durability' | 'start' | 'sending'> = {
+    durability: 'none (memory)',
+    start,
+    sending: (size) =>
+      size > 1 ? undefined : { protocol: 'http', requests: postFile(PUBLISH_PATH, 1, (data) => data.join()) },
+  }
   return [
     {
+      ...common,
       name: `Nchan ${version}`,
-      durability: 'none (memory)',
       workloads: 'W1 W2 W3 W5',
-      start,
-      sending: (size) =>
-        size > 1 ? undefined : { protocol: 'http', requests: postFile(PUBLISH_PATH, 1, (data) => data.join()) },
       receiving: () => ({ mode: 'ws', opening: upgradeTo('/socket') }),
+    },
+    {
+      ...common,
+      name: `Nchan ${version} long poll`,
+      workloads: 'W7',
+      receiving: () => ({ mode: 'longpoll', opening: Buffer.from(LONG_POLL) }),
     },
   ]
 }

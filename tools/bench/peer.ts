@@ -14,7 +14,7 @@ export interface Peer {
   readonly name: string
   /** What an acknowledged event has survived. */
   readonly durability: string
-  /** W1 … W6: where it can be compared. */
+  /** W1 … W7: where it can be compared. */
   readonly workloads: string
   /** Starts it on a free port, with what `dir` holds; resolves with its first good answer. */
   start(dir: string, node?: readonly string[]): Promise<Target>
