@@ -76,6 +76,16 @@ export async function natsPeers(): Promise<readonly Peer[]> {
     stored: async (port) => Number((await api(port, `STREAM.INFO.${STREAM}`, '', /"messages":(\d+)/))[1]),
     reader: { kind: 'nats', modules },
   }
+  // Older ones refuse the setting.
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  const canSync = major > 2 || minor >= 10
+  const synced: Peer = {
+    ...jetStream,
+    name: `NATS ${version} JetStream, sync always`,
+    durability: 'fsync',
+    workloads: 'W1',
+    start: start(', sync_interval: always'),
+  }
   const catchUp = `${HELLO}SUB dl 1\r\n${publish(`$JS.API.CONSUMER.CREATE.${STREAM}`, 'ij', JSON.stringify(CONSUMER))}`
   return [
     {
@@ -84,13 +94,7 @@ export async function natsPeers(): Promise<readonly Peer[]> {
       durability: 'page cache, fsync 2 min',
       workloads: 'W1 W2 W3 W5 W6',
     },
-    {
-      ...jetStream,
-      name: `NATS ${version} JetStream, sync always`,
-      durability: 'fsync',
-      workloads: 'W1',
-      start: start(', sync_interval: always'),
-    },
+    ...(canSync ? [synced] : []),
     {
       ...jetStream,
       name: `NATS ${version} WebSocket`,

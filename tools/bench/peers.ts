@@ -17,6 +17,9 @@ const PEERS: Readonly<Record<string, () => Promise<readonly Peer[]>>> = {
   ds: durablePeers,
 }
 
+/** Of what apt or npm says when it fails. */
+const REASON_LINES = 3
+
 export const PEER_NAMES: readonly string[] = Object.keys(PEERS)
 
 /**
@@ -40,7 +43,8 @@ export async function preparePeers(names: readonly string[]): Promise<{ peers: P
       peers.push(...(await PEERS[name]!()))
     } catch (error) {
       const { message, stderr } = error as Error & { stderr?: string }
-      missing.push(`${name}: ${message}\n${stderr ?? ''}`.trim())
+      const reason = (stderr || message).trim().split('\n').slice(-REASON_LINES).join('\n    ')
+      missing.push(`${name} can't be had: ${reason}`)
     }
   return { peers, missing }
 }
