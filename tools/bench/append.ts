@@ -96,14 +96,14 @@ async function* peerAppends(lab: Lab, work: Work): AsyncGenerator<Measure> {
     const sending = peer.sending(work === 'batch' ? batch : 1)
     // Where there is HTTP and nothing else, requests wait for answers.
     if (sending === undefined || !lab.wants(name) || (work === 'in flight' && sending.protocol === 'http')) continue
-    const server = await lab.peer(peer)
     const depth = work === 'in flight' ? inFlight : 1
-    const load = { ...sending, port: server.port, connections, depth, seconds, warm }
-    const report = await lab.drive.load(server.child, load)
-    const got = await peer.stored?.(server.port)
-    await server.stop()
-    const counts = got === undefined ? [] : [{ what: 'events in the log', wanted: report.total, got }]
-    yield appendMeasure({ name, subject: 'peer', durability: server.durability, work }, report, counts)
+    yield* lab.ofPeer(peer, async function* (server) {
+      const load = { ...sending, port: server.port, connections, depth, seconds, warm }
+      const report = await lab.drive.load(server.child, load)
+      const got = await peer.stored?.(server.port)
+      const counts = got === undefined ? [] : [{ what: 'events in the log', wanted: report.total, got }]
+      yield appendMeasure({ name, subject: 'peer', durability: server.durability, work }, report, counts)
+    })
   }
 }
 

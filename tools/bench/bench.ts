@@ -188,6 +188,7 @@ async function main(names: readonly string[], options: Options, dir: string): Pr
     console.log(stolen === undefined ? '' : `  CPU taken by other guests meanwhile: ${short(stolen)} %\n`)
     for (const { row, lines } of lab.profiles.splice(0)) console.log([`  ${row}`, ...lines, ''].join('\n    '))
     results.push({ workload: name, title: workload.title(lab), stolenPercent: stolen, rows })
+    for (const text of lab.failures.splice(0)) console.log(`  PEER FAILED  ${text}\n`)
     for (const text of wrongCounts(rows, true)) console.log(`  a peer's count is wrong: ${text}\n`)
     wrong.push(...wrongCounts(rows).map((text) => `${name} ${text}`))
   }

@@ -72,15 +72,15 @@ async function* peerRows(lab: Lab, peer: Peer): AsyncGenerator<Measure> {
   const clientName = `${peer.name}, its client for Node`
   const reader = lab.wants(clientName) ? peer.reader : undefined
   if (!lab.wants(peer.name) && reader === undefined) return
-  const server = await lab.peer(peer)
-  const filled = await fillBy(lab, server, peer.sending(lab.scale.batch)!, lab.scale.stored)
-  const row = { name: peer.name, subject: 'peer', work: 'receivers' } as const
-  if (lab.wants(peer.name)) yield await measure(lab, server, filled, row, () => peer.receiving(server))
-  if (reader) {
-    const { kind, modules } = reader
-    yield await clientReads(server, filled, { name: clientName, subject: 'peer' }, kind, modules)
-  }
-  await server.stop()
+  yield* lab.ofPeer(peer, async function* (server) {
+    const filled = await fillBy(lab, server, peer.sending(lab.scale.batch)!, lab.scale.stored)
+    const row = { name: peer.name, subject: 'peer', work: 'receivers' } as const
+    if (lab.wants(peer.name)) yield await measure(lab, server, filled, row, () => peer.receiving(server))
+    if (reader) {
+      const { kind, modules } = reader
+      yield await clientReads(server, filled, { name: clientName, subject: 'peer' }, kind, modules)
+    }
+  })
 }
 
 /** A client in a process of its own reads everything; its CPU time is that of the client. */

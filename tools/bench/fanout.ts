@@ -69,10 +69,10 @@ async function* peerRows(lab: Lab, sockets: number, publishing: Publishing): Asy
   for (const peer of lab.peersIn('W2')) {
     const name = `${peer.name}, ${work}`
     if (!lab.wants(name) || peer.sending(publishing.size) === undefined) continue
-    const server = await lab.peer(peer)
-    const delivery = peerDelivery(lab, server, peer, publishing)
-    yield await measure(lab, server, delivery, sockets, { name, subject: 'peer', work })
-    await server.stop()
+    yield* lab.ofPeer(peer, async function* (server) {
+      const delivery = peerDelivery(lab, server, peer, publishing)
+      yield await measure(lab, server, delivery, sockets, { name, subject: 'peer', work })
+    })
   }
 }
 

@@ -3,7 +3,7 @@
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Measure } from './figures.ts'
-import { grouped, type Lab } from './lab.ts'
+import { grouped, type Lab, type Server } from './lab.ts'
 import type { Receiving } from './peer.ts'
 import { subscription } from './requests.ts'
 import { makeChannel, removeDir, startBare, startTidemark, type Target } from './target.ts'
@@ -46,14 +46,12 @@ async function* peerRows(lab: Lab, sockets: number): AsyncGenerator<Measure> {
   for (const peer of lab.peersIn('W5')) {
     const name = `${peer.name}, ${work}`
     if (!lab.wants(name)) continue
-    const server = await lab.peer(peer, peer.isNode ? NODE : [])
-    yield {
-      ...(await measure(lab, server, sockets, peer.receiving(server), peer.isNode === true)),
-      name,
-      subject: 'peer',
-      work,
+    const isNode = peer.isNode === true
+    const measured = async function* (server: Server): AsyncGenerator<Measure> {
+      const figures = await measure(lab, server, sockets, peer.receiving(server), isNode)
+      yield { ...figures, name, subject: 'peer', work }
     }
-    await server.stop()
+    yield* lab.ofPeer(peer, measured, isNode ? NODE : [])
   }
 }
 

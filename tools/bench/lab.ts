@@ -41,6 +41,8 @@ export class Lab {
   /** --profile: system calls are counted in this pass, in place of a profile. */
   tracing = false
   readonly profiles: { readonly row: string; readonly lines: readonly string[] }[] = []
+  /** Peers that broke under the work, and how. */
+  readonly failures: string[] = []
   readonly #options: LabOptions
   readonly #sharedBare = new Map<string, Server>()
   #shared: Server | undefined
@@ -118,8 +120,24 @@ export class Lab {
     return this.#options.peers.filter((peer) => peer.workloads.includes(workload))
   }
 
-  /** A running peer that holds nothing. */
-  async peer(peer: Peer, node?: readonly string[]): Promise<Server> {
+  /** What is measured of a peer on a server of its own. One that breaks under the work does not end the bench. */
+  async *ofPeer(
+    peer: Peer,
+    measure: (server: Server) => AsyncIterable<Measure>,
+    node?: readonly string[],
+  ): AsyncGenerator<Measure> {
+    let server: Server | undefined
+    try {
+      server = await this.#startPeer(peer, node)
+      yield* measure(server)
+    } catch (error) {
+      this.failures.push(`${peer.name}: ${(error as Error).message.trim()}`)
+    } finally {
+      await server?.stop()
+    }
+  }
+
+  async #startPeer(peer: Peer, node?: readonly string[]): Promise<Server> {
     const data = this.newDir()
     const target = await peer.start(data, node)
     const stop = async (): Promise<void> => {

@@ -48,9 +48,8 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
   }
   for (const peer of lab.peersIn('W3')) {
     if (!lab.wants(peer.name)) continue
-    const server = await lab.peer(peer)
-    yield* measure(lab, server, peerDelivery(lab, server, peer, publishing), { name: peer.name, subject: 'peer' })
-    await server.stop()
+    const row = { name: peer.name, subject: 'peer' } as const
+    yield* lab.ofPeer(peer, (server) => measure(lab, server, peerDelivery(lab, server, peer, publishing), row))
   }
   if (lab.wants(FSYNC)) {
     const limit = fsyncLimit(FSYNC, lab)

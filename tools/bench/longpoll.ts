@@ -92,11 +92,9 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
     for (const peer of lab.peersIn('W7')) {
       const name = `${peer.name}, ${pace.name}`
       if (!lab.wants(name)) continue
-      const server = await lab.peer(peer)
       const row = { name, subject: 'peer', work: pace.name } as const
       const publishing = { prefix: '', pace, channels: 1, sending: peer.sending(1) }
-      yield* measure(lab, server, row, peer.receiving(server), publishing)
-      await server.stop()
+      yield* lab.ofPeer(peer, (server) => measure(lab, server, row, peer.receiving(server), publishing))
     }
   }
 }

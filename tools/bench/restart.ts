@@ -96,23 +96,23 @@ async function* restarts(lab: Lab, shape: Shape): AsyncGenerator<Measure> {
 async function* peerRestarts(lab: Lab, peer: Peer): AsyncGenerator<Measure> {
   const wanted = ENDS.filter(([work]) => lab.wants(`${peer.name}, ${work}`))
   if (wanted.length === 0) return
-  const server = await lab.peer(peer)
-  const sending = peer.sending(lab.scale.batch)!
-  let stored = (await fillBy(lab, server, sending, lab.scale.stored)).events
-  let target: Target = server
-  for (const [work, signal] of wanted) {
-    stored += (await fillBy(lab, target, sending, lab.scale.batch * lab.scale.producers)).events
-    await target.child.stop(signal)
-    const started = performance.now()
-    target = await peer.start(server.data)
-    const figure = performance.now() - started
-    const got = await peer.stored?.(target.port)
-    const counts = got === undefined ? [] : [{ what: 'events in the log after the restart', wanted: stored, got }]
-    const row = { name: `${peer.name}, ${work}`, subject: 'peer', work, durability: peer.durability } as const
-    yield { ...row, figure, unit: 'ms', counts }
-  }
-  await target.child.stop('SIGKILL')
-  removeDir(server.data)
+  yield* lab.ofPeer(peer, async function* (server) {
+    const sending = peer.sending(lab.scale.batch)!
+    let stored = (await fillBy(lab, server, sending, lab.scale.stored)).events
+    let target: Target = server
+    for (const [work, signal] of wanted) {
+      stored += (await fillBy(lab, target, sending, lab.scale.batch * lab.scale.producers)).events
+      await target.child.stop(signal)
+      const started = performance.now()
+      target = await peer.start(server.data)
+      const figure = performance.now() - started
+      const got = await peer.stored?.(target.port)
+      const counts = got === undefined ? [] : [{ what: 'events in the log after the restart', wanted: stored, got }]
+      const row = { name: `${peer.name}, ${work}`, subject: 'peer', work, durability: peer.durability } as const
+      yield { ...row, figure, unit: 'ms', counts }
+    }
+    await target.child.stop('SIGKILL')
+  })
 }
 
 /** From the start of a node process to its end. */
