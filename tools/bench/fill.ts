@@ -3,7 +3,7 @@ import type { LoadOptions } from './drive.ts'
 import type { Count } from './figures.ts'
 import type { Lab } from './lab.ts'
 import type { Sending } from './peer.ts'
-import { httpAppends, inTurn } from './requests.ts'
+import { type Form, httpAppends, inTurn } from './requests.ts'
 import { channelState, headsOf, type Target } from './target.ts'
 
 const CONNECTIONS = 16
