@@ -5,8 +5,10 @@ import { version } from '../src/server/home.ts'
 import { Failed } from './command.ts'
 import { type Terminal, tellFailure } from './terminal.ts'
 
+type Commands = Readonly<Record<string, () => Promise<(terminal: Terminal) => Command>>>
+
 /** In the order of the help. Only the command that is run is loaded. */
-const COMMANDS: Readonly<Record<string, () => Promise<(terminal: Terminal) => Command>>> = {
+const COMMANDS: Commands = {
   serve: async () => (await import('./serve.ts')).serveCommand,
   append: async () => (await import('./append.ts')).appendCommand,
   tail: async () => (await import('./tail.ts')).tailCommand,
@@ -27,14 +29,21 @@ Every option is also a variable TIDEMARK_… and a key of the file given by --co
 Exit codes: 0 done · 1 failed · 2 wrong usage · 65 damaged data · 69 server unavailable · 73 can't create
   74 I/O error · 75 the log is in use · 77 not permitted · 78 wrong configuration`
 
-/** Runs one command line, given without the program's own name. Returns the exit code. */
-export async function runProgram(args: readonly string[], terminal: Terminal): Promise<number> {
+/**
+ * Runs one command line, given without the program's own name. Returns the exit code.
+ * @param commands those of `tidemark`, or the one of another program.
+ */
+export async function runProgram(
+  args: readonly string[],
+  terminal: Terminal,
+  commands: Commands = COMMANDS,
+): Promise<number> {
   const program = new Command('tidemark')
     .description('An event-sourced queue over an append-only log')
     .version(version())
     .addHelpText('after', MORE)
     .showHelpAfterError('See: tidemark --help')
-  const named = Object.hasOwn(COMMANDS, args[0] ?? '') ? [COMMANDS[args[0]!]!] : Object.values(COMMANDS)
+  const named = Object.hasOwn(commands, args[0] ?? '') ? [commands[args[0]!]!] : Object.values(commands)
   for (const make of await Promise.all(named.map((load) => load()))) program.addCommand(make(terminal))
   const help: string[] = []
   for (const command of [program, ...program.commands])

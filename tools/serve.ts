@@ -103,7 +103,11 @@ export async function serve({ settings, config, terminal }: Run): Promise<void> 
  * Opens the log and the server over it.
  * @throws what openLog and startServer throw; nothing is left open then.
  */
-async function start(settings: Settings, config: Config, logger: Logger): Promise<{ log: Log; server: RunningServer }> {
+export async function start(
+  settings: Settings,
+  config: Config,
+  logger: Logger,
+): Promise<{ log: Log; server: RunningServer }> {
   if (settings.engine !== 'level')
     throw new TidemarkError('wrong-config', `The engine ${settings.engine} is not supported yet: use level`)
   let groupFigures: GroupFigures | undefined

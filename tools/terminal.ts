@@ -14,11 +14,12 @@ export interface Terminal {
   progress(text?: string): void
   /** Lets the process end though its input is open. */
   close(): void
-  /** Aborts at the first Ctrl-C or SIGTERM; the second one ends the process. */
+  /** Aborts at the first Ctrl-C or SIGTERM after the first call; the second one ends the process. */
   stopped(): AbortSignal
 }
 
 export class ProcessTerminal implements Terminal {
+  #stopping: AbortController | undefined
   #done: string | undefined
   #isRead = false
 
@@ -59,10 +60,12 @@ export class ProcessTerminal implements Terminal {
   }
 
   stopped(): AbortSignal {
+    if (this.#stopping) return this.#stopping.signal
     const stopping = new AbortController()
     const stop = () => stopping.abort()
     process.once('SIGINT', stop)
     process.once('SIGTERM', stop)
+    this.#stopping = stopping
     return stopping.signal
   }
 }

@@ -78,8 +78,8 @@ export async function watchTree({ args, settings, terminal }: Run): Promise<void
   if (leftOut.size > 0) say(`${leftOut.size} paths were left out`)
 }
 
-/** The directory itself, wherever links lead to it. */
-function directoryOf(given: string): string {
+/** The directory itself, wherever links lead to it. @throws bad-request */
+export function directoryOf(given: string): string {
   try {
     const root = realpathSync(given)
     if (statSync(root).isDirectory()) return root

@@ -5,13 +5,16 @@ import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
 import { tempDir } from '../parts.ts'
 
-const PROGRAM = fileURLToPath(new URL('../../dist/bin/tidemark.js', import.meta.url))
+const built = (path: string): string => fileURLToPath(new URL(`../../dist/${path}`, import.meta.url))
+const PROGRAM = built('bin/tidemark.js')
 
 export interface Surroundings {
   readonly env?: Readonly<Record<string, string>>
   readonly cwd?: string
   /** A file in place of the stdout that is listened to. */
   readonly stdout?: string
+  /** Another program than `tidemark`, below dist/. */
+  readonly program?: string
 }
 
 /** Nothing of our own configuration reaches a test. */
@@ -25,8 +28,8 @@ export class Program {
   readonly #ended: Promise<unknown>
   #told: (() => void)[] = []
 
-  constructor(args: readonly string[], { env = {}, cwd, stdout }: Surroundings = {}) {
-    const words = [process.execPath, PROGRAM, ...args]
+  constructor(args: readonly string[], { env = {}, cwd, stdout, program }: Surroundings = {}) {
+    const words = [process.execPath, program === undefined ? PROGRAM : built(program), ...args]
     const [file, ...given] = stdout === undefined ? words : ['/bin/sh', '-c', `exec "$@" >${stdout}`, 'sh', ...words]
     this.child = spawn(file!, given, { env: { ...cleanEnv(), ...env }, ...(cwd && { cwd }) })
     this.#ended = once(this.child, 'close')
