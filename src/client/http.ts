@@ -90,7 +90,9 @@ export class Http {
     const timer = setTimeout(stop, timeout)
     signal?.addEventListener('abort', stop)
     try {
-      const init: RequestInit = { method, headers, signal: life.signal, cache: 'no-store' }
+      const init: RequestInit = { method, headers, signal: life.signal }
+      // Only where it means something: Chromium asks for leave anew (a preflight) before each call that says so.
+      if (method === 'GET') init.cache = 'no-store'
       if (body !== undefined) init.body = body
       const response = await this.#fetch.call(undefined, new URL(path, this.#base), init)
       const text = await response.text()
