@@ -11,9 +11,10 @@
  * under another channel's name fails too. A dense block (no table) derives seqs: its events are after + 1 … last.
  * A position p is continued by a block exactly when block.after ≤ p < block.last. PROTOCOL.md holds hex examples.
  */
-import { type Body, BodyReader, damaged, FLAG, HEADER_BYTES, Parts } from './body.ts'
+import { type Body, FLAG, HEADER_BYTES } from './body.ts'
 import { getU32, getU64, putU32, putU64 } from './bytes.ts'
 import { type Event, SEQ_MAX } from './event.ts'
+import { BodyReader, damaged, Parts } from './walk.ts'
 
 export const FORMAT = 1
 const FLAGS_KNOWN = 15

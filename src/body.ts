@@ -3,11 +3,11 @@
  *
  *   event := [ type|nil, key|nil, id|nil, contentType|nil, data(bin)|nil, [users, groups]|nil ]
  *
- * Plain MessagePack that any decoder reads; written and read by hand here because every event passes through it.
+ * Plain MessagePack that any decoder reads; written by hand here and read by hand in walk.ts because every event passes through both.
  */
 import { putU32 } from './bytes.ts'
 import { TidemarkError } from './errors.ts'
-import { type Audience, BLOCK_BYTES_MAX, type Event, type NewEvent } from './event.ts'
+import { type Audience, BLOCK_BYTES_MAX, type NewEvent } from './event.ts'
 
 /** Bytes of a block's header. */
 export const HEADER_BYTES = 36
@@ -37,12 +37,9 @@ export interface Body {
 }
 
 const utf8 = new TextEncoder()
-const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
-
-/** What is wrong with bytes that should be a block. */
-export const damaged = (why: string, details: Record<string, unknown> = {}): never => {
-  throw new TidemarkError('data-loss', `A block is damaged: ${why}`, details)
-}
+const NO_BYTES = new Uint8Array()
+/** More than this is copied by a call. */
+const COPIED_BYTES = 64
 
 /** Encodes events as a body. Throws `too-large` beyond BODY_BYTES_MAX. */
 export function encodeBody(events: readonly NewEvent[]): Body {
@@ -55,27 +52,39 @@ const SLAB_BYTES = 64 * 1024
 let slab = new Uint8Array(SLAB_BYTES)
 let slabAt = 0
 
-/** Small bodies share an array: making one costs more than filling it. */
-function allocate(bytes: number): Uint8Array {
-  if (bytes > SLAB_BYTES / 16) return new Uint8Array(bytes)
-  if (slabAt + bytes > SLAB_BYTES) {
-    slab = new Uint8Array(SLAB_BYTES)
-    slabAt = 0
-  }
-  slabAt += bytes
-  return slab.subarray(slabAt - bytes, slabAt)
+/** Bytes of a part of an event that lie somewhere; a start of −1 where there is none. */
+export interface Part {
+  readonly bytes: Uint8Array
+  readonly start: number
+  readonly end: number
+}
+
+/** An event as a door holds it: checked, its texts UTF-8 bytes that are still where they were found. */
+export interface EventParts {
+  readonly type: Part
+  readonly key: Part
+  readonly id: Part
+  readonly contentType: Part
+  readonly data: Part
+  readonly to: Audience | null
 }
 
 /** Grows as events come, so that a door encodes while it parses. */
 export class BodyWriter {
+  /** Small bodies share an array: making one costs more than filling it. */
   #bytes: Uint8Array
-  #at = 0
+  /** Where this body begins, where it goes on, and how far it may go, in #bytes. */
+  #start: number
+  #at: number
+  #end: number
   #count = 0
   #flags = 0
 
   /** `room`: how many bytes the body will have, about. */
   constructor(room = 4_096) {
-    this.#bytes = allocate(room)
+    this.#bytes = slab
+    this.#start = this.#at = this.#end = 0
+    this.#claim(room)
   }
 
   get count(): number {
@@ -84,7 +93,7 @@ export class BodyWriter {
 
   /** Bytes so far. */
   get size(): number {
-    return this.#at
+    return this.#at - this.#start
   }
 
   add(event: NewEvent): void {
@@ -94,27 +103,73 @@ export class BodyWriter {
     this.#text(event.key)
     this.#text(event.id)
     this.#text(event.contentType)
-    this.#data(event.data)
+    const { data } = event
+    this.#bin(data ?? NO_BYTES, data ? 0 : -1, data ? data.length : -1)
     this.#audience(event.to)
+    this.#added(event.key !== null, event.to !== null)
+  }
+
+  /** As `add`; the parts are copied. */
+  addParts({ type, key, id, contentType, data, to }: EventParts): void {
+    this.#room(
+      64 + type.end - type.start + key.end - key.start + id.end - id.start + contentType.end - contentType.start,
+    )
+    this.#bytes[this.#at++] = 0x96
+    this.#textPart(type)
+    this.#textPart(key)
+    this.#textPart(id)
+    this.#textPart(contentType)
+    this.#bin(data.bytes, data.start, data.end)
+    this.#audience(to)
+    this.#added(key.start >= 0, to !== null)
+  }
+
+  #added(hasKey: boolean, hasAudience: boolean): void {
     this.#count++
-    if (event.key !== null) this.#flags |= FLAG.keyed
-    if (event.to !== null) this.#flags |= FLAG.addressed
-    if (this.#at > BODY_BYTES_MAX)
+    if (hasKey) this.#flags |= FLAG.keyed
+    if (hasAudience) this.#flags |= FLAG.addressed
+    if (this.size > BODY_BYTES_MAX)
       throw new TidemarkError('too-large', `An append holds at most ${BODY_BYTES_MAX} bytes`, { limit: BODY_BYTES_MAX })
   }
 
   /** The body so far. Nothing is added after that. */
   finish(): Body {
-    const wasted = this.#bytes.length - this.#at
-    const bytes = wasted > this.#at ? this.#bytes.slice(0, this.#at) : this.#bytes.subarray(0, this.#at)
+    // What was claimed in vain is the next body's.
+    if (this.#bytes === slab && this.#end === slabAt) slabAt = this.#at
+    const wasted = this.#end - this.#at
+    const isOwn = this.#start === 0 && this.#end === this.#bytes.length
+    const bytes =
+      isOwn && wasted > this.size
+        ? this.#bytes.slice(this.#start, this.#at)
+        : this.#bytes.subarray(this.#start, this.#at)
     return { bytes, count: this.#count, flags: this.#flags }
   }
 
+  /** Makes room for `bytes` more. */
   #room(bytes: number): void {
-    if (this.#at + bytes <= this.#bytes.length) return
-    const grown = allocate(Math.max(this.#bytes.length * 2, this.#at + bytes))
-    grown.set(this.#bytes.subarray(0, this.#at))
-    this.#bytes = grown
+    if (this.#at + bytes > this.#end) this.#claim(Math.max((this.#end - this.#start) * 2, this.size + bytes))
+  }
+
+  /** Goes on in a place with room for so many bytes in all. */
+  #claim(bytes: number): void {
+    const from = this.#bytes
+    const start = this.#start
+    const size = this.size
+    if (bytes > SLAB_BYTES / 16) {
+      this.#bytes = new Uint8Array(bytes)
+      this.#start = 0
+    } else {
+      if (slabAt + bytes > SLAB_BYTES) {
+        slab = new Uint8Array(SLAB_BYTES)
+        slabAt = 0
+      }
+      this.#bytes = slab
+      this.#start = slabAt
+      slabAt += bytes
+    }
+    this.#at = this.#start + size
+    this.#end = this.#start + bytes
+    if (size > 0) this.#bytes.set(from.subarray(start, start + size), this.#start)
   }
 
   #text(text: string | null): void {
@@ -123,43 +178,40 @@ export class BodyWriter {
       this.#bytes[this.#at++] = 0xc0
       return
     }
-    // Short ASCII, the common case, is written without a call out of JavaScript.
-    this.#room(5 + text.length * 3)
-    if (text.length < 256 && this.#ascii(text)) return
     const encoded = utf8.encode(text)
+    this.#room(5 + encoded.length)
     this.#head(encoded.length, 0xa0, 32, 0xd9)
-    this.#bytes.set(encoded, this.#at)
-    this.#at += encoded.length
+    this.#copy(encoded, 0, encoded.length)
   }
 
-  #ascii(text: string): boolean {
-    const bytes = this.#bytes
-    const { length } = text
-    const start = this.#at + (length < 32 ? 1 : 2)
-    for (let i = 0; i < length; i++) {
-      const c = text.charCodeAt(i)
-      if (c > 127) return false
-      bytes[start + i] = c
+  /** Within the room that there is. */
+  #textPart({ bytes, start, end }: Part): void {
+    if (start < 0) {
+      this.#bytes[this.#at++] = 0xc0
+      return
     }
-    if (length < 32) bytes[this.#at] = 0xa0 | length
-    else {
-      bytes[this.#at] = 0xd9
-      bytes[this.#at + 1] = length
-    }
-    this.#at = start + length
-    return true
+    this.#head(end - start, 0xa0, 32, 0xd9)
+    this.#copy(bytes, start, end)
   }
 
-  #data(data: Uint8Array | null): void {
-    if (data === null) {
+  #bin(bytes: Uint8Array, start: number, end: number): void {
+    if (start < 0) {
       this.#room(1)
       this.#bytes[this.#at++] = 0xc0
       return
     }
-    this.#room(5 + data.length)
-    this.#head(data.length, 0, 0, 0xc4)
-    this.#bytes.set(data, this.#at)
-    this.#at += data.length
+    this.#room(5 + end - start)
+    this.#head(end - start, 0, 0, 0xc4)
+    this.#copy(bytes, start, end)
+  }
+
+  #copy(from: Uint8Array, start: number, end: number): void {
+    const bytes = this.#bytes
+    let at = this.#at
+    this.#at += end - start
+    // A call out of JavaScript and a view cost as much as some dozen bytes.
+    if (end - start > COPIED_BYTES) bytes.set(new Uint8Array(from.buffer, from.byteOffset + start, end - start), at)
+    else while (start < end) bytes[at++] = from[start++]!
   }
 
   /** A MessagePack length: in the first byte below `fix`, else 8, 16 or 32 bits behind `code`, `code`+1, `code`+2. */
@@ -197,178 +249,5 @@ export class BodyWriter {
       }
       for (const name of names) this.#text(name)
     }
-  }
-}
-
-/**
- * Where the parts of an event lie in the bytes that it was read from; a start of −1 where there is none. Written anew
- * for each event.
- */
-export class Parts {
-  type = -1
-  typeEnd = -1
-  key = -1
-  keyEnd = -1
-  id = -1
-  idEnd = -1
-  contentType = -1
-  contentTypeEnd = -1
-  data = -1
-  dataEnd = -1
-  to: Audience | null = null
-}
-
-/** Walks a body. Every read is bounds-checked: a block from a network may claim anything. */
-export class BodyReader {
-  at: number
-  readonly #bytes: Uint8Array
-  readonly #end: number
-
-  constructor(bytes: Uint8Array, start: number, end: number) {
-    this.#bytes = bytes
-    this.#end = end
-    this.at = start
-    if (start > end) damaged('its table is cut')
-  }
-
-  event(seq: number, time: number): Event {
-    if (this.#byte() !== 0x96) damaged('an event is not an array of six')
-    return {
-      seq,
-      time,
-      type: this.#text(),
-      key: this.#text(),
-      id: this.#text(),
-      contentType: this.#text(),
-      data: this.#data(),
-      to: this.#audience(),
-    }
-  }
-
-  /** Reads one event as places, without a copy of anything. */
-  parts(parts: Parts): void {
-    if (this.#byte() !== 0x96) damaged('an event is not an array of six')
-    parts.type = this.#place(this.#textLength())
-    parts.typeEnd = this.at
-    parts.key = this.#place(this.#textLength())
-    parts.keyEnd = this.at
-    parts.id = this.#place(this.#textLength())
-    parts.idEnd = this.at
-    parts.contentType = this.#place(this.#textLength())
-    parts.contentTypeEnd = this.at
-    parts.data = this.#place(this.#dataLength())
-    parts.dataEnd = this.at
-    parts.to = this.#audience()
-  }
-
-  /** Passes over `length` bytes; where they begin, −1 for nil. */
-  #place(length: number): number {
-    if (length < 0) return -1
-    if (length > this.#end - this.at) return damaged('an event is cut')
-    const start = this.at
-    this.at += length
-    return start
-  }
-
-  /** Passes over one event; returns its FLAG bits. */
-  skip(): number {
-    if (this.#byte() !== 0x96) damaged('an event is not an array of six')
-    this.#skipText()
-    const flags = this.#skipText() ? FLAG.keyed : 0
-    this.#skipText()
-    this.#skipText()
-    this.#data()
-    return this.#audience() === null ? flags : flags | FLAG.addressed
-  }
-
-  end(): void {
-    if (this.at !== this.#end) damaged('bytes stand after its last event')
-  }
-
-  #byte(): number {
-    if (this.at >= this.#end) return damaged('an event is cut')
-    return this.#bytes[this.at++]!
-  }
-
-  #length(width: number): number {
-    let length = 0
-    for (let i = 0; i < width; i++) length = length * 256 + this.#byte()
-    return length
-  }
-
-  /** The next `length` bytes, as a view. */
-  #take(length: number): Uint8Array {
-    if (length > this.#end - this.at) return damaged('an event is cut')
-    const start = this.at
-    this.at += length
-    return this.#bytes.subarray(start, this.at)
-  }
-
-  /** Length of the text that follows, or −1 for nil. */
-  #textLength(): number {
-    const code = this.#byte()
-    if (code === 0xc0) return -1
-    if (code >> 5 === 5) return code & 31
-    if (code >= 0xd9 && code <= 0xdb) return this.#length(1 << (code - 0xd9))
-    return damaged('a field of an event is not text')
-  }
-
-  #text(): string | null {
-    const length = this.#textLength()
-    return length < 0 ? null : this.#string(length)
-  }
-
-  #skipText(): boolean {
-    const length = this.#textLength()
-    if (length >= 0) this.#take(length)
-    return length >= 0
-  }
-
-  #string(length: number): string {
-    const bytes = this.#take(length)
-    if (length <= 24) {
-      let ascii = ''
-      for (let i = 0; i < length; i++) {
-        const c = bytes[i]!
-        if (c > 127) return decodeText(bytes)
-        ascii += String.fromCharCode(c)
-      }
-      return ascii
-    }
-    return decodeText(bytes)
-  }
-
-  /** Length of the bin that follows, or −1 for nil. */
-  #dataLength(): number {
-    const code = this.#byte()
-    if (code === 0xc0) return -1
-    if (code < 0xc4 || code > 0xc6) return damaged('the data of an event is not bin')
-    return this.#length(1 << (code - 0xc4))
-  }
-
-  #data(): Uint8Array | null {
-    const length = this.#dataLength()
-    return length < 0 ? null : this.#take(length)
-  }
-
-  #audience(): Audience | null {
-    const code = this.#byte()
-    if (code === 0xc0) return null
-    if (code !== 0x92) return damaged('the audience of an event is not a pair')
-    const names = (): string[] => {
-      const size = this.#byte()
-      const length =
-        size >> 4 === 9 ? size & 15 : size === 0xdc ? this.#length(2) : damaged('an audience is not a list')
-      return Array.from({ length }, () => this.#text() ?? damaged('a name of an audience is nil'))
-    }
-    return { users: names(), groups: names() }
-  }
-}
-
-function decodeText(bytes: Uint8Array): string {
-  try {
-    return text.decode(bytes)
-  } catch (cause) {
-    throw new TidemarkError('data-loss', 'A block is damaged: a text is not UTF-8', {}, { cause })
   }
 }

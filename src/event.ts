@@ -61,12 +61,17 @@ const refuse = (what: string, rule: string): never => {
   throw new TidemarkError('bad-request', `${what} ${rule}`, { field: what })
 }
 
+/** The name that was taken last: most callers speak of one channel many times over. */
+let lastChannel = ''
+
 /** Returns the name, or throws `bad-request`. */
 export function checkChannel(name: unknown): string {
+  if (name === lastChannel && lastChannel !== '') return lastChannel
   if (typeof name !== 'string' || name.length > CHANNEL_BYTES_MAX || !CHANNEL.test(name) || DOTS.test(name))
     return refuse('channel', 'is 1–200 bytes of A-Z a-z 0-9 . _ : - /, without empty, "." or ".." segments')
   if (RESERVED.test(name))
     return refuse('channel', 'has no segment events, trim, compact, state, cursors or erase after the first')
+  lastChannel = name
   return name
 }
 
@@ -87,7 +92,39 @@ export function checkType(type: unknown): string {
   return type
 }
 
+/** Whether bytes[start] … bytes[end − 1] are a type that `checkType` takes; nothing is made of them. */
+export function isType(bytes: Uint8Array, start: number, end: number): boolean {
+  const length = end - start
+  if (length < 1 || length > TYPE_BYTES_MAX) return false
+  for (let i = start; i < end; i++) if (IS_TYPE[bytes[i]!] === 0) return false
+  return !(
+    (length === 4 && isAt(bytes, start, TYPE_OPEN)) ||
+    (length === 5 && isAt(bytes, start, TYPE_ERROR)) ||
+    (length >= 9 && isAt(bytes, start, TYPE_OWN))
+  )
+}
+
+/** Whether bytes are printable ASCII without `"` and `\\`, at most `most`: a key or id however it is written. */
+export function isPlain(bytes: Uint8Array, start: number, end: number, most: number): boolean {
+  if (end <= start || end - start > most) return false
+  for (let i = start; i < end; i++) {
+    const c = bytes[i]!
+    if (c < 0x20 || c > 0x7e || c === 0x22 || c === 0x5c) return false
+  }
+  return true
+}
+
+function isAt(bytes: Uint8Array, at: number, word: Uint8Array): boolean {
+  for (let i = 0; i < word.length; i++) if (bytes[at + i] !== word[i]) return false
+  return true
+}
+
 const utf8 = new TextEncoder()
+const TYPE_OPEN = utf8.encode('open')
+const TYPE_ERROR = utf8.encode('error')
+const TYPE_OWN = utf8.encode('tidemark.')
+/** By byte: whether it may stand in a type. */
+const IS_TYPE = Uint8Array.from({ length: 256 }, (_, c) => Number(c < 128 && TYPE.test(String.fromCharCode(c))))
 
 export function checkKey(key: unknown): string {
   const fits = typeof key === 'string' && key.length > 0 && key.length <= KEY_BYTES_MAX && !CONTROL.test(key)
@@ -163,10 +200,14 @@ export function checkAudience(to: unknown): Audience {
 
 /** The rules that join an event's fields. Each field was checked by itself before. */
 export function checkEvent(event: NewEvent): NewEvent {
-  if (event.data === null && event.key === null && event.type === null)
-    return refuse('event', 'has data, a key or a type')
-  if (event.to !== null && event.key !== null) return refuse('event', 'has either "to" or "key", not both')
+  checkJoined(event.type !== null, event.key !== null, event.data !== null, event.to !== null)
   return event
+}
+
+/** `checkEvent`, of which fields there are. @throws bad-request */
+export function checkJoined(type: boolean, key: boolean, data: boolean, to: boolean): void {
+  if (!data && !key && !type) refuse('event', 'has data, a key or a type')
+  if (to && key) refuse('event', 'has either "to" or "key", not both')
 }
 
 /** A key and no data at all: the key's value is gone. */

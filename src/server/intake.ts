@@ -12,12 +12,27 @@ import {
   checkIdempotencyKey,
   checkPosition,
   checkSeq,
+  DEPTH_MAX,
   isSystemChannel,
 } from '../event.ts'
 import type { From } from '../log/follow.ts'
 import type { Ref } from '../wire.ts'
-import { jsonFields, jsonValue, refuse, skipSpace, textOf } from './json.ts'
-import { decodeMsgpack, msgpackEvents, parseJsonEvents } from './parse.ts'
+import {
+  checkEnd,
+  jsonString,
+  jsonValue,
+  LEVELS_AROUND,
+  refuse,
+  skipColon,
+  skipComma,
+  skipName,
+  skipSpace,
+  skipValue,
+  textOf,
+  wordAt,
+  wordsOf,
+} from './json.ts'
+import { decodeMsgpack, msgpackEvents, readJsonEvents } from './parse.ts'
 
 /** Longest `ref` that is text, characters. */
 const REF_MAX = 64
@@ -85,17 +100,17 @@ const FIELDS: Readonly<Record<Exclude<Request['op'], 'refused'>, readonly string
 
 /** A message's fields, still as they came. */
 interface Fields {
-  names(): Iterable<string>
+  names(): readonly string[]
   /** Undefined when it is not given. */
   value(name: string): unknown
   events(): Body
 }
 
-/** @throws BadFrame */
+/** @param bytes of a text frame are UTF-8 @throws BadFrame */
 export function readRequest(bytes: Uint8Array, binary: boolean): Request {
   let fields: Fields
   try {
-    fields = binary ? msgpackMessage(bytes) : jsonMessage(bytes)
+    fields = binary ? msgpackMessage(bytes) : MESSAGE_READ.read(bytes)
   } catch (error) {
     return unread(bytes, binary, error)
   }
@@ -207,18 +222,93 @@ function checkToken(token: unknown): void {
 
 // ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** An append keeps its events' data as the bytes that came; only the small fields around them become values. */
-function jsonMessage(bytes: Uint8Array): Fields {
-  const fields = jsonFields(bytes)
-  return {
-    names: () => fields.keys(),
-    value(name) {
-      const span = fields.get(name)
-      return span && jsonValue(bytes, span)
-    },
-    events: () => parseJsonEvents(bytes, fields.get('events') ?? refuse('append has events', { field: 'events' })),
+const CLOSE_OBJECT = 0x7d
+const WORDS = wordsOf(['op', 'ref', ...new Set(Object.values(FIELDS).flat())])
+const EVENTS = WORDS.findIndex(({ text }) => text === 'events')
+
+/**
+ * A message in one walk: an append's events are encoded where they are met, their data kept as the bytes that came;
+ * only the small fields around them become values, when they are asked for.
+ */
+class JsonMessage implements Fields {
+  #bytes: Uint8Array = new Uint8Array()
+  readonly #names: string[] = []
+  /** By word: where its value stands; 0 for one that is not given. */
+  readonly #starts = new Array<number>(WORDS.length).fill(0)
+  readonly #ends = new Array<number>(WORDS.length).fill(0)
+  #body: Body | undefined
+  /** What is wrong with the events of a text that is JSON. */
+  #fault: unknown
+
+  /** @param bytes UTF-8 @throws as jsonFields */
+  read(bytes: Uint8Array): this {
+    this.#bytes = bytes
+    this.#names.length = 0
+    this.#starts.fill(0)
+    this.#body = this.#fault = undefined
+    let at = skipSpace(bytes, 0)
+    if (bytes[at] !== OPEN_OBJECT) refuse('An object is asked for', { at })
+    at = skipSpace(bytes, at + 1)
+    while (bytes[at] !== CLOSE_OBJECT || this.#names.length > 0) {
+      at = skipSpace(bytes, this.#field(at))
+      if (bytes[at] === CLOSE_OBJECT) break
+      at = skipComma(bytes, at)
+    }
+    checkEnd(bytes, at + 1, bytes.length)
+    return this
+  }
+
+  /** Reads the field whose name begins at `at`; returns the place behind its value. */
+  #field(at: number): number {
+    const bytes = this.#bytes
+    const nameEnd = skipName(bytes, at)
+    const start = skipColon(bytes, nameEnd)
+    let word = wordAt(WORDS, bytes, at + 1, nameEnd - 1)
+    const name = word < 0 ? jsonString(bytes, at, nameEnd) : WORDS[word]!.text
+    if (word < 0) word = WORDS.findIndex(({ text }) => text === name)
+    if (this.#names.includes(name)) refuse(`The field ${JSON.stringify(name)} is given twice`, { field: name })
+    this.#names.push(name)
+    const end = word === EVENTS ? this.#events(start) : skipValue(bytes, start, ROOM)
+    if (word >= 0) {
+      this.#starts[word] = start
+      this.#ends[word] = end
+    }
+    return end
+  }
+
+  #events(start: number): number {
+    try {
+      const { body, end } = readJsonEvents(this.#bytes, start)
+      this.#body = body
+      return end
+    } catch (error) {
+      this.#fault = error
+      // A text that is no JSON at all is told before what is wrong with one event.
+      return skipValue(this.#bytes, start, ROOM)
+    }
+  }
+
+  names(): readonly string[] {
+    return this.#names
+  }
+
+  value(name: string): unknown {
+    for (let w = 0; w < WORDS.length; w++)
+      if (WORDS[w]!.text === name && this.#starts[w]! > 0)
+        return jsonValue(this.#bytes, { start: this.#starts[w]!, end: this.#ends[w]! })
+    return undefined
+  }
+
+  events(): Body {
+    if (this.#fault !== undefined) throw this.#fault
+    return this.#body ?? refuse('append has events', { field: 'events' })
   }
 }
+
+/** Levels that a whole message may nest. */
+const ROOM = LEVELS_AROUND + DEPTH_MAX
+/** A message is checked before the next one is read. */
+const MESSAGE_READ = new JsonMessage()
 
 const OPEN_OBJECT = 0x7b
 

@@ -40,10 +40,17 @@ export function checkUtf8(bytes: Uint8Array): void {
   if (!isUtf8(bytes)) refuse('The text is not UTF-8', { malformed: true })
 }
 
+let lineBreaks = 0
+
+/** How many line breaks were passed over so far: a value holds as many as this rises by while it is skipped. */
+export const lineBreaksPassed = (): number => lineBreaks
+
 export function skipSpace(bytes: Uint8Array, at: number): number {
   for (;;) {
     const c = bytes[at]!
-    if (c > SPACE || (c !== SPACE && c !== LF && c !== CR && c !== 0x09)) return at
+    if (c > SPACE) return at
+    if (c === LF || c === CR) lineBreaks++
+    else if (c !== SPACE && c !== 0x09) return at
     at++
   }
 }
@@ -75,7 +82,7 @@ function skipObject(bytes: Uint8Array, at: number, room: number): number {
   at = skipSpace(bytes, at + 1)
   if (bytes[at] === CLOSE_OBJECT) return at + 1
   for (;;) {
-    at = skipValue(bytes, skipName(bytes, at), room - 1)
+    at = skipValue(bytes, skipColon(bytes, skipName(bytes, at)), room - 1)
     at = skipSpace(bytes, at)
     if (bytes[at] === CLOSE_OBJECT) return at + 1
     at = skipComma(bytes, at)
@@ -87,12 +94,15 @@ export function skipComma(bytes: Uint8Array, at: number): number {
   return skipSpace(bytes, at + 1)
 }
 
-/** From the opening quote of a field's name to its value. */
+/** From the opening quote of a field's name to behind its closing one. */
 export function skipName(bytes: Uint8Array, at: number): number {
-  if (bytes[at] !== QUOTE) return notJson(at)
-  at = skipSpace(bytes, skipString(bytes, at))
-  if (bytes[at] !== COLON) return notJson(at)
-  return skipSpace(bytes, at + 1)
+  return bytes[at] === QUOTE ? skipString(bytes, at) : notJson(at)
+}
+
+/** From behind a field's name to its value. */
+export function skipColon(bytes: Uint8Array, at: number): number {
+  at = skipSpace(bytes, at)
+  return bytes[at] === COLON ? skipSpace(bytes, at + 1) : notJson(at)
 }
 
 function skipList(bytes: Uint8Array, at: number, room: number): number {
@@ -158,45 +168,92 @@ function skipDigits(bytes: Uint8Array, at: number): number {
   return at
 }
 
-/** Fewer digits than this are always exact, and never beyond the largest number. */
-const DIGITS_EXACT = 15
+/** A number with a fraction and no exponent that is not longer is never beyond the largest number. */
 const DIGITS_FINITE = 300
 
+/** What a reader's JSON.parse would silently change is refused here. */
 function skipNumber(bytes: Uint8Array, start: number): number {
   let at = bytes[start] === 0x2d ? start + 1 : start
-  at = bytes[at] === 0x30 ? at + 1 : skipDigits(bytes, at)
-  let limit = DIGITS_EXACT
-  if (bytes[at] === 0x2e) {
-    at = skipDigits(bytes, at + 1)
-    limit = DIGITS_FINITE
+  // Exact as long as it is at most 2^53 − 1, and never below that again.
+  let whole = 0
+  const first = at
+  for (let c = bytes[at]!; isDigit(c); c = bytes[++at]!) whole = whole * 10 + (c - 0x30)
+  if (at === first || (bytes[first] === 0x30 && at > first + 1)) return notJson(at)
+  const next = bytes[at]!
+  if (next !== 0x2e && (next | 0x20) !== 0x65) {
+    if (whole > Number.MAX_SAFE_INTEGER)
+      refuse('An integer beyond 2^53 − 1 can not be kept exactly: send it as a string', { at: start })
+    return at
   }
-  const whole = limit === DIGITS_EXACT
+  if (next === 0x2e) at = skipDigits(bytes, at + 1)
+  let isLong = at - start > DIGITS_FINITE
   if ((bytes[at]! | 0x20) === 0x65) {
     const sign = bytes[at + 1]
     at = skipDigits(bytes, sign === 0x2b || sign === 0x2d ? at + 2 : at + 1)
-    limit = 0
+    isLong = true
   }
-  if (at - start > limit) checkNumber(bytes, start, at, whole && limit > 0)
+  if (isLong && !Number.isFinite(Number(textOf(bytes, { start, end: at }))))
+    refuse('A number is too large', { at: start })
   return at
-}
-
-/** What a reader's JSON.parse would silently change is refused here. */
-function checkNumber(bytes: Uint8Array, start: number, end: number, whole: boolean): void {
-  const number = Number(textOf(bytes, { start, end }))
-  if (whole && !Number.isSafeInteger(number))
-    refuse('An integer beyond 2^53 − 1 can not be kept exactly: send it as a string', { at: start })
-  if (!Number.isFinite(number)) refuse('A number is too large', { at: start })
 }
 
 // ── Values by name ───────────────────────────────────────────────────────────────────────────────────────────────
 
+/** A name that is looked for. */
+export interface Word {
+  readonly text: string
+  readonly bytes: Uint8Array
+}
+
+export const wordsOf = (texts: readonly string[]): readonly Word[] =>
+  texts.map((text) => ({ text, bytes: new TextEncoder().encode(text) }))
+
+/** Which of `words` stands in bytes[start] … bytes[end − 1]; −1 for none of them. */
+export function wordAt(words: readonly Word[], bytes: Uint8Array, start: number, end: number): number {
+  const length = end - start
+  for (let w = 0; w < words.length; w++) {
+    const word = words[w]!.bytes
+    if (word.length !== length) continue
+    let i = 0
+    while (i < length && bytes[start + i] === word[i]) i++
+    if (i === length) return w
+  }
+  return -1
+}
+
+export const asBuffer = (bytes: Uint8Array): Buffer =>
+  Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+
 export function textOf(bytes: Uint8Array, span: Span): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset + span.start, span.end - span.start).toString()
+  return asBuffer(bytes).toString('utf8', span.start, span.end)
 }
 
 /** The value at a span that the scanner gave out. */
 export function jsonValue(bytes: Uint8Array, span: Span): unknown {
-  return JSON.parse(textOf(bytes, span))
+  const { start, end } = span
+  if (bytes[start] === QUOTE) return jsonString(bytes, start, end)
+  const number = smallNumber(bytes, start, end)
+  return number >= 0 ? number : JSON.parse(textOf(bytes, span))
+}
+
+/** The string whose quotes stand at `start` and before `end`. */
+export function jsonString(bytes: Uint8Array, start: number, end: number): string {
+  for (let i = start + 1; i < end - 1; i++) if (bytes[i] === BACKSLASH) return JSON.parse(textOf(bytes, { start, end }))
+  return textOf(bytes, { start: start + 1, end: end - 1 })
+}
+
+/** Longest integer that is read here, digits. */
+const DIGITS_SMALL = 15
+
+/** The integer ≥ 0 that stands there; −1 for anything else, or a longer one. */
+function smallNumber(bytes: Uint8Array, start: number, end: number): number {
+  if (end - start > DIGITS_SMALL) return -1
+  let number = 0
+  for (let i = start; i < end; i++) {
+    if (!isDigit(bytes[i]!)) return -1
+    number = number * 10 + (bytes[i]! - 0x30)
+  }
+  return number
 }
 
 /**
@@ -212,8 +269,9 @@ export function jsonFields(bytes: Uint8Array, start?: number, end?: number): Map
   if (bytes[at] !== OPEN_OBJECT) refuse('An object is asked for', { at })
   at = skipSpace(bytes, at + 1)
   while (bytes[at] !== CLOSE_OBJECT || fields.size > 0) {
-    const value = skipName(bytes, at)
-    const name = nameAt(bytes, at)
+    const nameEnd = skipName(bytes, at)
+    const value = skipColon(bytes, nameEnd)
+    const name = jsonValue(bytes, { start: at, end: nameEnd }) as string
     if (fields.has(name)) refuse(`The field ${JSON.stringify(name)} is given twice`, { field: name })
     at = skipValue(bytes, value, LEVELS_AROUND + DEPTH_MAX)
     fields.set(name, { start: value, end: at })
@@ -223,11 +281,6 @@ export function jsonFields(bytes: Uint8Array, start?: number, end?: number): Map
   }
   checkEnd(bytes, at + 1, stop)
   return fields
-}
-
-/** The field's name whose opening quote stands at `at`. */
-function nameAt(bytes: Uint8Array, at: number): string {
-  return jsonValue(bytes, { start: at, end: skipString(bytes, at) }) as string
 }
 
 /** The items of a JSON list. @throws bad-request, also beyond `most` items */
@@ -258,9 +311,12 @@ export function checkEnd(bytes: Uint8Array, at: number, end: number): void {
 export function jsonLine(bytes: Uint8Array): Uint8Array {
   checkUtf8(bytes)
   const start = skipSpace(bytes, 0)
+  const before = lineBreaks
   const end = skipValue(bytes, start)
+  const hasBreaks = lineBreaks !== before
   checkEnd(bytes, end, bytes.length)
-  return onOneLine(bytes.subarray(start, end))
+  const value = start === 0 && end === bytes.length ? bytes : bytes.subarray(start, end)
+  return hasBreaks ? onOneLine(value) : value
 }
 
 /**

@@ -2,20 +2,20 @@
  * New events out of MessagePack, straight from the bytes: data given as a bin are those bytes, any other value
  * becomes JSON text.
  */
-import { type Body, BodyWriter } from '../body.ts'
-import { APPEND_EVENTS_MAX, DEPTH_MAX, type NewEvent } from '../event.ts'
-import { EventFields, noEvents, placed, tooMany } from './fields.ts'
+import { BODY_BYTES_MAX, type Body, BodyWriter, type EventParts } from '../body.ts'
+import { APPEND_EVENTS_MAX, DEPTH_MAX } from '../event.ts'
+import { DATA, EventFields, FIELDS, noEvents, placed, tooMany } from './fields.ts'
 import { LEVELS_AROUND, refuse } from './json.ts'
 import { Reader } from './unpack.ts'
 
 /** One new event (a map) or up to APPEND_EVENTS_MAX of them (a list). @throws bad-request, too-large */
 export function parseMsgpackBody(bytes: Uint8Array): Body {
   const reader = new Reader(bytes)
-  const writer = new BodyWriter(bytes.length)
+  const writer = new BodyWriter(Math.min(bytes.length, BODY_BYTES_MAX))
   const count = reader.listSize()
-  if (count < 0) writer.add(readEvent(reader))
+  if (count < 0) writer.addParts(readEvent(reader))
   else readEvents(reader, count, writer)
-  reader.end()
+  reader.finish()
   return writer.finish()
 }
 
@@ -26,7 +26,7 @@ export function parseMsgpackBody(bytes: Uint8Array): Body {
 export function msgpackEvents(value: unknown): Body {
   if (!(value instanceof PackedEvents)) return refuse('events is a list of new events', { field: 'events' })
   const reader = new Reader(value.bytes)
-  const writer = new BodyWriter(value.bytes.length)
+  const writer = new BodyWriter(Math.min(value.bytes.length, BODY_BYTES_MAX))
   readEvents(reader, reader.listSize(), writer)
   return writer.finish()
 }
@@ -49,7 +49,7 @@ export function decodeMsgpack(bytes: Uint8Array): unknown {
   const reader = new Reader(bytes)
   const size = reader.mapSize()
   const value = size < 0 ? reader.value(ROOM) : reader.map(size, ROOM, (name) => packedEvents(reader, name))
-  reader.end()
+  reader.finish()
   return value
 }
 
@@ -63,27 +63,42 @@ const AUDIENCE_LEVELS = 2
 /** Levels that a whole message may nest. */
 const ROOM = LEVELS_AROUND + DEPTH_MAX
 
+/** A list is read in one go, event by event: nobody else reads meanwhile. */
+const FIELDS_READ = new EventFields()
+
 function readEvents(reader: Reader, count: number, writer: BodyWriter): void {
   if (count === 0) noEvents()
   if (count > APPEND_EVENTS_MAX) tooMany()
   while (writer.count < count) {
     try {
-      writer.add(readEvent(reader))
+      writer.addParts(readEvent(reader))
     } catch (error) {
       throw placed(error, { event: writer.count })
     }
   }
 }
 
-function readEvent(reader: Reader): NewEvent {
-  const event = new EventFields()
+/** The next event; until the one after it is read. */
+function readEvent(reader: Reader): EventParts {
+  const fields = FIELDS_READ
+  fields.clear()
   const size = reader.mapSize()
   if (size < 0) return refuse('An event is a map')
   for (let i = 0; i < size; i++) {
-    const name = reader.name()
-    if (name !== 'data') event.set(name, reader.value(AUDIENCE_LEVELS))
-    else if (reader.atBytes()) event.setBytes(reader.value(0) as Uint8Array)
-    else event.setJson(Buffer.from(reader.json(DEPTH_MAX)), false)
+    const field = reader.nameIn(FIELDS)
+    if (field === DATA) readData(reader, fields)
+    else if (reader.textAhead() && fields.takes(field, reader.bytes, reader.start, reader.end)) reader.pass()
+    else fields.set(field < 0 ? reader.nameText() : FIELDS[field]!.text, reader.value(AUDIENCE_LEVELS))
   }
-  return event.finish()
+  return fields.finish()
+}
+
+function readData(reader: Reader, fields: EventFields): void {
+  if (reader.bytesAhead()) {
+    reader.pass()
+    fields.setBytes(reader.bytes, reader.start, reader.end)
+    return
+  }
+  const json = Buffer.from(reader.json(DEPTH_MAX))
+  fields.setJson(json, 0, json.length, false)
 }

@@ -4,25 +4,27 @@
  * An event's `data` is never parsed: it is checked where it stands and copied as the sender wrote it. MessagePack
  * and raw bytes end in the same EventFields, so that all doors take the same events.
  */
-import { isAscii } from 'node:buffer'
 import { BODY_BYTES_MAX, type Body, BodyWriter } from '../body.ts'
 import { TidemarkError } from '../errors.ts'
-import { APPEND_EVENTS_MAX, type NewEvent } from '../event.ts'
-import { EventFields, noEvents, placed, tooMany } from './fields.ts'
+import { APPEND_EVENTS_MAX } from '../event.ts'
+import { DATA, EventFields, FIELDS, noEvents, placed, tooMany } from './fields.ts'
 import { Gather } from './gather.ts'
 import {
+  asBuffer,
   checkEnd,
   checkUtf8,
-  hasLineBreak,
   jsonFields,
+  jsonString,
   jsonValue,
+  lineBreaksPassed,
   refuse,
   type Span,
+  skipColon,
   skipComma,
   skipName,
   skipSpace,
-  skipString,
   skipValue,
+  wordAt,
 } from './json.ts'
 
 // Whoever takes events takes them from here.
@@ -42,55 +44,46 @@ const QUOTE = 0x22
 export function parseJsonBody(bytes: Uint8Array): Body {
   checkUtf8(bytes)
   const writer = new BodyWriter(Math.min(bytes.length, BODY_BYTES_MAX))
-  const source = new Source(bytes, 0, bytes.length)
   const start = skipSpace(bytes, 0)
-  const end = bytes[start] === OPEN_LIST ? readList(source, start, writer) : readEvent(source, start, writer)
+  let end: number
+  if (bytes[start] === OPEN_LIST) end = readList(bytes, start, writer)
+  else {
+    end = readEvent(bytes, start, FIELDS_READ)
+    writer.addParts(FIELDS_READ.finish())
+  }
   checkEnd(bytes, end, bytes.length)
   return writer.finish()
 }
 
 /** The list `events` inside a bigger JSON text, at a span that jsonFields gave out. @throws bad-request, too-large */
-export function parseJsonEvents(bytes: Uint8Array, span: Span): Body {
-  if (bytes[span.start] !== OPEN_LIST) refuse('events is a list of new events', { field: 'events' })
-  const writer = new BodyWriter(Math.min(span.end - span.start, BODY_BYTES_MAX))
-  readList(new Source(bytes, span.start, span.end), span.start, writer)
-  return writer.finish()
+export const parseJsonEvents = (bytes: Uint8Array, span: Span): Body => readJsonEvents(bytes, span.start).body
+
+/**
+ * The list `events` that begins at `start` of a text that nobody has looked at, and the place behind it. What it throws
+ * may be of one event only: whether the rest is JSON is not known then. @throws bad-request, too-large
+ */
+export function readJsonEvents(bytes: Uint8Array, start: number): { readonly body: Body; readonly end: number } {
+  if (bytes[start] !== OPEN_LIST) refuse('events is a list of new events', { field: 'events' })
+  const writer = new BodyWriter(Math.min(bytes.length - start, BODY_BYTES_MAX))
+  const end = readList(bytes, start, writer)
+  return { body: writer.finish(), end }
 }
 
-/** A JSON text with its values as strings at hand: one decode of the whole where it is ASCII. */
-class Source {
-  readonly bytes: Buffer
-  readonly lineBreaks: boolean
-  readonly #start: number
-  readonly #ascii: string | undefined
+/** The string that stands there; undefined when the value is no string. */
+const stringAt = (bytes: Uint8Array, start: number, end: number): string | undefined =>
+  bytes[start] === QUOTE ? jsonString(bytes, start, end) : undefined
 
-  constructor(bytes: Uint8Array, start: number, end: number) {
-    this.bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-    const part = this.bytes.subarray(start, end)
-    this.lineBreaks = hasLineBreak(part)
-    this.#start = start
-    this.#ascii = isAscii(part) ? part.toString('latin1') : undefined
-  }
+/** A list is read in one go, event by event: nobody else reads meanwhile. */
+const FIELDS_READ = new EventFields()
 
-  /** The string whose quotes stand at `start` and before `end`; undefined when the value is no string. */
-  string(start: number, end: number): string | undefined {
-    if (this.bytes[start] !== QUOTE) return undefined
-    const text =
-      this.#ascii === undefined
-        ? this.bytes.toString('utf8', start + 1, end - 1)
-        : this.#ascii.slice(start + 1 - this.#start, end - 1 - this.#start)
-    return text.includes('\\') ? (JSON.parse(`"${text}"`) as string) : text
-  }
-}
-
-function readList(source: Source, start: number, writer: BodyWriter): number {
-  const { bytes } = source
+function readList(bytes: Uint8Array, start: number, writer: BodyWriter): number {
   let at = skipSpace(bytes, start + 1)
   if (bytes[at] === CLOSE_LIST) noEvents()
   for (;;) {
     if (writer.count === APPEND_EVENTS_MAX) tooMany()
     try {
-      at = readEvent(source, at, writer)
+      at = readEvent(bytes, at, FIELDS_READ)
+      writer.addParts(FIELDS_READ.finish())
     } catch (error) {
       throw placed(error, { event: writer.count })
     }
@@ -100,35 +93,44 @@ function readList(source: Source, start: number, writer: BodyWriter): number {
   }
 }
 
-/** Reads the event that begins at `at`; returns the place behind it. */
-function readEvent(source: Source, at: number, sink: Sink): number {
-  const { bytes } = source
-  const event = new EventFields()
+/** Reads the event that begins at `at` into `fields`; returns the place behind it. */
+function readEvent(bytes: Uint8Array, at: number, fields: EventFields): number {
+  fields.clear()
   if (bytes[at] !== OPEN_OBJECT) return refuse('An event is an object')
   at = skipSpace(bytes, at + 1)
   for (let first = true; !first || bytes[at] !== CLOSE_OBJECT; first = false) {
-    const start = skipName(bytes, at)
-    const name = source.string(at, skipString(bytes, at))!
+    const nameEnd = skipName(bytes, at)
+    const start = skipColon(bytes, nameEnd)
+    const breaks = lineBreaksPassed()
     const end = skipValue(bytes, start)
-    if (name === 'data') event.setJson(bytes.subarray(start, end), source.lineBreaks)
-    else if (name === 'to') event.set(name, readAudience(bytes, { start, end }))
-    else event.set(name, source.string(start, end))
+    const field = wordAt(FIELDS, bytes, at + 1, nameEnd - 1)
+    if (field === DATA) fields.setJson(bytes, start, end, lineBreaksPassed() !== breaks)
+    else if (bytes[start] !== QUOTE || !fields.takes(field, bytes, start + 1, end - 1))
+      setField(fields, stringAt(bytes, at, nameEnd)!, bytes, start, end, lineBreaksPassed() !== breaks)
     at = skipSpace(bytes, end)
     if (bytes[at] === CLOSE_OBJECT) break
     at = skipComma(bytes, at)
   }
-  sink.add(event.finish())
   return at + 1
+}
+
+function setField(
+  fields: EventFields,
+  name: string,
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+  hasLineBreaks: boolean,
+): void {
+  if (name === 'data') fields.setJson(bytes, start, end, hasLineBreaks)
+  else if (name === 'to') fields.set(name, readAudience(bytes, { start, end }))
+  else fields.set(name, stringAt(bytes, start, end))
 }
 
 function readAudience(bytes: Uint8Array, span: Span): unknown {
   // A name given twice must not silently lose a reader.
   jsonFields(bytes, span.start, span.end)
   return jsonValue(bytes, span)
-}
-
-interface Sink {
-  add(event: NewEvent): void
 }
 
 // ── Many lines ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -144,6 +146,7 @@ const LF = 0x0a
 export class NdjsonReader {
   /** Longest line, bytes. */
   readonly #lineMax: number
+  readonly #fields = new EventFields()
   #writer = new BodyWriter()
   /** The beginning of a line whose end has not come. */
   readonly #rest = new Gather()
@@ -154,66 +157,75 @@ export class NdjsonReader {
   }
 
   /** Takes the next bytes; gives out each piece that became full. @throws bad-request { line }, too-large { line } */
-  *push(chunk: Uint8Array): Generator<Body> {
+  *push(bytes: Uint8Array): Generator<Body> {
+    const chunk = asBuffer(bytes)
     let start = 0
     for (let end = chunk.indexOf(LF); end >= 0; end = chunk.indexOf(LF, start)) {
-      const part = chunk.subarray(start, end)
-      start = end + 1
-      this.#bound(part)
-      if (this.#rest.length === 0) yield* this.#take(part)
+      this.#bound(end - start)
+      let read: boolean
+      if (this.#rest.length === 0) read = this.#read(chunk, start, end)
       else {
-        this.#rest.add(part)
-        yield* this.#take(this.#rest.take())
+        this.#rest.add(chunk.subarray(start, end))
+        const line = this.#rest.take()
+        read = this.#read(line, 0, line.length)
       }
+      start = end + 1
+      if (!read) continue
+      if (!this.#fits()) yield this.#cut()
+      this.#add()
     }
-    const rest = chunk.subarray(start)
-    this.#bound(rest)
-    if (rest.length > 0) this.#rest.add(rest)
+    this.#bound(chunk.length - start)
+    if (start < chunk.length) this.#rest.add(chunk.subarray(start))
   }
 
   /** After the last bytes: what is left, if anything. */
   *finish(): Generator<Body> {
-    if (this.#rest.length > 0) yield* this.#take(this.#rest.take())
+    const line = this.#rest.take()
+    if (line.length > 0 && this.#read(line, 0, line.length)) {
+      if (!this.#fits()) yield this.#cut()
+      this.#add()
+    }
     if (this.#writer.count > 0) yield this.#cut()
   }
 
-  #bound(part: Uint8Array): void {
-    if (this.#rest.length + part.length <= this.#lineMax) return
+  /** A line goes on by so many bytes. */
+  #bound(bytes: number): void {
+    if (this.#rest.length + bytes <= this.#lineMax) return
     const facts = { line: this.#line + 1, limit: this.#lineMax }
     throw new TidemarkError('too-large', `A line holds at most ${this.#lineMax} bytes`, facts)
   }
 
-  *#take(line: Uint8Array): Generator<Body> {
+  /** Reads a line as the next event; false for one that is empty. */
+  #read(bytes: Buffer, start: number, end: number): boolean {
     this.#line++
-    const start = skipSpace(line, 0)
-    if (start === line.length) return
-    const event = this.#parse(line, start)
-    if (this.#writer.count > 0 && !this.#fits(event)) yield this.#cut()
-    try {
-      this.#writer.add(event)
-    } catch (error) {
-      throw placed(error, { line: this.#line })
-    }
-  }
-
-  #parse(line: Uint8Array, start: number): NewEvent {
+    const line = bytes.subarray(start, end)
+    const at = skipSpace(line, 0)
+    if (at === line.length) return false
     try {
       checkUtf8(line)
-      let read: NewEvent | undefined
-      const end = readEvent(new Source(line, 0, line.length), start, { add: (event) => (read = event) })
-      checkEnd(line, end, line.length)
-      return read!
+      checkEnd(line, readEvent(line, at, this.#fields), line.length)
+      this.#fields.finish()
+      return true
     } catch (error) {
       throw placed(error, { line: this.#line })
     }
   }
 
-  #fits(event: NewEvent): boolean {
-    const { type, key, id, contentType, data, to } = event
-    const texts = [type, key, id, contentType, ...(to?.users ?? []), ...(to?.groups ?? [])]
-    let size = EVENT_OVERHEAD + (data?.length ?? 0)
-    for (const text of texts) if (text !== null) size += text.length * 3 + 3
-    return this.#writer.count < APPEND_EVENTS_MAX && this.#writer.size + size <= BODY_BYTES_MAX
+  #fits(): boolean {
+    const { type, key, id, contentType, data, to } = this.#fields
+    let size = EVENT_OVERHEAD
+    for (const part of [type, key, id, contentType, data]) size += part.end - part.start
+    if (to) for (const name of [...to.users, ...to.groups]) size += name.length * 3 + 3
+    const { count } = this.#writer
+    return count === 0 || (count < APPEND_EVENTS_MAX && this.#writer.size + size <= BODY_BYTES_MAX)
+  }
+
+  #add(): void {
+    try {
+      this.#writer.addParts(this.#fields)
+    } catch (error) {
+      throw placed(error, { line: this.#line })
+    }
   }
 
   #cut(): Body {

@@ -4,8 +4,8 @@
 import { crc32 } from 'node:zlib'
 import { Packr } from 'msgpackr'
 import { readHeader, sliceBlock, walkBlock } from '../block.ts'
-import type { Parts } from '../body.ts'
 import { Page } from '../log/log.ts'
+import type { Parts } from '../walk.ts'
 import type { PageJson } from '../wire.ts'
 import { Scribe } from './scribe.ts'
 

@@ -3,8 +3,8 @@
  * parsed, and nothing becomes a string on the way that need not.
  */
 import { isUtf8 } from 'node:buffer'
-import type { Parts } from '../body.ts'
 import { type Audience, formatTime, isTextType } from '../event.ts'
+import type { Parts } from '../walk.ts'
 import type { AudienceJson } from '../wire.ts'
 
 /** What is kept to write in; a larger page gives its memory back. */

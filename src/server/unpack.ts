@@ -2,7 +2,7 @@
  * A strict MessagePack reader: what JSON could not give back as it came is refused, never changed. Depth, lengths and
  * text are checked before anything is made of them.
  */
-import { refuse } from './json.ts'
+import { refuse, type Word, wordAt } from './json.ts'
 
 /** What stands at a place. Scalars are null, booleans and numbers. */
 const SCALAR = 0
@@ -16,10 +16,13 @@ const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
 /** Every read throws `bad-request` where the bytes are not what it asks for. `room` is how deep a value may nest. */
 export class Reader {
-  readonly #bytes: Uint8Array
-  readonly #view: DataView
+  readonly bytes: Uint8Array
+  /** Where the text or the bytes lie that were looked at last. */
+  start = 0
+  end = 0
+  #views: DataView | undefined
   /** Every byte as one character: where texts are ASCII they are cut out of it. */
-  readonly #latin1: string
+  #characters: string | undefined
   #at = 0
   /** Of the head that was read last: a length, or a number of items. */
   #size = 0
@@ -29,23 +32,66 @@ export class Reader {
   #isSkipping = false
 
   constructor(bytes: Uint8Array) {
-    this.#bytes = bytes
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-    this.#latin1 = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
+    this.bytes = bytes
   }
 
-  end(): void {
-    if (this.#at !== this.#bytes.length) refuse('Bytes stand behind the MessagePack value', { at: this.#at })
+  get #view(): DataView {
+    this.#views ??= new DataView(this.bytes.buffer, this.bytes.byteOffset, this.bytes.length)
+    return this.#views
+  }
+
+  get #latin1(): string {
+    this.#characters ??= Buffer.from(this.bytes.buffer, this.bytes.byteOffset, this.bytes.length).toString('latin1')
+    return this.#characters
+  }
+
+  /** Nothing may stand behind the value. */
+  finish(): void {
+    if (this.#at !== this.bytes.length) refuse('Bytes stand behind the MessagePack value', { at: this.#at })
   }
 
   atList(): boolean {
-    const code = this.#bytes[this.#at]!
+    const code = this.bytes[this.#at]!
     return code >> 4 === 9 || code === 0xdc || code === 0xdd
   }
 
-  atBytes(): boolean {
-    const code = this.#bytes[this.#at]!
-    return code >= 0xc4 && code <= 0xc6
+  /** Whether bytes come next; then they are looked at. */
+  bytesAhead(): boolean {
+    const code = this.bytes[this.#at]!
+    return code >= 0xc4 && code <= 0xc6 && this.#look()
+  }
+
+  /** Whether a text comes next; then it is looked at. Its UTF-8 is not. */
+  textAhead(): boolean {
+    const code = this.bytes[this.#at]!
+    return (code >> 5 === 5 || (code >= 0xd9 && code <= 0xdb)) && this.#look()
+  }
+
+  #look(): true {
+    const before = this.#at
+    this.#head()
+    this.start = this.#at
+    this.end = this.#at + this.#size
+    this.#at = before
+    return true
+  }
+
+  /** Passes over what was looked at. */
+  pass(): void {
+    this.#at = this.end
+  }
+
+  /** Reads the name of a field: which of `words` it is; −1 for none of them. */
+  nameIn(words: readonly Word[]): number {
+    if (this.#head() !== TEXT) refuse('The names of a map are text', { at: this.#at })
+    this.start = this.#skip(this.#size)
+    this.end = this.#at
+    return wordAt(words, this.bytes, this.start, this.end)
+  }
+
+  /** The name that was read last. */
+  nameText(): string {
+    return this.#textAt(this.start)
   }
 
   /** Items of the list that begins here; −1, and nothing read, when there is none. */
@@ -57,7 +103,7 @@ export class Reader {
 
   /** Fields of the map that begins here; −1, and nothing read, when there is none. */
   mapSize(): number {
-    const code = this.#bytes[this.#at]!
+    const code = this.bytes[this.#at]!
     if (code >> 4 !== 8 && code !== 0xde && code !== 0xdf) return -1
     this.#head()
     return this.#size
@@ -148,7 +194,7 @@ export class Reader {
       else if (kind !== SCALAR) this.#skip(this.#size)
     }
     this.#isSkipping = false
-    return this.#bytes.subarray(start, this.#at)
+    return this.bytes.subarray(start, this.#at)
   }
 
   #deeper(room: number): number {
@@ -157,8 +203,8 @@ export class Reader {
 
   /** Reads what stands before a text, bytes, list or map, or a whole scalar. */
   #head(): Kind {
-    if (this.#at >= this.#bytes.length) refuse('The MessagePack value is cut', { at: this.#at })
-    const code = this.#bytes[this.#at++]!
+    if (this.#at >= this.bytes.length) refuse('The MessagePack value is cut', { at: this.#at })
+    const code = this.bytes[this.#at++]!
     if (code < 0x80) return this.#is(code)
     if (code < 0x90) return this.#sized(MAP, code & 15)
     if (code < 0xa0) return this.#sized(LIST, code & 15)
@@ -223,7 +269,7 @@ export class Reader {
   /** Whatever has a size takes that many bytes at least: a false claim is refused before the walk. */
   #sized(kind: Kind, size: number): Kind {
     this.#size = size
-    if (this.#items(kind) > this.#bytes.length - this.#at) refuse('The MessagePack value is cut', { at: this.#at })
+    if (this.#items(kind) > this.bytes.length - this.#at) refuse('The MessagePack value is cut', { at: this.#at })
     return kind
   }
 
@@ -235,20 +281,20 @@ export class Reader {
   /** Passes over `length` bytes; returns where they begin. */
   #skip(length: number): number {
     const start = this.#at
-    if (length > this.#bytes.length - start) refuse('The MessagePack value is cut', { at: start })
+    if (length > this.bytes.length - start) refuse('The MessagePack value is cut', { at: start })
     this.#at = start + length
     return start
   }
 
   #take(length: number): Uint8Array {
-    return this.#bytes.subarray(this.#skip(length), this.#at)
+    return this.bytes.subarray(this.#skip(length), this.#at)
   }
 
   /** An unsigned integer of 1, 2 or 4 bytes. */
   #uint(width: number): number {
     const start = this.#skip(width)
     let value = 0
-    for (let i = start; i < this.#at; i++) value = value * 256 + this.#bytes[i]!
+    for (let i = start; i < this.#at; i++) value = value * 256 + this.bytes[i]!
     return value
   }
 
@@ -271,12 +317,16 @@ export class Reader {
 
   /** The text whose head was just read. */
   #text(): string {
-    const start = this.#skip(this.#size)
+    return this.#textAt(this.#skip(this.#size))
+  }
+
+  /** The text from `start` to here. */
+  #textAt(start: number): string {
     let seen = 0
-    for (let i = start; i < this.#at; i++) seen |= this.#bytes[i]!
+    for (let i = start; i < this.#at; i++) seen |= this.bytes[i]!
     if (seen < 0x80) return this.#latin1.slice(start, this.#at)
     try {
-      return utf8.decode(this.#bytes.subarray(start, this.#at))
+      return utf8.decode(this.bytes.subarray(start, this.#at))
     } catch {
       return refuse('A text is not UTF-8', { at: start })
     }
@@ -286,7 +336,7 @@ export class Reader {
   #jsonText(): string {
     const end = this.#at + this.#size
     for (let i = this.#at; i < end; i++) {
-      const c = this.#bytes[i]!
+      const c = this.bytes[i]!
       if (c < 0x20 || c > 0x7e || c === 0x22 || c === 0x5c) return JSON.stringify(this.#text())
     }
     return `"${this.#latin1.slice(this.#skip(this.#size), end)}"`

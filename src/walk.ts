@@ -1,0 +1,184 @@
+/** Reads the body of a block (body.ts), event by event: as values, or as places in its bytes. */
+import { FLAG } from './body.ts'
+import { TidemarkError } from './errors.ts'
+import type { Audience, Event } from './event.ts'
+
+const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+/** What is wrong with bytes that should be a block. */
+export const damaged = (why: string, details: Record<string, unknown> = {}): never => {
+  throw new TidemarkError('data-loss', `A block is damaged: ${why}`, details)
+}
+
+/**
+ * Where the parts of an event lie in the bytes that it was read from; a start of −1 where there is none. Written anew
+ * for each event.
+ */
+export class Parts {
+  type = -1
+  typeEnd = -1
+  key = -1
+  keyEnd = -1
+  id = -1
+  idEnd = -1
+  contentType = -1
+  contentTypeEnd = -1
+  data = -1
+  dataEnd = -1
+  to: Audience | null = null
+}
+
+/** Walks a body. Every read is bounds-checked: a block from a network may claim anything. */
+export class BodyReader {
+  at: number
+  readonly #bytes: Uint8Array
+  readonly #end: number
+
+  constructor(bytes: Uint8Array, start: number, end: number) {
+    this.#bytes = bytes
+    this.#end = end
+    this.at = start
+    if (start > end) damaged('its table is cut')
+  }
+
+  event(seq: number, time: number): Event {
+    if (this.#byte() !== 0x96) damaged('an event is not an array of six')
+    return {
+      seq,
+      time,
+      type: this.#text(),
+      key: this.#text(),
+      id: this.#text(),
+      contentType: this.#text(),
+      data: this.#data(),
+      to: this.#audience(),
+    }
+  }
+
+  /** Reads one event as places, without a copy of anything. */
+  parts(parts: Parts): void {
+    if (this.#byte() !== 0x96) damaged('an event is not an array of six')
+    parts.type = this.#place(this.#textLength())
+    parts.typeEnd = this.at
+    parts.key = this.#place(this.#textLength())
+    parts.keyEnd = this.at
+    parts.id = this.#place(this.#textLength())
+    parts.idEnd = this.at
+    parts.contentType = this.#place(this.#textLength())
+    parts.contentTypeEnd = this.at
+    parts.data = this.#place(this.#dataLength())
+    parts.dataEnd = this.at
+    parts.to = this.#audience()
+  }
+
+  /** Passes over `length` bytes; where they begin, −1 for nil. */
+  #place(length: number): number {
+    if (length < 0) return -1
+    if (length > this.#end - this.at) return damaged('an event is cut')
+    const start = this.at
+    this.at += length
+    return start
+  }
+
+  /** Passes over one event; returns its FLAG bits. */
+  skip(): number {
+    if (this.#byte() !== 0x96) damaged('an event is not an array of six')
+    this.#skipText()
+    const flags = this.#skipText() ? FLAG.keyed : 0
+    this.#skipText()
+    this.#skipText()
+    this.#data()
+    return this.#audience() === null ? flags : flags | FLAG.addressed
+  }
+
+  end(): void {
+    if (this.at !== this.#end) damaged('bytes stand after its last event')
+  }
+
+  #byte(): number {
+    if (this.at >= this.#end) return damaged('an event is cut')
+    return this.#bytes[this.at++]!
+  }
+
+  #length(width: number): number {
+    let length = 0
+    for (let i = 0; i < width; i++) length = length * 256 + this.#byte()
+    return length
+  }
+
+  /** The next `length` bytes, as a view. */
+  #take(length: number): Uint8Array {
+    if (length > this.#end - this.at) return damaged('an event is cut')
+    const start = this.at
+    this.at += length
+    return this.#bytes.subarray(start, this.at)
+  }
+
+  /** Length of the text that follows, or −1 for nil. */
+  #textLength(): number {
+    const code = this.#byte()
+    if (code === 0xc0) return -1
+    if (code >> 5 === 5) return code & 31
+    if (code >= 0xd9 && code <= 0xdb) return this.#length(1 << (code - 0xd9))
+    return damaged('a field of an event is not text')
+  }
+
+  #text(): string | null {
+    const length = this.#textLength()
+    return length < 0 ? null : this.#string(length)
+  }
+
+  #skipText(): boolean {
+    const length = this.#textLength()
+    if (length >= 0) this.#take(length)
+    return length >= 0
+  }
+
+  #string(length: number): string {
+    const bytes = this.#take(length)
+    if (length <= 24) {
+      let ascii = ''
+      for (let i = 0; i < length; i++) {
+        const c = bytes[i]!
+        if (c > 127) return decodeText(bytes)
+        ascii += String.fromCharCode(c)
+      }
+      return ascii
+    }
+    return decodeText(bytes)
+  }
+
+  /** Length of the bin that follows, or −1 for nil. */
+  #dataLength(): number {
+    const code = this.#byte()
+    if (code === 0xc0) return -1
+    if (code < 0xc4 || code > 0xc6) return damaged('the data of an event is not bin')
+    return this.#length(1 << (code - 0xc4))
+  }
+
+  #data(): Uint8Array | null {
+    const length = this.#dataLength()
+    return length < 0 ? null : this.#take(length)
+  }
+
+  #audience(): Audience | null {
+    const code = this.#byte()
+    if (code === 0xc0) return null
+    if (code !== 0x92) return damaged('the audience of an event is not a pair')
+    const names = (): string[] => {
+      const size = this.#byte()
+      const length =
+        size >> 4 === 9 ? size & 15 : size === 0xdc ? this.#length(2) : damaged('an audience is not a list')
+      return Array.from({ length }, () => this.#text() ?? damaged('a name of an audience is nil'))
+    }
+    return { users: names(), groups: names() }
+  }
+}
+
+function decodeText(bytes: Uint8Array): string {
+  try {
+    return text.decode(bytes)
+  } catch (cause) {
+    throw new TidemarkError('data-loss', 'A block is damaged: a text is not UTF-8', {}, { cause })
+  }
+}
