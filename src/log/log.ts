@@ -25,12 +25,12 @@ export interface Append {
   readonly channel: string
   readonly body: Body
   /** The head that the writer believes; another one is `seq-conflict`. */
-  readonly expectedSeq?: number
+  readonly expectedSeq?: number | undefined
 }
 
 export interface AppendOptions {
   /** One for all entries. The same append again gives the first answer; another one is `key-reused`. */
-  readonly idempotencyKey?: string
+  readonly idempotencyKey?: string | undefined
   /** False: a channel that does not exist is `no-channel`, and nothing is appended. Default: it is made. */
   readonly create?: boolean
 }
@@ -44,6 +44,17 @@ export interface Appended {
   readonly head: number
   /** True when this append was answered before, under the same idempotency key. */
   readonly duplicate?: true
+}
+
+/** One append to one channel whose outcome is told by a call, once: for a door with thousands of them under way. */
+export interface Submission {
+  readonly channel: string
+  readonly body: Body
+  readonly expectedSeq: number | undefined
+  readonly idempotencyKey: string | undefined
+  readonly create: boolean
+  appended(answer: Appended): void
+  failed(error: unknown): void
 }
 
 /** A place in a channel's history. Without an epoch: in whatever history there is. */
@@ -134,6 +145,9 @@ export interface Log {
    * A failure whose outcome nobody knows carries `outcome: 'unknown'`.
    */
   append(entries: readonly Append[], options?: AppendOptions): Promise<readonly Appended[]>
+
+  /** As `append` of one entry. Those of one write are told in their order, within one turn of the event loop. */
+  submit(submission: Submission): void
 
   /**
    * Blocks that continue `after`, with epoch, trimmed and head of the same moment. Never waits for events: an empty

@@ -4,8 +4,8 @@
  */
 import { Packr } from 'msgpackr'
 import { putU32 } from '../bytes.ts'
-import type { Page } from '../log/log.ts'
-import { type ServerMessage, SUBPROTOCOL } from '../wire.ts'
+import type { Appended, Durability, Page } from '../log/log.ts'
+import { type Ref, type ServerMessage, SUBPROTOCOL } from '../wire.ts'
 import { blocksHead, eventsPieces } from './render.ts'
 
 /** A frame, in one or more pieces. */
@@ -17,6 +17,8 @@ export interface Frames {
   /** Frames of this subprotocol are binary, from both sides. */
   readonly binary: boolean
   message(message: ServerMessage): Buffer
+  /** The frame of an `appended` message, each character a byte. Undefined: only `message` can write it. */
+  appended(ref: Ref, answer: Appended, durability: Durability): string | undefined
   /**
    * The `events` frame of a page, in pieces to be written together: one that is made once and shared by everyone who
    * stands at its place, or what the page already has in memory, uncopied.
@@ -128,6 +130,31 @@ function withoutUndefined(message: ServerMessage): object {
   return message
 }
 
+/** Headers of text frames by the length of what follows, below the length that takes eight bytes. */
+const TEXT_HEADS: string[] = []
+
+function textHead(length: number): string {
+  let head = TEXT_HEADS[length]
+  if (head === undefined) {
+    const bytes = Buffer.alloc(headerBytes(length))
+    putHeader(bytes, TEXT, length)
+    head = TEXT_HEADS[length] = bytes.toString('latin1')
+  }
+  return head
+}
+
+/** What needs neither escapes nor more than a byte for a character in JSON. */
+const PLAIN = /^[ !#-[\]-~]*$/
+
+/** Names and epochs need no escapes in JSON. */
+function jsonAppended(ref: Ref, answer: Appended, durability: Durability): string | undefined {
+  if (typeof ref === 'string' && !PLAIN.test(ref)) return undefined
+  const { channel, epoch, first, last, head, duplicate } = answer
+  const told = typeof ref === 'string' ? `"${ref}"` : ref
+  const text = `{"op":"appended","ref":${told},"channel":"${channel}","epoch":"${epoch}","first":${first},"last":${last},"head":${head}${duplicate ? ',"duplicate":true' : ''},"durability":"${durability}"}`
+  return textHead(text.length) + text
+}
+
 const heartbeat: ServerMessage = { op: 'heartbeat' }
 
 /** Of a shared page the one piece is kept with it, and its bytes are counted. */
@@ -143,6 +170,7 @@ export const JSON_FRAMES: Frames = {
   subprotocol: SUBPROTOCOL.json,
   binary: false,
   message: jsonMessage,
+  appended: jsonAppended,
   page: (page) => pagePieces(page, 'ws.json', jsonPage),
   heartbeat: jsonMessage(heartbeat),
 }
@@ -151,6 +179,7 @@ export const MSGPACK_FRAMES: Frames = {
   subprotocol: SUBPROTOCOL.msgpack,
   binary: true,
   message: msgpackMessage,
+  appended: () => undefined,
   page: (page) => pagePieces(page, 'ws.msgpack', msgpackPage),
   heartbeat: msgpackMessage(heartbeat),
 }

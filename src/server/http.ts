@@ -173,16 +173,20 @@ export function readBody(req: IncomingMessage, res: ServerResponse, limit: numbe
     const rest = new Gather()
     let first: Buffer | undefined
     let length = 0
+    // Listeners stay: to take them off costs more than to ask this.
+    let isDone = false
     const done = (): void => {
+      isDone = true
       receiving -= length
-      req.off('data', onData).off('end', onEnd).off('close', onCut).off('error', onCut)
     }
     const fail = (error: TidemarkError): void => {
+      if (isDone) return
       done()
       req.pause()
       reject(error)
     }
     const onData = (chunk: Buffer): void => {
+      if (isDone) return
       length += chunk.length
       receiving += chunk.length
       if (length > limit) fail(tooLarge(limit))
@@ -192,6 +196,7 @@ export function readBody(req: IncomingMessage, res: ServerResponse, limit: numbe
       else rest.add(chunk)
     }
     const onEnd = (): void => {
+      if (isDone) return
       done()
       if (first === undefined || rest.length === 0) resolve(first ?? Buffer.alloc(0))
       else resolve(Buffer.concat([first, rest.take()]))
@@ -212,14 +217,10 @@ export function sendJson(
   res: ServerResponse,
   status: number,
   body: string | Uint8Array,
-  headers: OutgoingHttpHeaders = {},
+  headers?: OutgoingHttpHeaders,
 ): void {
-  res.writeHead(status, {
-    'Content-Type': 'application/json',
-    'Content-Length': Buffer.byteLength(body),
-    ...ALWAYS,
-    ...headers,
-  })
+  const told = { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body), ...ALWAYS }
+  res.writeHead(status, headers === undefined ? told : { ...told, ...headers })
   res.end(body)
 }
 

@@ -80,6 +80,73 @@ export class GroupFigures {
   }
 }
 
+/** How many values lie up to each bound: plain numbers, for hot calls. */
+class Tally {
+  readonly #bounds: readonly number[]
+  /** One more than bounds: the last is for all beyond them. */
+  readonly #counts: number[]
+  #sum = 0
+
+  constructor(bounds: readonly number[]) {
+    this.#bounds = bounds
+    this.#counts = new Array<number>(bounds.length + 1).fill(0)
+  }
+
+  add(value: number): void {
+    let i = 0
+    while (i < this.#bounds.length && value > this.#bounds[i]!) i++
+    this.#counts[i]!++
+    this.#sum += value
+  }
+
+  /** As Prometheus tells a histogram. */
+  values(name: string, labels: Readonly<Record<string, string>>) {
+    let count = 0
+    const buckets = this.#counts.map((n, i) => {
+      count += n
+      return { metricName: `${name}_bucket`, labels: { le: this.#bounds[i] ?? '+Inf', ...labels }, value: count }
+    })
+    return [
+      ...buckets,
+      { metricName: `${name}_sum`, labels, value: this.#sum },
+      { metricName: `${name}_count`, labels, value: count },
+    ]
+  }
+}
+
+/** What was appended through one door; the metrics ask for it when they are read. */
+class AppendCounts {
+  appends = 0
+  events = 0
+  bytes = 0
+  readonly seconds = new Tally(APPEND_SECONDS)
+  readonly sizes = new Tally(APPEND_EVENTS)
+}
+
+/** A histogram whose counts are kept elsewhere. */
+class TallyHistogram extends Histogram<'door'> {
+  readonly #told: { readonly name: string; readonly help: string }
+  readonly #tallies: Readonly<Record<string, Tally>>
+
+  constructor(name: string, help: string, registers: Registry[], tallies: Readonly<Record<string, Tally>>) {
+    super({ name, help, labelNames: ['door'], registers })
+    this.#told = { name, help }
+    this.#tallies = tallies
+  }
+
+  override get(): ReturnType<Histogram<'door'>['get']> {
+    const { name, help } = this.#told
+    const values = Object.entries(this.#tallies).flatMap(([door, tally]) => tally.values(name, { door }))
+    const told = { name, help, type: 'histogram', aggregator: 'sum', values }
+    return Promise.resolve(told) as unknown as ReturnType<Histogram<'door'>['get']>
+  }
+
+  /** What the registry calls for its text. */
+  getForPromString(): ReturnType<Histogram<'door'>['get']> {
+    return this.get()
+  }
+}
+
 const perDoor = <Door extends string, Child>(doors: readonly Door[], child: (door: Door) => Child) =>
   Object.fromEntries(doors.map((door) => [door, child(door)])) as Record<Door, Child>
 
@@ -88,7 +155,7 @@ export class Metrics {
   readonly #registry = new Registry()
   readonly #groupFigures: GroupFigures | undefined
   readonly #failures: Counter<'door' | 'code'>
-  readonly #appends: Record<AppendDoor, (events: number, bytes: number, seconds: number) => void>
+  readonly #appends: Record<AppendDoor, AppendCounts> = perDoor(APPEND_DOORS, () => new AppendCounts())
   readonly #deliveries: Record<ReadDoor, (events: number, bytes: number) => void>
   readonly #followers: Record<ReadDoor, Gauge.Internal<'door'>>
 
@@ -102,34 +169,34 @@ export class Metrics {
     const counter = <Label extends string>(name: string, help: string, labelNames: readonly Label[]) =>
       new Counter<Label>({ name: `tidemark_${name}`, help, labelNames: [...labelNames], registers })
 
-    const appends = counter('appends_total', 'Appends that were answered as durable', ['door'])
-    const events = counter('appended_events_total', 'Events of those appends', ['door'])
-    const bytes = counter('appended_bytes_total', 'Bytes of their bodies as they are kept', ['door'])
-    const seconds = new Histogram({
-      name: 'tidemark_append_seconds',
-      help: 'From a whole append at the door to its durable answer: waiting for the group, the write and its fsync',
-      labelNames: ['door'],
-      buckets: APPEND_SECONDS,
+    const counts = this.#appends
+    const appended = (name: string, help: string, value: (of: AppendCounts) => number): void => {
+      new Counter({
+        name: `tidemark_${name}`,
+        help,
+        labelNames: ['door'],
+        registers,
+        collect() {
+          this.reset()
+          for (const door of APPEND_DOORS) this.inc({ door }, value(counts[door]))
+        },
+      })
+    }
+    appended('appends_total', 'Appends that were answered as durable', (of) => of.appends)
+    appended('appended_events_total', 'Events of those appends', (of) => of.events)
+    appended('appended_bytes_total', 'Bytes of their bodies as they are kept', (of) => of.bytes)
+    new TallyHistogram(
+      'tidemark_append_seconds',
+      'From a whole append at the door to its durable answer: waiting for the group, the write and its fsync',
       registers,
-    })
-    const sizes = new Histogram({
-      name: 'tidemark_append_events',
-      help: 'Events of one append',
-      labelNames: ['door'],
-      buckets: APPEND_EVENTS,
+      perDoor(APPEND_DOORS, (door) => counts[door].seconds),
+    )
+    new TallyHistogram(
+      'tidemark_append_events',
+      'Events of one append',
       registers,
-    })
-    this.#appends = perDoor(APPEND_DOORS, (door) => {
-      const [count, countEvents, countBytes] = [appends.labels(door), events.labels(door), bytes.labels(door)]
-      const [time, size] = [seconds.labels(door), sizes.labels(door)]
-      return (n, length, took) => {
-        count.inc()
-        countEvents.inc(n)
-        countBytes.inc(length)
-        time.observe(took)
-        size.observe(n)
-      }
-    })
+      perDoor(APPEND_DOORS, (door) => counts[door].sizes),
+    )
 
     const deliveredEvents = counter('delivered_events_total', 'Events given to readers', ['door'])
     const deliveredBytes = counter('delivered_bytes_total', 'Bytes of the answers and frames that held them', ['door'])
@@ -161,7 +228,12 @@ export class Metrics {
 
   /** An append that was answered as durable. @param bytes of the body as kept. @param ms since it was whole. */
   appended(door: AppendDoor, events: number, bytes: number, ms: number): void {
-    this.#appends[door](events, bytes, ms / 1_000)
+    const counts = this.#appends[door]
+    counts.appends++
+    counts.events += events
+    counts.bytes += bytes
+    counts.seconds.add(ms / 1_000)
+    counts.sizes.add(events)
   }
 
   /** An answer or frame with events that was handed to a connection. */

@@ -9,17 +9,17 @@ import type { WebSocket } from 'ws'
 import { ERRORS, TidemarkError, toTidemarkError } from '../errors.ts'
 import { APPEND_EVENTS_MAX } from '../event.ts'
 import { CLOSE, type Ref, type ServerMessage } from '../wire.ts'
-import { appendOptions, type Doors } from './doors.ts'
+import type { Doors } from './doors.ts'
+import { Flights } from './flights.ts'
 import { Following } from './following.ts'
 import { type Frames, PING } from './frames.ts'
-import { type AppendRequest, BadFrame, type Refused, type Request, readRequest } from './intake.ts'
+import { FRAME_BYTES_MAX } from './incoming.ts'
+import { BadFrame, type Refused, type Request, readRequest } from './intake.ts'
 import { refuse } from './json.ts'
 import { type Backlog, clock, Outlet } from './outlet.ts'
 import type { Queue, Rounds } from './rounds.ts'
 import type { Watches } from './watches.ts'
 
-/** Largest frame from a client: 1 MiB. */
-export const FRAME_BYTES_MAX = 1024 * 1024
 /** Requests of one socket that are under way, bytes: beyond this it is not read until answers went out. */
 const UNDER_WAY_BYTES_MAX = 1024 * 1024
 /** What a request counts beside the bytes of its frame. */
@@ -56,12 +56,6 @@ export interface Host {
   gone(session: Session): void
 }
 
-/** An append under way, or answered while it waits for the answer of one before it. */
-interface Flight {
-  answer: ServerMessage | undefined
-  readonly done: () => void
-}
-
 export class Session {
   readonly host: Host
   readonly frames: Frames
@@ -74,7 +68,7 @@ export class Session {
   #client: string | null = null
   /** Requests about one channel are taken up one after the other. */
   #turns: Map<string, Promise<void>> | undefined
-  #flights: Flight[] | undefined
+  #flights: Flights | undefined
   /** Requests under way, and their bytes. */
   #underWay = 0
   #underWayBytes = 0
@@ -164,7 +158,7 @@ export class Session {
     const { ref } = request
     switch (request.op) {
       case 'append':
-        this.#append(request, bytes)
+        this.#appends.begin(request, bytes)
         break
       case 'subscribe':
         this.#inTurn(request, bytes, () => this.following.subscribe(request))
@@ -191,10 +185,24 @@ export class Session {
     }
   }
 
+  /** An idle socket keeps no list of them. */
+  get #appends(): Flights {
+    this.#flights ??= new Flights(this)
+    return this.#flights
+  }
+
+  /** Every append is answered. */
+  landed(): void {
+    this.#flights = undefined
+  }
+
   /** A refusal that may be an append's stands in the row of their answers. */
   #refused({ of, ref, channel, error }: Refused, bytes: number): void {
-    if (of === undefined || of === 'append') this.#land(this.#takeOff(bytes), this.#failure(error, ref, channel))
-    else this.refuse(error, ref, channel)
+    if (of !== undefined && of !== 'append') {
+      this.refuse(error, ref, channel)
+      return
+    }
+    this.#appends.refuse(this.failure(error, ref, channel), bytes)
   }
 
   /** Begins `work` when the requests before it about the same channel are done, and tells its failure. */
@@ -226,54 +234,24 @@ export class Session {
     turns.set(channel, turn)
   }
 
-  // ── Appends ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #append({ ref, channel, body, expectedSeq, idempotencyKey }: AppendRequest, bytes: number): void {
-    const { doors } = this.host
-    const { log, metrics } = doors
-    const flight = this.#takeOff(bytes)
-    const started = performance.now()
-    const entry = expectedSeq === undefined ? { channel, body } : { channel, body, expectedSeq }
-    log.append([entry], appendOptions(doors, idempotencyKey)).then(
-      (answers) => {
-        metrics.appended('stream', body.count, body.bytes.length, performance.now() - started)
-        this.#land(flight, { op: 'appended', ref: ref!, ...answers[0]!, durability: log.about.durability })
-      },
-      (error: unknown) => this.#land(flight, this.#failure(error, ref, channel)),
-    )
-  }
-
-  #takeOff(bytes: number): Flight {
-    const flight: Flight = { answer: undefined, done: this.begin(bytes) }
-    this.#flights ??= []
-    this.#flights.push(flight)
-    return flight
-  }
-
-  /** Tells what can be told in the order in which it was asked. */
-  #land(flight: Flight, answer: ServerMessage): void {
-    flight.answer = answer
-    const flights = this.#flights!
-    for (let first = flights[0]; first?.answer; first = flights[0]) {
-      flights.shift()
-      this.tell(first.answer)
-      first.done()
-    }
-  }
-
   // ── Answers ────────────────────────────────────────────────────────────────────────────────────────────────────
 
   tell(message: ServerMessage): void {
     if (this.#state !== 'over') this.outlet.reply(this.frames.message(message))
   }
 
+  /** A whole frame, each character a byte. */
+  tellText(frame: string): void {
+    if (this.#state !== 'over') this.outlet.replyText(frame)
+  }
+
   /** Answers a request, or speaks of a channel, with an error. */
   refuse(error: unknown, ref: Ref | undefined, channel?: string): void {
-    this.tell(this.#failure(error, ref, channel))
+    this.tell(this.failure(error, ref, channel))
     this.closeFor(toTidemarkError(error))
   }
 
-  #failure(error: unknown, ref: Ref | undefined, channel: string | undefined): ServerMessage {
+  failure(error: unknown, ref: Ref | undefined, channel: string | undefined): ServerMessage {
     this.host.doors.failed('stream', error, channel === undefined ? {} : { channel })
     const { code, message, details } = toTidemarkError(error)
     return { channel, ...details, op: 'error', ref, code, detail: message }
@@ -287,14 +265,20 @@ export class Session {
 
   /** A request is under way until what is returned is called. */
   begin(bytes: number): () => void {
+    this.begun(bytes)
+    return () => this.ended(bytes)
+  }
+
+  begun(bytes: number): void {
     this.#underWay++
     this.#underWayBytes += bytes + REQUEST_BYTES
-    return () => {
-      this.#underWay--
-      this.#underWayBytes -= bytes + REQUEST_BYTES
-      if (this.#ending && this.#underWay === 0) this.close(this.#ending.code, this.#ending.reason)
-      else this.#regulate()
-    }
+  }
+
+  ended(bytes: number): void {
+    this.#underWay--
+    this.#underWayBytes -= bytes + REQUEST_BYTES
+    if (this.#ending && this.#underWay === 0) this.close(this.#ending.code, this.#ending.reason)
+    else this.#regulate()
   }
 
   /** Stops reading while too much is under way or unread, and for good when no more is taken. */

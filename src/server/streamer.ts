@@ -10,9 +10,10 @@ import { CLOSE } from '../wire.ts'
 import { type Doors, retryAfter } from './doors.ts'
 import type { Following } from './following.ts'
 import { type Frames, JSON_FRAMES, MSGPACK_FRAMES } from './frames.ts'
+import { type Feed, FRAME_BYTES_MAX, Incoming } from './incoming.ts'
 import { Backlog, clock } from './outlet.ts'
 import { Queue, Rounds } from './rounds.ts'
-import { FRAME_BYTES_MAX, type Host, Session, type StreamLimits } from './session.ts'
+import { type Host, Session, type StreamLimits } from './session.ts'
 import { Watches } from './watches.ts'
 
 /** Most sockets; further ones are closed 4429. Fewer than a server's connections, so that calls still get in. */
@@ -50,8 +51,10 @@ const FRAMES: ReadonlyMap<string, Frames> = new Map(
 
 /** How its listeners find the session of a socket: one function for all of them, no closure for each. */
 const SESSION = Symbol('session')
+const INCOMING = Symbol('incoming')
 interface Held {
   [SESSION]?: Session
+  [INCOMING]?: Incoming
 }
 
 class StreamSocket extends WebSocket {
@@ -130,10 +133,20 @@ export class Streamer implements Host {
     ws[SESSION] = session
     socket[SESSION] = session
     ws.on('message', onMessage)
+    this.#takeOver(ws, socket, session)
     ws.on('pong', onPong)
     ws.on('close', onClose)
     socket.on('drain', onDrain)
     this.#sessions.set(session, this.doors.metrics.follows('stream'))
+  }
+
+  /** Whole messages are read past `ws`, which gets the rest by the listener that it has put there itself. */
+  #takeOver(ws: StreamSocket, socket: Duplex & Held, session: Session): void {
+    const feed = socket.listeners('data')[0] as Feed
+    socket[INCOMING] = new Incoming(ws, socket, feed, session)
+    socket.off('data', feed)
+    socket.on('data', onData)
+    socket.prependListener('close', onEnd)
   }
 
   /** Browsers are told nothing of a refused handshake: an upgrade is accepted and closed with the reason. */
@@ -256,6 +269,14 @@ function nothing(): void {}
 
 function onMessage(this: WebSocket, data: RawData, binary: boolean): void {
   ;(this as StreamSocket)[SESSION]!.message(data as Buffer, binary)
+}
+
+function onData(this: Duplex & Held, bytes: Buffer): void {
+  this[INCOMING]!.take(bytes)
+}
+
+function onEnd(this: Duplex & Held): void {
+  this[INCOMING]!.flush()
 }
 
 function onPong(this: WebSocket): void {

@@ -1,6 +1,6 @@
 /** Real parts for tests: a server on a free port over a log of its own, both closed when the test ends. */
 import { onTestFinished } from 'vitest'
-import type { Log } from '../../src/log/log.ts'
+import type { Log, Submission } from '../../src/log/log.ts'
 import type { ServerOptions } from '../../src/server/options.ts'
 import { type RunningServer, startServer } from '../../src/server/server.ts'
 import { tempLog } from '../parts.ts'
@@ -29,6 +29,13 @@ export async function startTestServer({ log, ...options }: TestServerOptions = {
 export function logWith(log: Log, verbs: Partial<Log>): Log {
   return new Proxy(log, {
     get(target, name) {
+      const { append } = verbs
+      if (name === 'submit' && append)
+        return (one: Submission) =>
+          append([one], one).then(
+            ([answer]) => one.appended(answer!),
+            (error: unknown) => one.failed(error),
+          )
       const verb: unknown = Reflect.get(verbs, name) ?? Reflect.get(target, name)
       return typeof verb === 'function' ? verb.bind(target) : verb
     },

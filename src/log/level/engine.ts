@@ -21,10 +21,12 @@ import {
   type Place,
   type ReadLimits,
   type Settings,
+  type Submission,
 } from '../log.ts'
 import type { LogOptions } from '../open.ts'
+import { Appending, type Told } from './appending.ts'
 import { type Channel, Channels, noChannel, Waiters } from './channels.ts'
-import { CHANGE_BYTES, sizeOf } from './entries.ts'
+import { CHANGE_BYTES } from './entries.ts'
 import type { Draft, Group } from './group.ts'
 import {
   type CursorRow,
@@ -98,33 +100,18 @@ class LevelLog implements Log {
   }
 
   async append(entries: readonly Append[], options: AppendOptions = {}): Promise<readonly Appended[]> {
-    const bytes = sizeOf(entries)
-    return this.#writer.submitAppend(bytes, (group) => this.#planAppend(group, entries, options))
+    return new Promise((appended, failed) => {
+      this.#writer.enterAppend(new Appending(this.#channels, this.#receipts, entries, options, { appended, failed }))
+    })
   }
 
-  #planAppend(group: Group, entries: readonly Append[], options: AppendOptions): () => readonly Appended[] {
-    const { idempotencyKey: key, create = true } = options
-    const made = key === undefined ? undefined : this.#receipts.find(group, entries, key)
-    if (made) return () => this.#channels.withHeads(made).map((answer) => ({ ...answer, duplicate: true as const }))
-    for (const { channel, expectedSeq } of entries) {
-      if (!create && !group.find(channel)) noChannel(channel)
-      if (expectedSeq === undefined) continue
-      const draft = group.find(channel)
-      const head = draft?.head ?? 0
-      if (head === expectedSeq) continue
-      throw new TidemarkError('seq-conflict', `The head of ${channel} is ${head}, not ${expectedSeq}`, {
-        ...{ channel, head, trimmed: draft?.trimmed ?? 0, epoch: draft ? this.#channels.epoch(draft) : null },
-      })
+  submit(submission: Submission): void {
+    try {
+      const told = new ToldOne(submission)
+      this.#writer.enterAppend(new Appending(this.#channels, this.#receipts, [submission], submission, told))
+    } catch (error) {
+      submission.failed(error)
     }
-    // Every channel is looked for before one is made, and made before the first event is placed: all or nothing.
-    const found = entries.map(({ channel }) => group.find(channel))
-    const drafts = entries.map(({ channel }, i) => found[i] ?? group.make(channel))
-    const answers = entries.map(({ channel, body }, i) => {
-      const draft = drafts[i]!
-      return { channel, epoch: this.#channels.epoch(draft), ...group.append(draft, body) }
-    })
-    if (key !== undefined) this.#receipts.put(group, entries, key, answers)
-    return () => this.#channels.withHeads(answers)
   }
 
   async read(channel: string, from: Place, limits: ReadLimits): Promise<Page> {
@@ -387,6 +374,19 @@ class LevelLog implements Log {
     this.#channels.clear()
     this.#tail.clear()
     this.#waiters.wakeAll(this.#hasChanged)
+  }
+}
+
+class ToldOne implements Told {
+  readonly #submission: Submission
+  constructor(submission: Submission) {
+    this.#submission = submission
+  }
+  appended(answers: readonly Appended[]): void {
+    this.#submission.appended(answers[0]!)
+  }
+  failed(error: unknown): void {
+    this.#submission.failed(error)
   }
 }
 

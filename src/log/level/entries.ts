@@ -10,7 +10,7 @@ export const CHANGE_BYTES = 200
 /** Bytes of an append. @throws bad-request, too-large */
 export function sizeOf(entries: readonly Append[]): number {
   let bytes = 0
-  const names = new Set<string>()
+  const names = entries.length > 1 ? new Set<string>() : undefined
   if (entries.length === 0) throw new TidemarkError('bad-request', 'An append has at least one entry')
   for (const { channel, body } of entries) {
     if (body.count === 0) throw new TidemarkError('bad-request', 'An append has at least one event', { channel })
@@ -22,11 +22,12 @@ export function sizeOf(entries: readonly Append[]): number {
           ...{ channel, events: APPEND_EVENTS_MAX, bytes: BODY_BYTES_MAX },
         },
       )
-    if (names.has(channel)) throw new TidemarkError('bad-request', `${channel} stands twice in one append`, { channel })
-    names.add(channel)
+    if (names?.has(channel))
+      throw new TidemarkError('bad-request', `${channel} stands twice in one append`, { channel })
+    names?.add(channel)
     bytes += body.bytes.length + CHANGE_BYTES
   }
-  if (bytes - names.size * CHANGE_BYTES > BODIES_BYTES_MAX)
+  if (bytes - entries.length * CHANGE_BYTES > BODIES_BYTES_MAX)
     throw new TidemarkError('too-large', `An append holds at most ${BODIES_BYTES_MAX} bytes over all its channels`, {
       bytes: BODIES_BYTES_MAX,
     })

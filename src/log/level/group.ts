@@ -42,6 +42,7 @@ type Writable<T> = { -readonly [K in keyof T]: T[K] }
 
 /** A channel as it will be when the group is on disk. */
 export interface Draft extends Writable<Channel> {
+  readonly epoch: string
   /** Bodies that will be the next block, (blockAfter, head]. */
   bodies: Body[]
   blockAfter: number
@@ -107,18 +108,17 @@ export class Group {
     this.put(key, encodeName(key, { channel: draft.number, settings }))
   }
 
-  /** Gives a body its seqs. */
-  append(draft: Draft, body: Body): { first: number; last: number } {
+  /** Gives a body its seqs; returns the last one. */
+  append(draft: Draft, body: Body): number {
     const events = draft.head - draft.blockAfter
     if (draft.blockBytes + body.bytes.length > MERGE_BYTES || events + body.count > APPEND_EVENTS_MAX)
       this.#sealOpen(draft)
     draft.bodies.push(body)
     draft.blockBytes += body.bytes.length
-    const first = draft.head + 1
     draft.head += body.count
     draft.time = Math.max(draft.time, this.now)
     draft.changed = true
-    return { first, last: draft.head }
+    return draft.head
   }
 
   trim(draft: Draft, upTo: number): void {
@@ -234,6 +234,7 @@ export class Group {
   #draft(channel: Channel): Draft {
     const draft: Draft = {
       ...channel,
+      epoch: this.#channels.epoch(channel),
       bodies: [],
       blockAfter: channel.head,
       blockBytes: 0,

@@ -37,11 +37,43 @@ const RETRY_AFTER_MS = 1_000
 /** Changes the group and returns what to answer once it is on disk; throws to be refused, having changed nothing. */
 export type Plan<T> = (group: Group) => () => T
 
-interface Task {
+/** What waits for its turn with the writer. */
+export interface Task {
+  /** Counts against the bound of what may wait. */
   readonly bytes: number
-  readonly plan: Plan<unknown>
-  readonly resolve: (answer: unknown) => void
+  /** Changes the group; throws to be refused, having changed nothing. */
+  plan(group: Group): void
+  /** Tells the answer: the group is on disk. */
+  settle(): void
+  reject(error: unknown): void
+}
+
+/** A change whose answer is a promise. */
+class Change<T> implements Task {
+  readonly bytes: number
   readonly reject: (error: unknown) => void
+  readonly #plan: Plan<T>
+  readonly #resolve: (answer: T) => void
+  #answer: (() => T) | undefined
+
+  constructor(bytes: number, plan: Plan<T>, resolve: (answer: T) => void, reject: (error: unknown) => void) {
+    this.bytes = bytes
+    this.#plan = plan
+    this.#resolve = resolve
+    this.reject = reject
+  }
+
+  plan(group: Group): void {
+    this.#answer = this.#plan(group)
+  }
+
+  settle(): void {
+    try {
+      this.#resolve(this.#answer!())
+    } catch (error) {
+      this.reject(error)
+    }
+  }
 }
 
 export interface WriterEvents {
@@ -95,23 +127,31 @@ export class Writer {
     return this.#gate?.passed
   }
 
-  /** What adds events, and is refused when the disk is almost full. As `submit`. */
-  submitAppend<T>(bytes: number, plan: Plan<T>): Promise<T> {
-    if (this.#state === 'ok' && this.#watermark.isLow(bytes))
-      return Promise.reject(new TidemarkError('storage-full', this.#watermark.reason, { retryAfter: RETRY_AFTER_MS }))
-    return this.submit(bytes, plan)
+  /** `bytes` counts against the bound of what may wait. */
+  submit<T>(bytes: number, plan: Plan<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      this.#enter(new Change(bytes, plan, resolve, reject))
+    })
   }
 
-  /** `bytes` counts against the bound of what may wait. Tasks are planned in the order of their submission. */
-  submit<T>(bytes: number, plan: Plan<T>): Promise<T> {
-    const refusal = this.#refusal(bytes)
-    if (refusal) return Promise.reject(refusal)
-    return new Promise<T>((resolve, reject) => {
-      this.#queue.push({ bytes, plan, resolve: resolve as (answer: unknown) => void, reject })
-      this.#pendingBytes += bytes
-      this.#pendingAppends++
-      this.#running ??= this.#run()
-    })
+  /** What adds events, and is refused when the disk is almost full. */
+  enterAppend(task: Task): void {
+    if (this.#state === 'ok' && this.#watermark.isLow(task.bytes))
+      task.reject(new TidemarkError('storage-full', this.#watermark.reason, { retryAfter: RETRY_AFTER_MS }))
+    else this.#enter(task)
+  }
+
+  /** Tasks are planned in the order in which they came. */
+  #enter(task: Task): void {
+    const refusal = this.#refusal(task.bytes)
+    if (refusal) {
+      task.reject(refusal)
+      return
+    }
+    this.#queue.push(task)
+    this.#pendingBytes += task.bytes
+    this.#pendingAppends++
+    this.#running ??= this.#run()
   }
 
   /** Finishes what was accepted; later submissions are refused. */
@@ -148,36 +188,32 @@ export class Writer {
 
   async #writeGroup(): Promise<void> {
     const group = new Group(this.#store, this.#channels)
-    const planned: { task: Task; settle: () => unknown }[] = []
+    /** By task: a refusal waits for the group too, for what it tells (a head) may be of this group, not on disk yet. */
+    const refused = new Map<Task, unknown>()
     let taken = 0
     let bytes = 0
     for (; taken < this.#queue.length && bytes < GROUP_BYTES; taken++) {
       const task = this.#queue[taken]!
       bytes += task.bytes
-      planned.push({ task, settle: plan(task, group) })
+      try {
+        task.plan(group)
+      } catch (error) {
+        refused.set(task, refusalOf(error))
+      }
     }
-    this.#queue.splice(0, taken)
+    const tasks = this.#queue.splice(0, taken)
     const started = performance.now()
     try {
       const wrote = await group.write()
       if (wrote) this.#events.onGroup?.({ seconds: (performance.now() - started) / 1000, tasks: taken, bytes })
     } catch (error) {
-      this.#release(planned.map(({ task }) => task))
-      await this.#fail(
-        error,
-        planned.map(({ task }) => task),
-      )
+      this.#release(tasks)
+      await this.#fail(error, tasks)
       return
     }
-    this.#release(planned.map(({ task }) => task))
+    this.#release(tasks)
     this.#events.onWritten(group)
-    for (const { task, settle } of planned) {
-      try {
-        task.resolve(settle())
-      } catch (error) {
-        task.reject(error)
-      }
-    }
+    for (const task of tasks) tell(task, refused)
   }
 
   #release(tasks: readonly Task[]): void {
@@ -272,16 +308,18 @@ export class Writer {
   }
 }
 
-/** A refusal waits for the group too: what it tells (a head) may be of this group, and not on disk yet. */
-function plan(task: Task, group: Group): () => unknown {
+const refusalOf = (error: unknown): unknown =>
+  isOfStore(error) ? new TidemarkError('unavailable', 'The log can not be read now', {}, { cause: error }) : error
+
+function tell(task: Task, refused: ReadonlyMap<Task, unknown>): void {
   try {
-    return task.plan(group)
+    if (refused.has(task)) task.reject(refused.get(task))
+    else task.settle()
   } catch (error) {
-    return () => {
-      throw isOfStore(error)
-        ? new TidemarkError('unavailable', 'The log can not be read now', {}, { cause: error })
-        : error
-    }
+    // A fault of whoever is told: it ends the process as any other, and holds up neither the writer nor the next one.
+    queueMicrotask(() => {
+      throw error
+    })
   }
 }
 

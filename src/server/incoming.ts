@@ -1,0 +1,165 @@
+/**
+ * The way in of one socket: whole data frames of one piece are read here, straight from the bytes that came, and
+ * unmasked in place. Everything else (frames that are cut, fragments, control frames, whatever is wrong) goes to `ws` as
+ * it came and in its order; `ws` only ever begins at the beginning of a frame.
+ */
+import { isUtf8 } from 'node:buffer'
+import type { Duplex } from 'node:stream'
+import { WebSocket } from 'ws'
+
+/** Largest frame from a client: 1 MiB. */
+export const FRAME_BYTES_MAX = 1024 * 1024
+
+const FIN_TEXT = 0x81
+const FIN_BINARY = 0x82
+const MASKED = 0x80
+const OPCODE = 0x0f
+
+/** Where whole messages go; text is UTF-8. */
+export interface Receiver {
+  message(payload: Buffer, binary: boolean): void
+}
+
+/** The listener that `ws` has on the connection: takes bytes as they came. */
+export type Feed = (this: Duplex, bytes: Buffer) => void
+
+/** Of a frame: where its payload begins and ends, counted from its first byte. */
+interface Extent {
+  start: number
+  end: number
+}
+
+export class Incoming {
+  readonly #ws: WebSocket
+  readonly #socket: Duplex
+  readonly #feed: Feed
+  readonly #receiver: Receiver
+  /** The beginning of a header whose end has not come. */
+  #rest: Buffer | undefined
+  /** Bytes that `ws` is still to get of the frame that it has begun. */
+  #owed = 0
+  /** The frames of a message in several pieces go to `ws`, and so does everything once it is not our business. */
+  #isFragmented = false
+  #isGivenUp = false
+
+  constructor(ws: WebSocket, socket: Duplex, feed: Feed, receiver: Receiver) {
+    this.#ws = ws
+    this.#socket = socket
+    this.#feed = feed
+    this.#receiver = receiver
+  }
+
+  /** Takes what the connection gave; it is overwritten. */
+  take(chunk: Buffer): void {
+    const bytes = this.#rest ? Buffer.concat([this.#rest, chunk]) : chunk
+    this.#rest = undefined
+    const owed = Math.min(this.#owed, bytes.length)
+    this.#owed -= owed
+    if (owed > 0) this.#give(bytes.subarray(0, owed))
+    let at = owed
+    while (at < bytes.length) {
+      if (this.#isGivenUp || this.#ws.readyState !== WebSocket.OPEN) {
+        this.#isGivenUp = true
+        this.#give(bytes.subarray(at))
+        return
+      }
+      const extent = readExtent(bytes, at)
+      if (!extent) {
+        // A copy: it may wait long, and what it came with is large.
+        this.#rest = Buffer.from(bytes.subarray(at))
+        return
+      }
+      const end = at + extent.end
+      if (!this.#isOurs(bytes, at, extent)) this.#pass(bytes, at, extent)
+      else if (!this.#deliver(bytes, at, extent)) continue
+      at = end
+    }
+  }
+
+  /** What has not been given to anyone when the connection ends. */
+  flush(): void {
+    if (this.#rest) this.#give(this.#rest)
+    this.#rest = undefined
+  }
+
+  #give(bytes: Buffer): void {
+    this.#feed.call(this.#socket, bytes)
+  }
+
+  #isOurs(bytes: Buffer, at: number, { start, end }: Extent): boolean {
+    const first = bytes[at]!
+    return (
+      (first === FIN_TEXT || first === FIN_BINARY) &&
+      !this.#isFragmented &&
+      (bytes[at + 1]! & MASKED) !== 0 &&
+      end - start <= FRAME_BYTES_MAX &&
+      at + end <= bytes.length
+    )
+  }
+
+  /** A frame, or as much of it as there is, for `ws`. */
+  #pass(bytes: Buffer, at: number, { end }: Extent): void {
+    const first = bytes[at]!
+    const opcode = first & OPCODE
+    if (opcode < 8) this.#isFragmented = first < MASKED
+    const here = Math.min(at + end, bytes.length)
+    this.#owed = at + end - here
+    this.#give(bytes.subarray(at, here))
+  }
+
+  /** False when the text is not UTF-8: `ws` is to say so, to the frame as it came. */
+  #deliver(bytes: Buffer, at: number, { start, end }: Extent): boolean {
+    const binary = bytes[at] === FIN_BINARY
+    const payload = bytes.subarray(at + start, at + end)
+    const seen = unmask(payload, bytes, at + start - 4)
+    if (!binary && seen >= 0x80 && !isUtf8(payload)) {
+      unmask(payload, bytes, at + start - 4)
+      this.#isGivenUp = true
+      return false
+    }
+    this.#receiver.message(payload, binary)
+    return true
+  }
+}
+
+/** The extent of the frame that begins at `at`; undefined when its header is cut. */
+function readExtent(bytes: Buffer, at: number): Extent | undefined {
+  const left = bytes.length - at
+  if (left < 2) return undefined
+  const second = bytes[at + 1]!
+  const mask = second & MASKED ? 4 : 0
+  const length = second & 0x7f
+  if (length < 126) return left < 2 + mask ? undefined : { start: 2 + mask, end: 2 + mask + length }
+  const wide = length === 126 ? 4 : 10
+  if (left < wide + mask) return undefined
+  const size = length === 126 ? bytes.readUInt16BE(at + 2) : Number(bytes.readBigUInt64BE(at + 2))
+  return { start: wide + mask, end: wide + mask + size }
+}
+
+/** Unmasks in place, or masks again. Returns all bytes joined by OR: below 0x80 they are ASCII. */
+function unmask(payload: Buffer, source: Buffer, maskAt: number): number {
+  const m0 = source[maskAt]!
+  const m1 = source[maskAt + 1]!
+  const m2 = source[maskAt + 2]!
+  const m3 = source[maskAt + 3]!
+  const { length } = payload
+  let seen = 0
+  let i = 0
+  for (; i + 3 < length; i += 4) {
+    const b0 = payload[i]! ^ m0
+    const b1 = payload[i + 1]! ^ m1
+    const b2 = payload[i + 2]! ^ m2
+    const b3 = payload[i + 3]! ^ m3
+    payload[i] = b0
+    payload[i + 1] = b1
+    payload[i + 2] = b2
+    payload[i + 3] = b3
+    seen |= b0 | b1 | b2 | b3
+  }
+  for (; i < length; i++) {
+    const byte = payload[i]! ^ source[maskAt + (i & 3)]!
+    payload[i] = byte
+    seen |= byte
+  }
+  return seen
+}
