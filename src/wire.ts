@@ -184,6 +184,24 @@ export interface SettingJson {
   from: string
 }
 
+export interface ChannelInfoJson {
+  channel: string
+  epoch: string
+  head: number
+  trimmed: number
+  /** Of the newest event; null when nothing was ever appended. */
+  time: string | null
+  settings: { note?: string }
+  /** About what its events take on disk, without those written last. */
+  bytes?: number
+}
+
+export interface ChannelsJson {
+  channels: ChannelInfoJson[]
+  /** There are more: the next `after`. */
+  next?: string
+}
+
 /** One channel of a `/v1/poll` answer. */
 export type PollPageJson =
   | (Omit<PageJson, 'epoch'> & { epoch: string | null; gap?: { after: number; trimmed: number }; reset?: true })

@@ -14,7 +14,7 @@ const files = ['src', 'tools', 'test'].flatMap((top) =>
 )
 const sources = files.filter((file) => !file.startsWith('test/'))
 
-/** A lower floor knows nothing of a higher one. The client stands on the words alone. */
+/** A lower floor knows nothing of a higher one. The client stands on the words alone, the console on both. */
 const FLOORS: readonly [string, RegExp, readonly string[]][] = [
   ['words', /^src\/[^/]+\.ts$/, ['words']],
   ['client', /^src\/client\//, ['words', 'client']],
@@ -23,7 +23,8 @@ const FLOORS: readonly [string, RegExp, readonly string[]][] = [
   // The one place that chooses an engine; engines take its option types.
   ['open', /^src\/log\/open\.ts$/, ['words', 'port', 'engine', 'open']],
   ['doors', /^src\/server\//, ['words', 'port', 'doors']],
-  ['programs', /^(?:tools|src\/console)\//, ['words', 'port', 'open', 'doors', 'client', 'programs']],
+  ['console', /^src\/console\//, ['words', 'client', 'console']],
+  ['programs', /^tools\//, ['words', 'port', 'open', 'doors', 'client', 'programs']],
 ]
 const floorOf = (file: string): readonly [string, RegExp, readonly string[]] | undefined =>
   FLOORS.find(([, where]) => where.test(file))
@@ -50,15 +51,23 @@ test('an import only points down', () => {
   expect(checked).toBeGreaterThan(100)
 })
 
-test('the words and the client run in a browser: no node modules, no Buffer', () => {
+/** What the build puts into the console. */
+const IN_CONSOLE = /^(?:preact(?:\/hooks)?|@preact\/signals|uplot)$/
+
+test('the words, the client and the console run in a browser: no node modules, no Buffer', () => {
   const inBrowser = (file: string): boolean =>
-    (/^src\/(?:event|errors|body|walk|block|bytes|wire)\.ts$/.test(file) || file.startsWith('src/client/')) &&
+    (/^src\/(?:event|errors|body|walk|block|bytes|wire)\.ts$/.test(file) || /^src\/(?:client|console)\//.test(file)) &&
     file !== 'src/client/node.ts'
   const guilty = sources.filter(inBrowser).filter((file) => {
     const text = readFileSync(join(root, file), 'utf8')
     return (
       /\bBuffer\.|\bprocess\./.test(text) ||
-      importsOf(file).some((name) => !name.startsWith('.') && name !== 'msgpackr/unpack')
+      importsOf(file).some(
+        (name) =>
+          !name.startsWith('.') &&
+          name !== 'msgpackr/unpack' &&
+          !(file.startsWith('src/console/') && IN_CONSOLE.test(name)),
+      )
     )
   })
   expect(guilty).toEqual([])

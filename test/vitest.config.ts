@@ -21,6 +21,7 @@ export default defineConfig({
       project('doors', 'test/server/*.test.ts'),
       project('client', 'test/client/*.test.ts'),
       project('tools', 'test/tools/*.test.ts'),
+      project('console', 'test/console/*.test.ts'),
     ],
   },
 })

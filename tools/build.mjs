@@ -1,8 +1,8 @@
 // Builds dist/: tsc for Node, and vite for what is loaded as few files: the program, of which every start loads all
-// that it needs, and the client for browsers. Runs on `npm ci` (prepare), before tests and by hand.
+// that it needs, the client for browsers, and the console. Runs on `npm ci` (prepare), before tests and by hand.
 // Without the development packages (`npm ci --omit=dev`) it keeps the dist/ that is there, as in a published package.
 import { execFileSync } from 'node:child_process'
-import { chmodSync, existsSync } from 'node:fs'
+import { chmodSync, existsSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 
@@ -59,6 +59,23 @@ async function bundleClient({ build }) {
   })
 }
 
+async function bundleConsole({ build }) {
+  await build({
+    ...common,
+    root: 'src/console',
+    // Wherever a proxy puts the page, its files lie beside it.
+    base: './',
+    build: {
+      outDir: '../../dist/console',
+      emptyOutDir: true,
+      assetsDir: '',
+      modulePreload: { polyfill: false },
+      // What is small is a file, too: the page takes no data: styles or scripts.
+      assetsInlineLimit: 0,
+    },
+  })
+}
+
 const typescript = packageDir('typescript')
 if (!typescript) {
   console.error(
@@ -68,7 +85,10 @@ if (!typescript) {
   )
 } else {
   execFileSync(process.execPath, [join(typescript, 'bin', 'tsc'), '-p', 'tsconfig.json'], { stdio: 'inherit' })
+  // Checked by the compiler, run as bundled only.
+  rmSync('dist/src/console', { recursive: true, force: true })
   const vite = await import('vite')
   await bundleProgram(vite)
   await bundleClient(vite)
+  await bundleConsole(vite)
 }

@@ -97,7 +97,8 @@ export class Http {
       const response = await this.#fetch.call(undefined, new URL(path, this.#base), init)
       const text = await response.text()
       if (!response.ok) throw refusal(response, text)
-      return { value: JSON.parse(text) as T, size: text.length }
+      // 204 says that there is nothing to say.
+      return { value: (response.status === 204 ? undefined : JSON.parse(text)) as T, size: text.length }
     } catch (cause) {
       if (cause instanceof TidemarkError) throw cause
       if (signal?.aborted) throw signal.reason

@@ -207,6 +207,12 @@ export interface Log {
   channels(prefix: string, after?: string): AsyncIterable<ChannelInfo>
 
   /**
+   * About how many bytes of disk the events of a channel take; what was written last may not be among them.
+   * Optional. @throws no-channel
+   */
+  bytes?(channel: string): Promise<number>
+
+  /**
    * Looks at what only the engine knows (its rows and files, their checksums), a piece at a time with `pace` between them.
    * Optional: verification over the port (verify.ts) asks it when it is there.
    */

@@ -9,6 +9,12 @@ import * as schemas from './schemas.ts'
 
 const infoJson = (info: ChannelInfo) => ({ ...info, time: info.time === 0 ? null : formatTime(info.time) })
 
+/** Undefined bytes are not told: the engine does not know, or the channel was deleted just now. */
+const withBytes = async (log: Log, info: ChannelInfo) => ({
+  ...infoJson(info),
+  bytes: await log.bytes?.(info.channel).catch(() => undefined),
+})
+
 export function addChannels(app: App, doors: Doors): void {
   const { log } = doors
   const tags = ['channels']
@@ -23,13 +29,20 @@ export function addChannels(app: App, doors: Doors): void {
         response: { 200: schemas.Channels, default: schemas.Refusal },
       },
     },
-    async ({ query: { prefix, after, limit } }) => {
-      const channels: ReturnType<typeof infoJson>[] = []
+    async ({ query: { prefix, after, limit, bytes } }) => {
+      const channels: ChannelInfo[] = []
+      let next: { next?: string } = {}
       for await (const info of log.channels(prefix, after)) {
-        if (channels.length === limit) return { channels, next: channels.at(-1)!.channel }
-        channels.push(infoJson(info))
+        if (channels.length === limit) {
+          next = { next: channels.at(-1)!.channel }
+          break
+        }
+        channels.push(info)
       }
-      return { channels }
+      return {
+        channels: await Promise.all(channels.map((info) => (bytes ? withBytes(log, info) : infoJson(info)))),
+        ...next,
+      }
     },
   )
 
@@ -44,7 +57,7 @@ export function addChannels(app: App, doors: Doors): void {
         response: { 200: schemas.ChannelInfo, default: schemas.Refusal },
       },
     },
-    async ({ params: { channel } }) => infoJson(await log.info(channel)),
+    async ({ params: { channel } }) => withBytes(log, await log.info(channel)),
   )
 
   app.put(

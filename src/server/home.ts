@@ -13,6 +13,9 @@ function homeOf(dir: string): string {
 /** The client that browsers load, as built. */
 export const CLIENT_FILE: string = join(HOME, 'dist', 'client.js')
 
+/** The console, as built. */
+export const CONSOLE_DIR: string = join(HOME, 'dist', 'console')
+
 /** Version of this package. */
 export function version(): string {
   return (JSON.parse(readFileSync(join(HOME, 'package.json'), 'utf8')) as { version: string }).version

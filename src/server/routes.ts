@@ -2,10 +2,12 @@
 import { addAdmin } from './admin.ts'
 import { type App, type AppOptions, makeApp } from './app.ts'
 import { addChannels } from './channels.ts'
+import { addConsole } from './console.ts'
 import { addCursors } from './cursors.ts'
 import type { Doors } from './doors.ts'
 import { addEvents } from './events.ts'
 import { addFigures, type Watched } from './figures.ts'
+import { CONSOLE_DIR } from './home.ts'
 import { addMultiAppend } from './multi.ts'
 import { addPages } from './pages.ts'
 import { addPoll } from './poll.ts'
@@ -29,6 +31,7 @@ export async function makeRoutes(doors: Doors, options: RoutesOptions): Promise<
   addFigures(app, doors, options.watched)
   addVerify(app, doors)
   addPages(app, options.clientFile)
+  addConsole(app, CONSOLE_DIR, doors.settings.path)
   await app.ready()
   return app
 }

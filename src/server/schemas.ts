@@ -251,13 +251,25 @@ export const Cursors = z.object({ cursors: z.array(Cursor) })
 export const Settings = z.strictObject({ note: z.string().max(NOTE_MAX).optional() }).meta({ id: 'Settings' })
 
 export const ChannelInfo = z
-  .object({ channel: Channel, epoch: Epoch, head: Seq, trimmed: Seq, time: Time.nullable(), settings: Settings })
+  .object({
+    channel: Channel,
+    epoch: Epoch,
+    head: Seq,
+    trimmed: Seq,
+    time: Time.nullable(),
+    settings: Settings,
+    bytes: z.number().optional().meta({
+      description:
+        'About what its events take on disk, without those written last; where it was asked for and is known',
+    }),
+  })
   .meta({ id: 'Channel' })
 
 export const ListChannels = z.strictObject({
   prefix: z.string().max(CHANNEL_BYTES_MAX).default(''),
   after: z.string().max(CHANNEL_BYTES_MAX).optional().meta({ description: 'A name: those behind it are listed' }),
   limit: digits(1, LIST_CHANNELS_MAX, LIST_CHANNELS),
+  bytes: z.literal('1').optional().meta({ description: 'Each with about what its events take on disk' }),
 })
 
 export const Channels = z.object({

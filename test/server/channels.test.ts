@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { connect } from '../../src/client/node.ts'
 import { ERRORS, type ErrorCode } from '../../src/errors.ts'
 import type { Log } from '../../src/log/log.ts'
@@ -34,6 +34,24 @@ describe('the list of channels', () => {
   )
 })
 
+test('what the events of a channel take on disk is told about, where it was asked for', async () => {
+  const log = await tempLog({ writeBufferBytes: 64 * 1024 })
+  const { url } = await startTestServer({ log })
+  await append(log, 'small', 1)
+  for (const _ of range(1, 10)) await append(log, 'large', 'x'.repeat(40_000))
+  await vi.waitFor(
+    async () => {
+      const { channels } = (await call(`${url}/v1/channels?bytes=1`)).json
+      expect(channels[0].bytes).toBeGreaterThan(100_000)
+      expect(channels[0].bytes).toBeLessThan(1_000_000)
+      expect(channels[1].bytes).toBeLessThan(10_000)
+    },
+    { timeout: 10_000 },
+  )
+  expect((await call(`${url}/v1/channels`)).json.channels[0]).not.toHaveProperty('bytes')
+  expect(problemOf(await call(`${url}/v1/channels?bytes=0`)).code).toBe('bad-request')
+})
+
 describe('one channel', () => {
   test('it is told with its head, and under any spelling of its name', async () => {
     const { url, log } = await startTestServer()
@@ -44,6 +62,7 @@ describe('one channel', () => {
       expect([name, status]).toEqual([name, 200])
       expect(json).toEqual({
         ...{ channel: 'repo/42:x', epoch, head: 3, trimmed: 0, settings: {} },
+        bytes: expect.any(Number),
         time: expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/),
       })
     }

@@ -8,7 +8,7 @@ import { LRUCache } from 'lru-cache'
 import { hasCode, TidemarkError } from '../../errors.ts'
 import { sameHistory } from '../../event.ts'
 import type { Appended, ChannelInfo, Place, Settings } from '../log.ts'
-import { decodeHead, decodeName, type HeadRow, headKey, nameKey } from './keys.ts'
+import { blockRange, decodeHead, decodeName, type HeadRow, headKey, nameKey } from './keys.ts'
 import type { Store } from './store.ts'
 
 export interface Channel extends HeadRow {
@@ -49,6 +49,12 @@ export class Channels {
   /** @throws no-channel */
   need(name: string): Channel {
     return this.get(name) ?? noChannel(name)
+  }
+
+  /** About what the blocks of a channel take in tables, bytes. @throws no-channel */
+  bytes(name: string): Promise<number> {
+    const { gte, lte } = blockRange(this.need(name).number, 0)
+    return this.#store.db.approximateSize(gte, lte)
   }
 
   set(channel: Channel): void {

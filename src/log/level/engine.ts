@@ -276,6 +276,10 @@ class LevelLog implements Log {
     return deleted.finally(() => this.#sweeper.start())
   }
 
+  async bytes(channel: string): Promise<number> {
+    return this.#channels.bytes(channel)
+  }
+
   async *channels(prefix: string, after?: string): AsyncIterable<ChannelInfo> {
     await this.#opened()
     const { gte, lte } = nameRange(prefix)

@@ -20,7 +20,11 @@ import { Mark } from './mark.ts'
 import { makeDir, markPath, newestLog, storeDir, syncDir, syncTree } from './places.ts'
 import { hasRoomToOpen } from './room.ts'
 
-export type Db = Level<Uint8Array, Uint8Array>
+/** In Node a Level is a ClassicLevel, which its own types do not say. */
+export type Db = Level<Uint8Array, Uint8Array> & {
+  /** About how many bytes of tables lie between two keys. */
+  approximateSize(start: Uint8Array, end: Uint8Array): Promise<number>
+}
 export type Batch = ChainedBatch<Db, Uint8Array, Uint8Array>
 export type Notice = NonNullable<LogOptions['onNotice']>
 
@@ -352,7 +356,7 @@ async function openUnborn(dir: string, options: LogOptions): Promise<Db> {
 }
 
 async function openDb(dir: string, createIfMissing: boolean, writeBufferSize: number): Promise<Db> {
-  const db: Db = new Level(storeDir(dir), { ...LEVEL_OPTIONS, writeBufferSize, createIfMissing })
+  const db = new Level(storeDir(dir), { ...LEVEL_OPTIONS, writeBufferSize, createIfMissing }) as Db
   try {
     await db.open()
     return db

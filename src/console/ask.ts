@@ -1,0 +1,65 @@
+/** The server that this page was loaded from: calls, and the client for what is followed. */
+import { signal } from '@preact/signals'
+import { useEffect } from 'preact/hooks'
+import { baseOf, Tidemark } from '../client/client.ts'
+import { type Call, Http, Token, type TokenSource } from '../client/http.ts'
+import { TidemarkError } from '../errors.ts'
+
+/** Calls lie where the server said in the page, whatever host and path the page was reached under. */
+const base = baseOf(new URL(document.body.dataset.api!, document.baseURI))
+/** The one place that a credential comes from, for calls and client alike; a server without keys asks for none. */
+const token: TokenSource = undefined
+
+const http = new Http(base, new Token(token), (...request) => fetch(...request))
+export const tidemark = new Tidemark(base, { token })
+
+/** Why the server can not be asked now; undefined while it answers. */
+export const trouble = signal<string | undefined>()
+
+/** @throws what the server answered; `unavailable` when no answer came; the signal's reason when it aborts. */
+export async function ask<Answer>(path: string, call: Omit<Call, 'path'> = {}): Promise<Answer> {
+  try {
+    const { value } = await http.call<Answer>({ path, ...call })
+    trouble.value = undefined
+    return value
+  } catch (error) {
+    if (error instanceof TidemarkError) trouble.value = error.code === 'unavailable' ? error.message : undefined
+    throw error
+  }
+}
+
+/** What went wrong, in words for a person. */
+export const wordsOf = (error: unknown): string =>
+  error instanceof TidemarkError ? `${error.message} (${error.code})` : String(error)
+
+/**
+ * While the component stands: runs `work` at once and again `ms` after each end. A page that nobody sees rests.
+ * @param inputs as of useEffect: other ones begin anew
+ */
+export function useEvery(ms: number, work: (signal: AbortSignal) => Promise<void>, inputs: readonly unknown[]): void {
+  useEffect(() => {
+    const life = new AbortController()
+    void every(ms, work, life.signal)
+    return () => life.abort()
+  }, inputs)
+}
+
+export async function every(
+  ms: number,
+  work: (signal: AbortSignal) => Promise<void>,
+  over: AbortSignal,
+): Promise<void> {
+  while (!over.aborted) {
+    // What failed was told; the next turn tries again.
+    if (!document.hidden) await work(over).catch(() => undefined)
+    await new Promise<void>((resolve) => {
+      const done = () => {
+        clearTimeout(timer)
+        over.removeEventListener('abort', done)
+        resolve()
+      }
+      const timer = setTimeout(done, ms)
+      over.addEventListener('abort', done)
+    })
+  }
+}

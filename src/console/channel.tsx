@@ -1,0 +1,317 @@
+/** One channel: what is known of it, its events as they come, and one of them whole. */
+import { signal as makeSignal, useSignal } from '@preact/signals'
+import type { ComponentChildren } from 'preact'
+import { useEffect, useMemo } from 'preact/hooks'
+import type { ChannelEvent } from '../client/subscription.ts'
+import { checkChannel } from '../event.ts'
+import type { ChannelInfoJson } from '../wire.ts'
+import { ask, tidemark, useEvery, wordsOf } from './ask.ts'
+import { Json } from './json.tsx'
+import { cursorsHref } from './route.ts'
+import { type Column, Rows } from './rows.tsx'
+import { type Kept, placeOf, Tail } from './tail.ts'
+import { age, bytes, clock, count, preview, rate, visible } from './text.ts'
+
+const INFO_MS = 2_000
+/** Characters of an event's data in its row. */
+const PREVIEW = 300
+/** Where a tail begins. */
+const NEWEST = 'head-100'
+
+const COLUMNS: readonly Column[] = [
+  { name: 'Seq', is: 'number' },
+  { name: 'Time' },
+  { name: 'Type', wide: true },
+  { name: 'Key', wide: true },
+  { name: 'Data' },
+]
+
+/** How the client is joined to the server. */
+const state = makeSignal<string>(tidemark.state)
+tidemark.onState((now) => {
+  state.value = now
+})
+const STATES: Readonly<Record<string, string>> = {
+  open: 'live over a WebSocket',
+  polling: 'live by long polls',
+  connecting: 'connecting …',
+  waiting: 'trying again …',
+}
+
+export function Channel({ name }: { name: string }) {
+  const wrong = useMemo(() => refusalOf(name), [name])
+  if (wrong !== undefined)
+    return (
+      <main>
+        <h1>{visible(name)}</h1>
+        <p class="warn">{wrong}</p>
+      </main>
+    )
+  return <Whole key={name} name={name} />
+}
+
+function refusalOf(name: string): string | undefined {
+  try {
+    checkChannel(name)
+    return undefined
+  } catch (error) {
+    return wordsOf(error)
+  }
+}
+
+function Whole({ name }: { name: string }) {
+  // A new object each time: to begin at the same place again is to begin again.
+  const place = useSignal<{ after: number | string }>({ after: NEWEST })
+  const opened = useSignal<ChannelEvent | undefined>(undefined)
+  const tail = useMemo(() => new Tail(name, place.value.after), [place.value])
+  useEffect(() => {
+    void tail.run()
+    return () => tail.close()
+  }, [tail])
+  return (
+    <main class="filled channel">
+      <div class="bar">
+        <h1>{name}</h1>
+        <Facts name={name} />
+      </div>
+      <Controls
+        tail={tail}
+        onPlace={(after) => {
+          place.value = { after }
+        }}
+      />
+      <div class="split">
+        <Events tail={tail} onOpen={(event) => (opened.value = event)} />
+        {opened.value !== undefined && <Opened event={opened.value} onClose={() => (opened.value = undefined)} />}
+      </div>
+    </main>
+  )
+}
+
+function Facts({ name }: { name: string }) {
+  const info = useSignal<ChannelInfoJson | undefined>(undefined)
+  const speed = useSignal<number | undefined>(undefined)
+  const wrong = useSignal<string | undefined>(undefined)
+  const before = useMemo(() => ({ head: -1, at: 0 }), [])
+  useEvery(
+    INFO_MS,
+    async (signal) => {
+      try {
+        const now = await ask<ChannelInfoJson>(`channels/${name}`, { signal })
+        const at = performance.now()
+        if (before.head >= 0) speed.value = Math.max(0, ((now.head - before.head) * 1_000) / (at - before.at))
+        Object.assign(before, { head: now.head, at })
+        info.value = now
+        wrong.value = undefined
+      } catch (error) {
+        if (!signal.aborted) wrong.value = wordsOf(error)
+      }
+    },
+    [],
+  )
+  if (wrong.value !== undefined) return <p class="warn">{wrong.value}</p>
+  if (info.value === undefined) return <p class="quiet">…</p>
+  const { head, trimmed, epoch, time, settings, bytes: size } = info.value
+  return (
+    <dl class="facts">
+      <Fact name="Head">{count(head)}</Fact>
+      <Fact name="Trimmed">{count(trimmed)}</Fact>
+      <Fact name="Kept">{count(head - trimmed)}</Fact>
+      {size !== undefined && <Fact name="Size">{size === 0 ? '–' : bytes(size)}</Fact>}
+      <Fact name="Events/s">{speed.value === undefined ? '…' : rate(speed.value)}</Fact>
+      <Fact name="Newest">{age(time)}</Fact>
+      <Fact name="Epoch">
+        <code>{epoch}</code>
+      </Fact>
+      {settings.note !== undefined && (
+        <Fact name="Note">
+          <bdi>{visible(settings.note)}</bdi>
+        </Fact>
+      )}
+      <Fact name="Cursors">
+        <a href={cursorsHref(name)}>their lag</a>
+      </Fact>
+    </dl>
+  )
+}
+
+const Fact = ({ name, children }: { name: string; children: ComponentChildren }) => (
+  <div>
+    <dt>{name}</dt>
+    <dd>{children}</dd>
+  </div>
+)
+
+function Controls({ tail, onPlace }: { tail: Tail; onPlace: (place: number | string) => void }) {
+  const kind = useSignal(NEWEST)
+  const value = useSignal('')
+  const wrong = useSignal<string | undefined>(undefined)
+  const begin = (event: Event) => {
+    event.preventDefault()
+    wrong.value = undefined
+    try {
+      onPlace(placeOf(kind.value, value.value))
+    } catch (error) {
+      wrong.value = wordsOf(error)
+    }
+  }
+  const isPaused = tail.paused.value
+  void tail.version.value
+  return (
+    <div class="controls">
+      <form onSubmit={begin}>
+        <label>
+          From{' '}
+          <select value={kind.value} onChange={({ currentTarget }) => (kind.value = currentTarget.value)}>
+            <option value={NEWEST}>the newest 100</option>
+            <option value="earliest">the oldest kept</option>
+            <option value="seq">seq …</option>
+            <option value="time">time …</option>
+          </select>
+        </label>
+        {kind.value === 'seq' && (
+          <input
+            type="text"
+            inputMode="numeric"
+            pattern="[0-9]{1,16}"
+            required
+            aria-label="Seq to begin with"
+            placeholder="42"
+            value={value.value}
+            onInput={({ currentTarget }) => (value.value = currentTarget.value)}
+          />
+        )}
+        {kind.value === 'time' && (
+          <input
+            type="datetime-local"
+            step="1"
+            required
+            aria-label="Time to begin at"
+            value={value.value}
+            onInput={({ currentTarget }) => (value.value = currentTarget.value)}
+          />
+        )}
+        <button type="submit">Go</button>
+      </form>
+      <input
+        type="search"
+        class="search"
+        placeholder="Type, key or data holds …"
+        aria-label="Show events whose type, key, id or data holds"
+        spellcheck={false}
+        autocomplete="off"
+        value={tail.filter.value}
+        onInput={({ currentTarget }) => tail.want(currentTarget.value)}
+      />
+      <button type="button" aria-pressed={isPaused} onClick={() => (tail.paused.value = !isPaused)}>
+        {isPaused ? 'Go on' : 'Pause'}
+      </button>
+      <button type="button" onClick={() => tail.clear()}>
+        Clear
+      </button>
+      <span class="quiet" role="status">
+        {tail.over.value ?? (isPaused ? 'paused' : (STATES[state.value] ?? state.value))}
+      </span>
+      <span class="quiet">{`${count(tail.shown.length)} shown, ${count(tail.came)} came`}</span>
+      {wrong.value !== undefined && <span class="warn">{wrong.value}</span>}
+    </div>
+  )
+}
+
+function Events({ tail, onOpen }: { tail: Tail; onOpen: (event: ChannelEvent) => void }) {
+  const at = useSignal(-1)
+  const atEnd = useSignal(true)
+  void tail.version.value
+  const { shown } = tail
+  return (
+    <div class="holder">
+      <Rows
+        label={`Events of ${tail.channel}`}
+        kind="events"
+        columns={COLUMNS}
+        count={shown.length}
+        cells={(i) => cellsOf(shown[i]!)}
+        at={at}
+        onOpen={(i) => {
+          const { event } = shown[i]!
+          if (event) onOpen(event)
+        }}
+        dropped={tail.dropped}
+        atEnd={atEnd}
+        empty={tail.filter.value === '' ? 'No events yet' : 'Nothing here holds that'}
+      />
+      {!atEnd.value && (
+        <button type="button" class="to-end" onClick={() => (atEnd.value = true)}>
+          Newest
+        </button>
+      )}
+    </div>
+  )
+}
+
+/** A row that scrolls past is shown many times. */
+const previews = new WeakMap<ChannelEvent, string>()
+
+function cellsOf({ event, notice }: Kept) {
+  if (event === undefined) return notice!
+  let text = previews.get(event)
+  if (text === undefined) {
+    text = previewOf(event)
+    previews.set(event, text)
+  }
+  const { seq, time, type, key } = event
+  return [count(seq), clock(time), type ?? '', <bdi>{visible(key ?? '')}</bdi>, <bdi>{text}</bdi>]
+}
+
+function previewOf({ data, dataBase64, contentType, tombstone }: ChannelEvent): string {
+  if (tombstone) return '(tombstone)'
+  if (dataBase64 !== undefined) return `${contentType}, ${bytes((dataBase64.length * 3) / 4)}`
+  if (data === undefined) return ''
+  return contentType !== undefined && typeof data === 'string'
+    ? visible(data.slice(0, PREVIEW))
+    : preview(data, PREVIEW)
+}
+
+function Opened({ event, onClose }: { event: ChannelEvent; onClose: () => void }) {
+  const { seq, time, type, key, id, contentType, data, dataBase64, tombstone, to } = event
+  const fact = (name: string, value: string | undefined) =>
+    value !== undefined && (
+      <>
+        <dt>{name}</dt>
+        <dd>
+          <bdi>{visible(value)}</bdi>
+        </dd>
+      </>
+    )
+  return (
+    <aside class="opened" aria-label={`Event ${seq}`}>
+      <div class="bar">
+        <h2>Event {count(seq)}</h2>
+        <button type="button" onClick={onClose}>
+          Close
+        </button>
+      </div>
+      <dl>
+        {fact('Time', time)}
+        {fact('Type', type)}
+        {fact('Key', key)}
+        {fact('Id', id)}
+        {fact('Content type', contentType)}
+        {fact('To', to && JSON.stringify(to))}
+      </dl>
+      {tombstone && <p class="quiet">A tombstone: it says that the key is gone.</p>}
+      {dataBase64 !== undefined && (
+        <>
+          <p class="quiet">{`${bytes((dataBase64.length * 3) / 4)}, as base64`}</p>
+          <Json value={dataBase64} />
+        </>
+      )}
+      {data !== undefined && (
+        <div class="json">
+          {/* Another event is another tree. */}
+          <Json key={`${event.channel} ${seq}`} value={data} />
+        </div>
+      )}
+    </aside>
+  )
+}

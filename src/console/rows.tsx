@@ -1,0 +1,162 @@
+/**
+ * A list of any length of which only what is seen is in the page. One stop of the Tab key; arrows, Page, Home and End
+ * move within it, Enter opens.
+ */
+// A table that scrolls through any number of rows can not be one of HTML; the focus stays on the grid, which says where it is.
+// biome-ignore-all lint/a11y/useSemanticElements: as said above
+// biome-ignore-all lint/a11y/useFocusableInteractive: as said above
+// biome-ignore-all lint/a11y/useKeyWithClickEvents: the keys are heard by the grid
+import { signal as makeSignal, type Signal } from '@preact/signals'
+import type { ComponentChildren } from 'preact'
+import { useLayoutEffect, useMemo, useRef } from 'preact/hooks'
+
+/** As in console.css. */
+export const ROW_PX = 28
+/** Rows beyond the edges that are there before they are scrolled to. */
+const BEYOND = 8
+
+export interface Column {
+  readonly name: string
+  /** Numbers stand at the right. */
+  readonly is?: 'number'
+  /** Left out on narrow screens. */
+  readonly wide?: true
+}
+
+export interface RowsProps {
+  readonly label: string
+  /** Names the columns' widths in console.css. */
+  readonly kind: string
+  readonly columns: readonly Column[]
+  readonly count: number
+  /** The cells of a row, as many as columns; or one text over all of them. */
+  readonly cells: (index: number) => readonly ComponentChildren[] | string
+  /** The row that the keyboard is at, -1 for none. */
+  readonly at: Signal<number>
+  readonly onOpen: (index: number) => void
+  /** What is seen changed. */
+  readonly onSeen?: (first: number, last: number) => void
+  /** Rows taken away at the top since the beginning: what is seen stays where it is. */
+  readonly dropped?: number
+  /** True keeps the end in sight; scrolling up ends that, scrolling to the end begins it again. */
+  readonly atEnd?: Signal<boolean>
+  readonly empty: string
+}
+
+export function Rows(props: RowsProps) {
+  const { label, kind, columns, count, cells, at, onOpen, onSeen, dropped = 0, atEnd, empty } = props
+  const box = useRef<HTMLDivElement>(null)
+  const before = useRef({ dropped, top: 0 })
+  const seen = useMemo(() => makeSignal({ top: 0, height: 600 }), [])
+
+  const measure = () => {
+    const { scrollTop: top, clientHeight: height, scrollHeight } = box.current!
+    if (top !== seen.value.top || height !== seen.value.height) seen.value = { top, height }
+    // The end comes and goes with new rows: only a person's own scrolling up leaves it.
+    if (atEnd) {
+      if (top + height >= scrollHeight - ROW_PX) atEnd.value = true
+      else if (top < before.current.top) atEnd.value = false
+    }
+    before.current.top = top
+  }
+
+  useLayoutEffect(() => {
+    const resized = new ResizeObserver(measure)
+    resized.observe(box.current!)
+    return () => resized.disconnect()
+  }, [])
+
+  useLayoutEffect(() => {
+    const gone = dropped - before.current.dropped
+    before.current.dropped = dropped
+    const element = box.current!
+    if (atEnd?.value) element.scrollTop = element.scrollHeight
+    else if (gone > 0) element.scrollTop -= gone * ROW_PX
+    before.current.top = element.scrollTop
+    if (gone > 0 && at.value >= 0) at.value = Math.max(at.value - gone, -1)
+  }, [count, dropped, atEnd?.value])
+
+  const first = Math.max(0, Math.floor(seen.value.top / ROW_PX) - BEYOND)
+  const last = Math.min(count, Math.ceil((seen.value.top + seen.value.height) / ROW_PX) + BEYOND)
+  useLayoutEffect(() => onSeen?.(first, last), [first, last, count])
+
+  const move = (to: number) => {
+    const next = Math.max(0, Math.min(count - 1, to))
+    at.value = next
+    const { top, height } = seen.value
+    const element = box.current!
+    if (next * ROW_PX < top) element.scrollTop = next * ROW_PX
+    else if ((next + 2) * ROW_PX > top + height) element.scrollTop = (next + 2) * ROW_PX - height
+  }
+  const onKeyDown = (event: KeyboardEvent) => {
+    const page = Math.max(1, Math.floor(seen.value.height / ROW_PX) - 2)
+    const steps: Record<string, number> = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page }
+    if (count === 0 || event.altKey || event.ctrlKey || event.metaKey) return
+    if (event.key in steps) move((at.value < 0 ? -1 : at.value) + steps[event.key]!)
+    else if (event.key === 'Home') move(0)
+    else if (event.key === 'End') move(count - 1)
+    else if (event.key === 'Enter' && at.value >= 0 && at.value < count) onOpen(at.value)
+    else return
+    event.preventDefault()
+  }
+
+  const rows = []
+  for (let i = first; i < last; i++) {
+    const made = cells(i)
+    rows.push(
+      <div
+        key={i + dropped}
+        id={`${kind}-${i}`}
+        role="row"
+        aria-rowindex={i + 2}
+        aria-selected={at.value === i}
+        class={typeof made === 'string' ? 'row notice' : 'row'}
+        style={{ transform: `translateY(${i * ROW_PX}px)` }}
+        onClick={() => {
+          at.value = i
+          onOpen(i)
+        }}
+      >
+        {typeof made === 'string' ? (
+          <div role="gridcell" aria-colspan={columns.length}>
+            {made}
+          </div>
+        ) : (
+          made.map((cell, c) => (
+            <div key={columns[c]!.name} role="gridcell" class={classOf(columns[c]!)}>
+              {cell}
+            </div>
+          ))
+        )}
+      </div>,
+    )
+  }
+  return (
+    <div
+      ref={box}
+      class={`rows ${kind}`}
+      role="grid"
+      tabIndex={0}
+      aria-label={label}
+      aria-rowcount={count + 1}
+      aria-activedescendant={at.value >= first && at.value < last ? `${kind}-${at.value}` : undefined}
+      onScroll={measure}
+      onKeyDown={onKeyDown}
+    >
+      <div role="row" aria-rowindex={1} class="row names">
+        {columns.map((column) => (
+          <div key={column.name} role="columnheader" class={classOf(column)}>
+            {column.name}
+          </div>
+        ))}
+      </div>
+      <div role="rowgroup" class="all" style={{ height: `${count * ROW_PX}px` }}>
+        {rows}
+      </div>
+      {count === 0 && <p class="none">{empty}</p>}
+    </div>
+  )
+}
+
+const classOf = ({ is, wide }: Column): string | undefined =>
+  [is, wide && 'wide'].filter(Boolean).join(' ') || undefined
