@@ -69,7 +69,12 @@ function Whole({ name }: { name: string }) {
     return () => tail.close()
   }, [tail])
   return (
-    <main class="filled channel">
+    <main
+      class="filled channel"
+      onKeyDown={({ key }) => {
+        if (key === 'Escape') opened.value = undefined
+      }}
+    >
       <div class="bar">
         <h1>{name}</h1>
         <Facts name={name} />

@@ -1,14 +1,15 @@
 /** The last fifteen minutes, as seen from this page: rates made of the server's counters. */
 import { signal } from '@preact/signals'
-import type { FiguresJson, GroupsJson, HeadsJson } from '../wire.ts'
+import type { FiguresJson, HeadsJson } from '../wire.ts'
 import { ask, every } from './ask.ts'
+import { type Writes, writesOf } from './writes.ts'
 
 const SAMPLE_MS = 2_000
 const HISTORY_MS = 15 * 60_000
 const SAMPLES_MAX = HISTORY_MS / SAMPLE_MS
 
 /** One moment; null where nothing can be said of it. */
-export interface Sample {
+export interface Sample extends Writes {
   /** Seconds since 1970, as charts want it. */
   readonly time: number
   readonly appended: number | null
@@ -16,9 +17,6 @@ export interface Sample {
   readonly sockets: number
   readonly streams: number
   readonly polls: number
-  /** ms */
-  readonly write: number | null
-  readonly slowWrite: number | null
 }
 
 export const figures = signal<FiguresJson | undefined>()
@@ -59,25 +57,6 @@ function ratesOf(before: FiguresJson | undefined, now: FiguresJson): Rates {
     write,
     slowWrite,
   }
-}
-
-/** Mean and 99th percentile of the writes between two answers, ms; null where there were none. */
-export function writesOf(
-  before: GroupsJson | undefined,
-  now: GroupsJson | undefined,
-): Pick<Sample, 'write' | 'slowWrite'> {
-  const count = (now?.count ?? 0) - (before?.count ?? 0)
-  if (now === undefined || before === undefined || count <= 0) return { write: null, slowWrite: null }
-  const write = ((now.seconds - before.seconds) / count) * 1_000
-  const counts = now.counts.map((n, i) => n - (before.counts[i] ?? 0))
-  let left = count * 0.99
-  for (const [i, n] of counts.entries()) {
-    const from = now.bounds[i - 1] ?? 0
-    const to = now.bounds[i] ?? from
-    if (left <= n) return { write, slowWrite: (from + (to - from) * (left / n)) * 1_000 }
-    left -= n
-  }
-  return { write, slowWrite: now.bounds.at(-1)! * 1_000 }
 }
 
 /** One look at the heads that move; for as long as somebody looks at them. */
