@@ -201,7 +201,10 @@ export function readBody(req: IncomingMessage, res: ServerResponse, limit: numbe
       if (first === undefined || rest.length === 0) resolve(first ?? Buffer.alloc(0))
       else resolve(Buffer.concat([first, rest.take()]))
     }
-    const onCut = (): void => fail(new TidemarkError('bad-request', 'The body was cut'))
+    // A close comes after every request; an error takes a stack trace.
+    const onCut = (): void => {
+      if (!isDone) fail(new TidemarkError('bad-request', 'The body was cut'))
+    }
     req.on('data', onData).on('end', onEnd).on('close', onCut).on('error', onCut)
   })
 }
