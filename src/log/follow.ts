@@ -61,6 +61,22 @@ export class Follower {
     return { follower, opened: await follower.#open(from) }
   }
 
+  /** As `open`, when all that has to be known is in memory and the place is in the history; undefined otherwise. */
+  static openAtOnce(log: Log, channel: string, place: Place): { follower: Follower; opened: Opened } | undefined {
+    try {
+      const page = log.recent(channel, place, ONE_BLOCK)
+      if (page === undefined) return undefined
+      const { epoch, after } = page
+      const follower = new Follower(log, channel)
+      follower.#epoch = epoch
+      follower.#after = after
+      return { follower, opened: page }
+    } catch (error) {
+      if (error instanceof TidemarkError) return undefined
+      throw error
+    }
+  }
+
   /** The position: everything up to `after` was given out. */
   get place(): Place {
     return this.#epoch === undefined ? { after: this.#after } : { epoch: this.#epoch, after: this.#after }
@@ -167,36 +183,35 @@ export class Follower {
   }
 }
 
+/** How long a reader waits. */
+export interface Wait {
+  /** Its time is over, or nobody waits any more. */
+  readonly isOver: boolean
+  /** Resolves when the log has changed from this place (Log.changed), or when the wait is over. @throws what the log throws */
+  changed(channel: string, from: Place): Promise<void>
+}
+
 /**
  * The page at a place, waiting for it while there is none: read, then wait until the log has changed, then read
- * again. When the signal aborts: the empty page as it is then.
- * @throws as Log.read; an unknown channel is waited for unless the signal is aborted already.
+ * again. When the wait is over: the empty page as it is then.
+ * @throws as Log.read; an unknown channel is waited for unless the wait is over already.
  */
 export async function readOrWait(
   log: Log,
   channel: string,
   from: Place,
   limits: ReadLimits,
-  signal: AbortSignal,
+  wait: Wait,
 ): Promise<Page> {
   for (;;) {
     try {
-      const page = await log.read(channel, from, limits)
-      if (page.last > from.after || signal.aborted) return page
+      const page = log.recent(channel, from, limits) ?? (await log.read(channel, from, limits))
+      if (page.last > from.after || wait.isOver) return page
     } catch (error) {
       const unknown = error instanceof TidemarkError && error.code === 'no-channel' && from.epoch === undefined
-      if (!unknown || signal.aborted) throw error
+      if (!unknown || wait.isOver) throw error
     }
-    await changedOrAborted(log, channel, from, signal)
-  }
-}
-
-/** Waits for a change or for the signal, whichever is first; only a failure of the log throws. */
-export async function changedOrAborted(log: Log, channel: string, from: Place, signal: AbortSignal): Promise<void> {
-  try {
-    await log.changed(channel, from, signal)
-  } catch (error) {
-    if (!signal.aborted) throw error
+    await wait.changed(channel, from)
   }
 }
 

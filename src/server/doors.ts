@@ -10,6 +10,7 @@ import type { AppendOptions, Log } from '../log/log.ts'
 import { PENDING_BYTES_MAX } from './limits.ts'
 import type { Metrics } from './metrics.ts'
 import type { StreamerSwitch } from './switch.ts'
+import type { Waits } from './waits.ts'
 
 export interface DoorSettings {
   /** Name and version of this server, told in `welcome` and in /v1/admin/status: `tidemark/0.1.0`. */
@@ -30,6 +31,8 @@ export interface DoorSettings {
 export interface Doors {
   readonly log: Log
   readonly switch: StreamerSwitch
+  /** What waits for channels to change. */
+  readonly waits: Waits
   /** Never given event data, credentials or query strings. */
   readonly logger: Logger
   readonly metrics: Metrics

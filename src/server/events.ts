@@ -6,6 +6,7 @@ import { append } from './append.ts'
 import type { Doors } from './doors.ts'
 import type { HotCall } from './front.ts'
 import { wantsStream } from './http.ts'
+import { MSGPACK_TYPE, poll } from './poll.ts'
 import { read } from './read.ts'
 import * as schemas from './schemas.ts'
 import { stream } from './sse.ts'
@@ -60,6 +61,25 @@ export function addEvents(app: App, doors: Doors): void {
       },
     },
     handler(wantingRead),
+  )
+
+  app.post(
+    '/v1/poll',
+    {
+      ...unchecked,
+      schema: {
+        tags,
+        summary: 'Poll many channels, with cursors',
+        description:
+          'Commits, then reads each channel from `after` or from the cursor of `client`; waits while none has anything to tell. `pages` holds the channels that moved or have a gap, a reset or an error, and those whose place was asked for by a word, in the order of the request. With `Accept: application/msgpack`, `blocks` stands in place of `events`.',
+        body: schemas.Poll,
+        response: {
+          200: { content: { [JSON_TYPE]: { schema: schemas.PollAnswer }, [MSGPACK_TYPE]: { schema: schemas.Bytes } } },
+          default: schemas.Refusal,
+        },
+      },
+    },
+    handler(poll),
   )
 
   app.get(

@@ -91,6 +91,8 @@ export function checkMethod(req: IncomingMessage, method: 'GET' | 'POST'): void 
 export function acceptedType<T extends string>(req: IncomingMessage, offers: readonly T[]): T {
   const { accept } = req.headers
   if (accept === undefined || accept === '*/*') return offers[0]!
+  const only = offers.find((offer) => offer === accept)
+  if (only !== undefined) return only
   let best: T | undefined
   let most = 0
   const ranges = accept.split(',').map(readRange)
@@ -295,24 +297,18 @@ function retryAfterOf(problem: Problem): OutgoingHttpHeaders {
 // ── Waiting ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * A signal that aborts when the caller is gone, when the server stops, or after `ms`. `end` frees what it holds; call
- * it when the wait is over.
+ * A signal that aborts when the caller is gone or when the server stops, for a stream; polls wait by waits.ts. `end`
+ * frees what it holds; call it when the stream is over.
  */
-export function untilGone(
-  res: ServerResponse,
-  stopping: AbortSignal,
-  ms?: number,
-): { readonly signal: AbortSignal; end(): void } {
+export function untilGone(res: ServerResponse, stopping: AbortSignal): { readonly signal: AbortSignal; end(): void } {
   const over = new AbortController()
   const abort = (): void => over.abort()
-  const timer = ms === undefined ? undefined : setTimeout(abort, ms)
   res.once('close', abort)
   stopping.addEventListener('abort', abort, { once: true })
   if (stopping.aborted || res.destroyed) abort()
   return {
     signal: over.signal,
     end() {
-      clearTimeout(timer)
       res.off('close', abort)
       stopping.removeEventListener('abort', abort)
     },

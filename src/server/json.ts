@@ -283,6 +283,13 @@ export function jsonFields(bytes: Uint8Array, start?: number, end?: number): Map
   return fields
 }
 
+/** The fields, none of which is unknown. @param where they stand, told with the one that is @throws bad-request */
+export function knownFields(fields: Map<string, Span>, known: readonly string[], where = ''): Map<string, Span> {
+  for (const name of fields.keys())
+    if (!known.includes(name)) refuse(`${JSON.stringify(name)} is not known here`, { field: where + name })
+  return fields
+}
+
 /** The items of a JSON list. @throws bad-request, also beyond `most` items */
 export function jsonItems(bytes: Uint8Array, span: Span, most: number): Span[] {
   const items: Span[] = []

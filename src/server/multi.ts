@@ -6,8 +6,9 @@ import type { Append } from '../log/log.ts'
 import { POLL_CHANNELS_MAX } from '../wire.ts'
 import type { App } from './app.ts'
 import { appendOptions, checkRoom, type Doors } from './doors.ts'
+import { jsonFields, jsonItems, jsonValue, knownFields } from './json.ts'
 import { MULTI_APPEND_BYTES_MAX } from './limits.ts'
-import { jsonFields, jsonItems, jsonValue, parseJsonEvents } from './parse.ts'
+import { parseJsonEvents } from './parse.ts'
 import * as schemas from './schemas.ts'
 
 export function addMultiAppend(app: App, doors: Doors): void {
@@ -79,10 +80,4 @@ function readAppend(bytes: Uint8Array, given: Fields, where: string): Append {
   const expectedSeq = value('expectedSeq')
   if (expectedSeq === undefined) return { channel, body }
   return { channel, body, expectedSeq: checkSeq(expectedSeq, `${where}expectedSeq`) }
-}
-
-function knownFields(fields: Fields, known: readonly string[], where: string): Fields {
-  for (const name of fields.keys())
-    if (!known.includes(name)) refuse(`${JSON.stringify(name)} is not known here`, where + name)
-  return fields
 }

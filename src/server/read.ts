@@ -2,14 +2,15 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { crc32 } from 'node:zlib'
 import { hasCode, TidemarkError } from '../errors.ts'
-import { checkClient, checkEpoch, checkPosition, checkSeq, JSON_TYPE, type Position, sameHistory } from '../event.ts'
-import { infoOrNone, readOrWait, seqAt } from '../log/follow.ts'
+import { checkClient, checkEpoch, checkPosition, checkSeq, type Position, sameHistory } from '../event.ts'
+import { infoOrNone, readOrWait, seqAt, type Wait } from '../log/follow.ts'
 import type { ChannelInfo, Log, Page } from '../log/log.ts'
 import { READ_BYTES, READ_EVENTS, READ_EVENTS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
+import { type PageBody, pageBody, type ReadType, sendBytes, VARY, WITH_TO } from './bodies.ts'
 import type { Doors } from './doors.ts'
-import { ALWAYS, acceptedType, checkMethod, parsePath, parseQuery, READ_TYPES, untilGone } from './http.ts'
+import { ALWAYS, acceptedType, checkMethod, parsePath, parseQuery, READ_TYPES } from './http.ts'
 import { refuse } from './json.ts'
-import { blocksMap, cutPage, eventLines, pageFields, pageJson, type Rendered } from './render.ts'
+import { pageFields } from './render.ts'
 
 interface Asked {
   readonly channel: string
@@ -30,16 +31,15 @@ export async function read(req: IncomingMessage, res: ServerResponse, doors: Doo
   const asked = askedOf(req.url!)
   const page = asked.wait ? await waitForPage(res, doors, asked, asked.wait) : await findPage(doors.log, asked)
   if (res.destroyed) return
-  const form = formOf(page, type, asked.limit)
-  const headers = headersOf(page, form, type, asked)
+  const body = pageBody(page, type, asked.limit)
+  const headers = headersOf(page, body, type, asked)
   if (headers.ETag !== undefined && isKnown(req.headers['if-none-match'], headers.ETag as string)) {
     res.writeHead(304, headers)
     res.end()
     return
   }
-  doors.metrics.delivered('poll', form.count, form.bytes.length)
-  res.writeHead(200, { 'Content-Type': type, 'Content-Length': form.bytes.length, ...headers })
-  res.end(form.bytes)
+  doors.metrics.delivered('poll', body.count, body.length)
+  sendBytes(res, { 'Content-Type': type, 'Content-Length': body.length, ...headers }, body.bytes)
 }
 
 const QUERY = ['after', 'limit', 'wait', 'epoch', 'client'] as const
@@ -73,10 +73,10 @@ function within(field: string, given: string | undefined, least: number, most: n
 
 /** Ends, with an empty page if there is no other, when the time is over, the caller is gone or the server stops. */
 async function waitForPage(res: ServerResponse, doors: Doors, asked: Asked, seconds: number): Promise<Page> {
-  const wait = untilGone(res, doors.stopping, seconds * 1_000)
+  const wait = doors.waits.begin(res, seconds * 1_000)
   const over = doors.metrics.follows('poll')
   try {
-    return await findPage(doors.log, asked, wait.signal)
+    return await findPage(doors.log, asked, wait)
   } finally {
     over()
     wait.end()
@@ -87,10 +87,10 @@ async function waitForPage(res: ServerResponse, doors: Doors, asked: Asked, seco
 const LOOKUPS_MAX = 3
 
 /** @throws as Log.read */
-async function findPage(log: Log, asked: Asked, until?: AbortSignal): Promise<Page> {
+async function findPage(log: Log, asked: Asked, until?: Wait): Promise<Page> {
   const limits = { events: asked.limit, bytes: READ_BYTES }
   for (let lookups = 1; ; lookups++) {
-    const place = await lookUp(log, asked, until !== undefined)
+    const place = asPlace(asked) ?? (await lookUp(log, asked, until !== undefined))
     const from = place.epoch === undefined ? { after: place.after } : { after: place.after, epoch: place.epoch }
     try {
       return await (until ? readOrWait(log, asked.channel, from, limits, until) : log.read(asked.channel, from, limits))
@@ -108,12 +108,15 @@ interface LookedUp {
   readonly isEarliest: boolean
 }
 
+/** The hot case: what the caller says is what is read. */
+function asPlace({ client, epoch, after }: Asked): LookedUp | undefined {
+  return client === undefined && after.at === 'seq' ? { after: after.seq, epoch, isEarliest: false } : undefined
+}
+
 /** The place that a caller means. @throws no-channel, unless it `waits`; epoch-changed */
 async function lookUp(log: Log, asked: Asked, waits: boolean): Promise<LookedUp> {
   const { channel, epoch, client, after } = asked
   const isEarliest = client === undefined && after.at === 'earliest'
-  // The hot case: what the caller says is what is read.
-  if (client === undefined && after.at === 'seq') return { after: after.seq, epoch, isEarliest }
   // Whoever names an epoch has known the channel, and hears that it is gone.
   const info = waits && epoch === undefined ? await infoOrNone(log, channel) : await log.info(channel)
   if (info === undefined) return { after: 0, epoch, isEarliest }
@@ -133,46 +136,18 @@ function checkHistory({ channel, epoch, head, trimmed }: ChannelInfo, believed: 
 
 // ── Answering ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-type ReadType = (typeof READ_TYPES)[number]
-
-/** The page as `type`; followers at one place share what was made once, unless their limits cut it. */
-function formOf(page: Page, type: ReadType, limit: number): Rendered {
-  const whole = page.last - page.after <= limit
-  return whole ? page.form(`read ${type}`, (all) => render(all, type, limit)) : render(page, type, limit)
-}
-
-/** Without keys every caller is an admin, who is told whom an event is addressed to. */
-const WITH_TO = true
-
-function render(page: Page, type: ReadType, limit: number): Rendered {
-  switch (type) {
-    case JSON_TYPE:
-      return pageJson(page, { limit, withTo: WITH_TO })
-    case 'application/x-ndjson':
-      return eventLines(page, { limit, withTo: WITH_TO })
-    case 'application/msgpack': {
-      // Blocks that reach over the page's edges are sent as they are, unless that would be too much.
-      const cut = page.last - page.after <= limit ? page : cutPage(page, limit)
-      const bytes = blocksMap(pageFields(cut, cut.last), cut.blocks)
-      return { bytes, length: bytes.length, last: cut.last, count: cut.last - cut.after }
-    }
-  }
-}
-
-const VARY = 'Accept, Accept-Encoding, Authorization, Cookie, Origin'
-
-function headersOf(page: Page, form: Rendered, type: ReadType, asked: Asked): OutgoingHttpHeaders {
+function headersOf(page: Page, body: PageBody, type: ReadType, asked: Asked): OutgoingHttpHeaders {
   const headers: OutgoingHttpHeaders = { ...ALWAYS, Vary: VARY }
   if (type === 'application/x-ndjson') {
     // Lines have no place for what stands around the events.
-    const { epoch, after, last, head, trimmed } = pageFields(page, form.last)
+    const { epoch, after, last, head, trimmed } = pageFields(page, body.last)
     const facts = { Epoch: epoch, After: after, Last: last, Head: head, Trimmed: trimmed }
     for (const [name, value] of Object.entries(facts)) headers[`Tidemark-${name}`] = value
   }
   const byNumber = asked.after.at === 'seq' && asked.client === undefined && asked.wait === undefined
-  if (byNumber && asked.epoch !== undefined && form.last < page.head) {
+  if (byNumber && asked.epoch !== undefined && body.last < page.head) {
     headers['Cache-Control'] = 'private, no-cache'
-    headers.ETag = tagOf(page, type, form.last)
+    headers.ETag = tagOf(page, type, body.last)
   }
   return headers
 }

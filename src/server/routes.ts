@@ -10,7 +10,6 @@ import { addFigures, type Watched } from './figures.ts'
 import { CONSOLE_DIR } from './home.ts'
 import { addMultiAppend } from './multi.ts'
 import { addPages } from './pages.ts'
-import { addPoll } from './poll.ts'
 import { addVerify } from './verify.ts'
 
 export interface RoutesOptions extends AppOptions {
@@ -24,7 +23,6 @@ export async function makeRoutes(doors: Doors, options: RoutesOptions): Promise<
   const app = await makeApp(options)
   addEvents(app, doors)
   addMultiAppend(app, doors)
-  addPoll(app, doors)
   addCursors(app, doors)
   addChannels(app, doors)
   addAdmin(app, doors, options.watched)

@@ -3,42 +3,31 @@
  * when none has anything to say, the call waits until one has. Each channel has a seat; what it says is rendered by
  * the caller.
  */
-import { setMaxListeners } from 'node:events'
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type ErrorCode, hasCode, TidemarkError } from '../errors.ts'
-import { checkChannel, checkPosition, EARLIEST } from '../event.ts'
-import { Follower, type From } from '../log/follow.ts'
-import type { Page } from '../log/log.ts'
+import { checkChannel, EARLIEST } from '../event.ts'
+import { Follower, type From, type Item, type Opened, UNREAD } from '../log/follow.ts'
+import type { Page, Place, ReadLimits } from '../log/log.ts'
 import { READ_BYTES } from '../wire.ts'
+import type { Asked, AskedPoll } from './asked.ts'
 import type { Doors } from './doors.ts'
-
-/** What the caller said of one channel. */
-export interface Asked {
-  readonly commit?: number | undefined
-  readonly after?: number | string | undefined
-  readonly epoch?: string | null | undefined
-}
-
-export interface SeatsOptions {
-  readonly client: string | undefined
-  /** In the order of the request. Undefined: a name that nothing can be asked of. */
-  readonly channels: ReadonlyMap<string, Asked | undefined>
-  /** Most events of the whole answer. */
-  readonly limit: number
-}
+import type { CallWait, Standing } from './waits.ts'
 
 /** A page as its answer will hold it: how much of the limits it takes, and up to where it reaches. */
 export interface Rendered {
-  readonly events: number
-  readonly bytes: number
+  /** Events. */
+  readonly count: number
+  /** Bytes. */
+  readonly length: number
   readonly last: number
 }
 
 /** Renders at most `limit` events of a page. */
 export type Render<Form extends Rendered> = (page: Page, limit: number) => Form
 
+const NOWHERE: Place = { after: 0 }
+
 /** One channel of a poll: where its reader stands, and what it has to tell so far. */
-export class Seat<Form extends Rendered> {
+export class Seat<Form extends Rendered> implements Standing {
   readonly channel: string
   /** Where the channel stood when it was last looked at. */
   epoch: string | null = null
@@ -56,6 +45,13 @@ export class Seat<Form extends Rendered> {
     this.channel = channel
   }
 
+  begin({ follower, opened }: { readonly follower: Follower; readonly opened: Opened }): void {
+    this.follower = follower
+    this.epoch = opened.epoch
+    this.head = opened.head
+    this.trimmed = opened.trimmed
+  }
+
   /** The channel was deleted: whoever follows it has its whole history to forget. */
   lost(): void {
     this.follower = undefined
@@ -70,35 +66,44 @@ export class Seat<Form extends Rendered> {
     return this.page !== undefined || this.gap !== undefined || this.reset || this.error !== undefined
   }
 
+  get place(): Place {
+    return this.follower?.place ?? NOWHERE
+  }
+
   /** The position when there is no page. */
   get after(): number {
-    return this.follower?.place.after ?? 0
+    return this.place.after
   }
 }
 
 /**
- * Answers the channels that have something to tell, in the order of the request. Waits for the first of them until
- * `signal` aborts, which ends in whatever there is then.
+ * Answers the channels that have something to tell, in the order of the request. Waits for the first of them, if it
+ * is to, and answers whatever there is when the wait is over.
  * @throws unavailable, and what is wrong with the request as a whole; what is wrong with one channel stands in its seat
  */
 export async function readSeats<Form extends Rendered>(
   doors: Doors,
-  options: SeatsOptions,
+  options: AskedPoll,
   render: Render<Form>,
-  signal: AbortSignal,
+  wait: CallWait | undefined,
 ): Promise<Seat<Form>[]> {
   const { channels, client, limit } = options
-  const seats = await Promise.all(
-    [...channels].map(([channel, asked]) => takeSeat<Form>(doors, channel, asked, client)),
-  )
+  const seats: Seat<Form>[] = []
+  const taking: Promise<void>[] = []
+  for (const [channel, asked] of channels) {
+    const seat = new Seat<Form>(channel)
+    seats.push(seat)
+    if (!takeAtOnce(doors, seat, asked)) taking.push(takeSeat(doors, seat, asked, client))
+  }
+  if (taking.length > 0) await Promise.all(taking)
   // So that no channel starves behind a busy one.
   const first = Math.floor(Math.random() * seats.length)
   const rotated = [...seats.slice(first), ...seats.slice(0, first)]
   await serve(rotated, limit, render)
-  if (!seats.some((seat) => seat.speaks) && !signal.aborted) {
+  if (wait && !wait.isOver && !seats.some((seat) => seat.speaks)) {
     const over = doors.metrics.follows('poll')
     try {
-      await wait(doors, rotated, signal, (woken) => serve(woken, limit, render))
+      await waitFor(rotated, wait, (woken) => serve(woken, limit, render))
     } finally {
       over()
     }
@@ -106,33 +111,43 @@ export async function readSeats<Form extends Rendered>(
   return seats.filter((seat) => seat.speaks || seat.byWord)
 }
 
+/**
+ * The usual case, without waiting for anything: the caller says a seq, has nothing to commit, and the channel is in
+ * memory. False: `takeSeat` has to look.
+ */
+function takeAtOnce<Form extends Rendered>(doors: Doors, seat: Seat<Form>, asked: Asked | undefined): boolean {
+  if (asked?.after?.at !== 'seq' || asked.commit !== undefined) return false
+  const after = asked.after.seq
+  const place = asked.epoch === undefined ? { after } : { after, epoch: asked.epoch }
+  const opened = Follower.openAtOnce(doors.log, seat.channel, place)
+  if (opened) seat.begin(opened)
+  return opened !== undefined
+}
+
 /** Commits, then finds where the channel goes on. */
 async function takeSeat<Form extends Rendered>(
   doors: Doors,
-  channel: string,
+  seat: Seat<Form>,
   asked: Asked | undefined,
   client: string | undefined,
-): Promise<Seat<Form>> {
-  const seat = new Seat<Form>(channel)
+): Promise<void> {
+  const { channel } = seat
   try {
     if (asked === undefined) throw new TidemarkError('bad-request', `${channel} can not be polled`)
     const from = await placeOf(doors, checkChannel(channel), asked, client)
     seat.byWord = 'after' in from && from.after.at !== 'seq'
-    const { follower, opened } = await Follower.open(doors.log, channel, from)
-    Object.assign(seat, { follower, epoch: opened.epoch, head: opened.head, trimmed: opened.trimmed })
+    seat.begin(await Follower.open(doors.log, channel, from))
     // The caller handled events of a channel that is no more, under whatever epoch.
-    if (opened.epoch === null && asked.commit) seat.reset = true
+    if (seat.epoch === null && asked.commit) seat.reset = true
   } catch (error) {
     seat.error = ofOneChannel(error)
   }
-  return seat
 }
 
 /** Where the caller stands, after its cursor was moved. */
 async function placeOf(doors: Doors, channel: string, asked: Asked, client: string | undefined): Promise<From> {
-  const { commit, after } = asked
-  const epoch = asked.epoch ?? undefined
-  const explicit = after === undefined ? undefined : { after: checkPosition(after), epoch }
+  const { commit, after, epoch } = asked
+  const explicit = after && { after, epoch }
   if (commit === undefined || client === undefined)
     return explicit ?? (client === undefined ? { after: EARLIEST, epoch } : { client, epoch })
   try {
@@ -172,102 +187,75 @@ async function serve<Form extends Rendered>(
   let bytes = READ_BYTES
   for (const seat of seats) {
     if (events <= 0 || bytes <= 0) return
-    await read(seat, { events, bytes }, render)
-    events -= seat.page?.form.events ?? 0
-    bytes -= seat.page?.form.bytes ?? 0
+    const reading = read(seat, { events, bytes }, render)
+    if (reading) await reading
+    events -= seat.page?.form.count ?? 0
+    bytes -= seat.page?.form.length ?? 0
   }
 }
 
-async function read<Form extends Rendered>(
-  seat: Seat<Form>,
-  limits: { readonly events: number; readonly bytes: number },
-  render: Render<Form>,
-): Promise<void> {
+/** At once, of what the log has in memory; waited for when more has to be looked at. */
+function read<Form extends Rendered>(seat: Seat<Form>, limits: ReadLimits, render: Render<Form>): Promise<void> | void {
   const { follower } = seat
   while (follower !== undefined) {
-    const item = await follower.next(limits)
-    switch (item?.is) {
-      case 'gap':
-        seat.gap = { after: item.after, trimmed: item.trimmed }
-        seat.trimmed = item.trimmed
-        continue
-      case 'reset':
-        seat.reset = true
-        Object.assign(seat, { epoch: item.epoch, head: item.head, trimmed: item.trimmed })
-        continue
-      case 'page':
-        seat.page = { page: item.page, form: render(item.page, limits.events) }
-        return
-      case 'ended':
-        if (item.error.code === 'no-channel') seat.lost()
-        else seat.error = item.error
-        return
-      case 'caughtup':
-        seat.head = item.seq
-        seat.epoch = follower.place.epoch ?? null
-        return
-      case undefined:
-        return
-    }
+    const item = follower.recent(limits)
+    if (item === UNREAD) return readOn(seat, follower, limits, render)
+    if (!take(seat, follower, item, limits, render)) return
   }
 }
 
-/**
- * Waits until a channel speaks, the streamer is switched or the signal aborts. Level-triggered like all waiting here:
- * each round asks the log "changed from this place?".
- */
-async function wait<Form extends Rendered>(
-  doors: Doors,
+async function readOn<Form extends Rendered>(
+  seat: Seat<Form>,
+  follower: Follower,
+  limits: ReadLimits,
+  render: Render<Form>,
+): Promise<void> {
+  while (take(seat, follower, await follower.next(limits), limits, render));
+}
+
+/** Takes what comes next in its channel; true when something else follows it at once. */
+function take<Form extends Rendered>(
+  seat: Seat<Form>,
+  follower: Follower,
+  item: Item | undefined,
+  limits: ReadLimits,
+  render: Render<Form>,
+): boolean {
+  switch (item?.is) {
+    case 'gap':
+      seat.gap = { after: item.after, trimmed: item.trimmed }
+      seat.trimmed = item.trimmed
+      return true
+    case 'reset':
+      seat.reset = true
+      seat.epoch = item.epoch
+      seat.head = item.head
+      seat.trimmed = item.trimmed
+      return true
+    case 'page':
+      seat.page = { page: item.page, form: render(item.page, limits.events) }
+      return false
+    case 'ended':
+      if (item.error.code === 'no-channel') seat.lost()
+      else seat.error = item.error
+      return false
+    case 'caughtup':
+      seat.head = item.seq
+      seat.epoch = follower.place.epoch ?? null
+      return false
+    case undefined:
+      return false
+  }
+}
+
+/** Waits until a channel speaks or the wait is over. Level-triggered like all waiting here. */
+async function waitFor<Form extends Rendered>(
   seats: readonly Seat<Form>[],
-  signal: AbortSignal,
+  wait: CallWait,
   serveWoken: (woken: readonly Seat<Form>[]) => Promise<void>,
 ): Promise<void> {
-  for (;;) {
-    const { woken, over } = await round(doors, seats, signal)
+  do {
+    const woken = new Set(await wait.anyChanged(seats))
     await serveWoken(seats.filter((seat) => woken.has(seat)))
-    if (over || seats.some((seat) => seat.speaks)) return
-  }
-}
-
-/** One round of waiting: the channels that changed; `over` when nothing more is to be waited for. */
-async function round<Form extends Rendered>(
-  doors: Doors,
-  seats: readonly Seat<Form>[],
-  signal: AbortSignal,
-): Promise<{ woken: Set<Seat<Form>>; over: boolean }> {
-  const enough = new AbortController()
-  setMaxListeners(0, enough.signal)
-  const woken = new Set<Seat<Form>>()
-  let over = false
-  let failure: unknown
-  const waits: Promise<void>[] = []
-  await new Promise<void>((resolve) => {
-    const end = () => {
-      over = true
-      resolve()
-    }
-    /** Whoever is aborted with the round has nothing to tell. */
-    const failed = (error: unknown) => {
-      if (enough.signal.aborted) return
-      failure ??= error
-      end()
-    }
-    signal.addEventListener('abort', end, { once: true, signal: enough.signal })
-    if (signal.aborted) end()
-    waits.push(doors.switch.changed(enough.signal).then(end, failed))
-    for (const seat of seats)
-      if (seat.follower)
-        waits.push(
-          seat.follower.changed(enough.signal).then(() => {
-            woken.add(seat)
-            resolve()
-          }, failed),
-        )
-  })
-  // Channels that changed by the same write come along.
-  await nextTurn()
-  enough.abort()
-  await Promise.all(waits)
-  if (failure !== undefined) throw failure
-  return { woken, over }
+  } while (!wait.isOver && !seats.some((seat) => seat.speaks))
 }

@@ -16,6 +16,7 @@ import { checkOptions, type ServerOptions } from './options.ts'
 import { Router } from './router.ts'
 import { Streamer } from './streamer.ts'
 import { LogSwitch } from './switch.ts'
+import { Waits } from './waits.ts'
 
 export interface RunningServer {
   /** `http://127.0.0.1:7070` */
@@ -37,12 +38,13 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   const version = options.version ?? '0'
   const metrics = new Metrics(log, version, options.groupFigures)
   const stopping = new AbortController()
-  // Every waiting poll and stream listens to it.
+  // Every stream listens to it.
   setMaxListeners(0, stopping.signal)
   const streamerSwitch = await LogSwitch.open(log, logger)
   const doors: Doors = {
     log,
     switch: streamerSwitch,
+    waits: new Waits(log, streamerSwitch, stopping.signal),
     logger,
     metrics,
     stopping: stopping.signal,

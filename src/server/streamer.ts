@@ -14,7 +14,7 @@ import { type Feed, FRAME_BYTES_MAX, Incoming } from './incoming.ts'
 import { Backlog, clock } from './outlet.ts'
 import { Queue, Rounds } from './rounds.ts'
 import { type Host, Session, type StreamLimits } from './session.ts'
-import { Watches } from './watches.ts'
+import type { Watches } from './watches.ts'
 
 /** Most sockets; further ones are closed 4429. Fewer than a server's connections, so that calls still get in. */
 const SOCKETS_MAX = 18_000
@@ -91,7 +91,7 @@ export class Streamer implements Host {
       subscriptions: options.subscriptions ?? SUBSCRIPTIONS_MAX,
     }
     this.backlog = new Backlog(options.unsentBytes ?? UNSENT_BYTES_MAX, this.queue)
-    this.watches = new Watches(doors.log)
+    this.watches = doors.waits.watches
     this.#socketsMax = options.sockets ?? SOCKETS_MAX
     this.#server = new WebSocketServer(SOCKET_OPTIONS)
     // Within `handleUpgrade`, so that the front answers it as everything else that it refuses.

@@ -1,6 +1,6 @@
 /**
- * Waiting for channels on behalf of many subscriptions: all that stand at one place share one `changed` of the log, so
- * an idle subscription costs an entry in a set, and waking a thousand costs one promise.
+ * Waiting for channels on behalf of many subscriptions and polls: all that stand at one place share one `changed` of the log, so
+ * whoever waits costs an entry in a set, and waking a thousand costs one promise.
  */
 import { TidemarkError } from '../errors.ts'
 import type { Log, Place } from '../log/log.ts'
@@ -17,7 +17,7 @@ export interface Watcher {
   failed(error: unknown): void
 }
 
-interface Watch {
+export interface Watch {
   readonly place: Place
   readonly watchers: Set<Watcher>
   readonly over: AbortController

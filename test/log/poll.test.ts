@@ -1,13 +1,14 @@
 import { describe, expect, test } from 'vitest'
 import { readOrWait } from '../../src/log/follow.ts'
+import type { Place } from '../../src/log/log.ts'
 import { tempLog } from '../parts.ts'
-import { ALL, amid, append, eventsOf, never, refusal, valueIn, watched } from './reading.ts'
+import { ALL, append, eventsOf, refusal, until, valueIn, watched } from './reading.ts'
 
 describe('a long poll', () => {
   test('answers at once with what is there', async () => {
     const log = await tempLog()
     const { epoch } = await append(log, 'c', [1, 2])
-    const page = await readOrWait(log, 'c', { epoch, after: 1 }, ALL, never())
+    const page = await readOrWait(log, 'c', { epoch, after: 1 }, ALL, until(log))
     expect(page).toMatchObject({ after: 1, last: 2, head: 2 })
     expect(eventsOf(page).map(valueIn)).toEqual([2])
   })
@@ -15,7 +16,7 @@ describe('a long poll', () => {
   test('waits at the head for the next event', async () => {
     const log = await tempLog()
     await append(log, 'c', [1])
-    const poll = watched(readOrWait(log, 'c', { after: 1 }, ALL, never()))
+    const poll = watched(readOrWait(log, 'c', { after: 1 }, ALL, until(log)))
     await append(log, 'other', [1])
     expect(poll.settled).toBe(false)
     await append(log, 'c', [2])
@@ -25,32 +26,42 @@ describe('a long poll', () => {
   test('does not miss an append between its read and its wait', async () => {
     const log = await tempLog()
     await append(log, 'c', [1])
-    const racing = amid(log, 'read', () => append(log, 'c', [2]))
-    expect(eventsOf(await readOrWait(racing, 'c', { after: 1 }, ALL, never())).map(valueIn)).toEqual([2])
+    const wait = until(log)
+    const late = {
+      isOver: false,
+      changed: async (channel: string, from: Place): Promise<void> => {
+        await append(log, 'c', [2])
+        await wait.changed(channel, from)
+      },
+    }
+    expect(eventsOf(await readOrWait(log, 'c', { after: 1 }, ALL, late)).map(valueIn)).toEqual([2])
   })
 
   test('answers with an empty page when its time is over', async () => {
     const log = await tempLog()
     const { epoch } = await append(log, 'c', [1])
     const over = new AbortController()
-    const poll = readOrWait(log, 'c', { after: 1 }, ALL, over.signal)
+    const poll = readOrWait(log, 'c', { after: 1 }, ALL, until(log, over.signal))
     over.abort()
     expect(await poll).toMatchObject({ epoch, after: 1, last: 1, head: 1, blocks: [], caughtUp: true })
-    expect(await readOrWait(log, 'c', { after: 1 }, ALL, over.signal)).toMatchObject({ last: 1, blocks: [] })
-    expect(await readOrWait(log, 'c', { after: 0 }, ALL, over.signal)).toMatchObject({ last: 1 })
+    expect(await readOrWait(log, 'c', { after: 1 }, ALL, until(log, over.signal))).toMatchObject({
+      last: 1,
+      blocks: [],
+    })
+    expect(await readOrWait(log, 'c', { after: 0 }, ALL, until(log, over.signal))).toMatchObject({ last: 1 })
   })
 
   test('of a channel that does not exist waits for it; without time to wait it is refused', async () => {
     const log = await tempLog()
-    const poll = readOrWait(log, 'c', { after: 0 }, ALL, never())
+    const poll = readOrWait(log, 'c', { after: 0 }, ALL, until(log))
     const over = new AbortController()
-    const late = refusal(readOrWait(log, 'c', { after: 0 }, ALL, over.signal))
+    const late = refusal(readOrWait(log, 'c', { after: 0 }, ALL, until(log, over.signal)))
     over.abort()
     expect(await late).toMatchObject({ code: 'no-channel' })
-    expect(await refusal(readOrWait(log, 'c', { after: 0 }, ALL, AbortSignal.abort()))).toMatchObject({
+    expect(await refusal(readOrWait(log, 'c', { after: 0 }, ALL, until(log, AbortSignal.abort())))).toMatchObject({
       code: 'no-channel',
     })
-    expect(await refusal(readOrWait(log, 'c', { epoch: 'old', after: 0 }, ALL, never()))).toMatchObject({
+    expect(await refusal(readOrWait(log, 'c', { epoch: 'old', after: 0 }, ALL, until(log)))).toMatchObject({
       code: 'no-channel',
     })
     await append(log, 'c', [1])
@@ -61,16 +72,19 @@ describe('a long poll', () => {
     const log = await tempLog()
     const { epoch } = await append(log, 'c', [1, 2, 3])
     await log.trim('c', 2)
-    expect(await refusal(readOrWait(log, 'c', { after: 1 }, ALL, never()))).toMatchObject({ code: 'gap', trimmed: 2 })
-    expect(await refusal(readOrWait(log, 'c', { after: 4 }, ALL, never()))).toMatchObject({ code: 'ahead-of-head' })
-    expect(await refusal(readOrWait(log, 'c', { epoch: 'x', after: 3 }, ALL, never()))).toMatchObject({
+    expect(await refusal(readOrWait(log, 'c', { after: 1 }, ALL, until(log)))).toMatchObject({
+      code: 'gap',
+      trimmed: 2,
+    })
+    expect(await refusal(readOrWait(log, 'c', { after: 4 }, ALL, until(log)))).toMatchObject({ code: 'ahead-of-head' })
+    expect(await refusal(readOrWait(log, 'c', { epoch: 'x', after: 3 }, ALL, until(log)))).toMatchObject({
       code: 'epoch-changed',
     })
-    const poll = refusal(readOrWait(log, 'c', { epoch, after: 3 }, ALL, never()))
+    const poll = refusal(readOrWait(log, 'c', { epoch, after: 3 }, ALL, until(log)))
     await Promise.all([log.delete('c'), append(log, 'c', [1, 2, 3])])
     expect(await poll).toMatchObject({ code: 'epoch-changed' })
     const second = await log.info('c')
-    const gone = refusal(readOrWait(log, 'c', { epoch: second.epoch, after: 3 }, ALL, never()))
+    const gone = refusal(readOrWait(log, 'c', { epoch: second.epoch, after: 3 }, ALL, until(log)))
     await log.delete('c')
     expect(await gone).toMatchObject({ code: 'no-channel' })
   })
@@ -78,7 +92,7 @@ describe('a long poll', () => {
   test('is refused with unavailable when the log closes under it', async () => {
     const log = await tempLog()
     await append(log, 'c', [1])
-    const poll = refusal(readOrWait(log, 'c', { after: 1 }, ALL, never()))
+    const poll = refusal(readOrWait(log, 'c', { after: 1 }, ALL, until(log)))
     await log.close()
     expect(await poll).toMatchObject({ code: 'unavailable' })
   })

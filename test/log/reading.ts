@@ -4,6 +4,7 @@ import { expect } from 'vitest'
 import { checkBlock, decodeBlock } from '../../src/block.ts'
 import { TidemarkError } from '../../src/errors.ts'
 import type { Event, NewEvent } from '../../src/event.ts'
+import type { Wait } from '../../src/log/follow.ts'
 import type { Appended, AppendOptions, Log, Page, Place, ReadLimits } from '../../src/log/log.ts'
 import { body } from '../parts.ts'
 
@@ -90,6 +91,20 @@ export function watched<T>(promise: Promise<T>): { readonly promise: Promise<T>;
 
 /** A signal that nobody aborts. */
 export const never = (): AbortSignal => new AbortController().signal
+
+/** A wait that is over when the signal aborts. */
+export const until = (log: Log, signal: AbortSignal = never()): Wait => ({
+  get isOver() {
+    return signal.aborted
+  },
+  async changed(channel, from) {
+    try {
+      await log.changed(channel, from, signal)
+    } catch (error) {
+      if (!signal.aborted) throw error
+    }
+  },
+})
 
 /** The same log, with something that happens to it as one of its verbs is about to answer: the moment of a race. */
 export function amid(log: Log, verb: 'read' | 'cursor' | 'info', happens: () => Promise<unknown>): Log {

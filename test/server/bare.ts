@@ -15,6 +15,7 @@ import type { HotCall } from '../../src/server/front.ts'
 import { holdContinue, sendProblem } from '../../src/server/http.ts'
 import { Metrics } from '../../src/server/metrics.ts'
 import { LogSwitch } from '../../src/server/switch.ts'
+import { Waits } from '../../src/server/waits.ts'
 import { tempLog } from '../parts.ts'
 
 export interface Bare {
@@ -46,6 +47,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
     logger,
     metrics,
     switch: streamerSwitch,
+    waits: new Waits(log, streamerSwitch, stopping.signal),
     stopping: stopping.signal,
     settings: { server: 'tidemark/test', path: '/v1', retryWindow: 100, createChannels: true, heartbeat: 25_000 },
     failed: (_door, error) => void failures.push(toTidemarkError(error).code),

@@ -3,7 +3,7 @@ import { unpack } from 'msgpackr'
 import { expect, test } from 'vitest'
 import { decodeBlock, splitBlocks } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
-import type { Log } from '../../src/log/log.ts'
+import type { Log, Place } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { read } from '../../src/server/read.ts'
 import type { EventJson } from '../../src/wire.ts'
@@ -279,6 +279,33 @@ test('A poll whose caller hangs up is over at once.', async () => {
   expect(server.failures).toEqual([])
 })
 
+test('Polls that wait at one place are one wait of the log, which ends with the last of them.', async () => {
+  const waits: AbortSignal[] = []
+  const inner = await tempLog()
+  const log = new Proxy(inner, {
+    get: (target, name) => {
+      if (name === 'changed')
+        return (channel: string, from: Place, signal: AbortSignal) => {
+          if (channel === 'orders') waits.push(signal)
+          return target.changed(channel, from, signal)
+        }
+      const member = Reflect.get(target, name)
+      return typeof member === 'function' ? member.bind(target) : member
+    },
+  })
+  const server = await startReads(log)
+  await server.append(1)
+  const leaving = new AbortController()
+  const url = `${server.url}/v1/channels/orders/events?after=1&wait=55`
+  const left = range(1, 3).map(() => fetch(url, { signal: leaving.signal }).catch((error: Error) => error.name))
+  await server.waiting(3)
+  expect(waits.map(({ aborted }) => aborted)).toEqual([false])
+  leaving.abort()
+  expect(await Promise.all(left)).toEqual(['AbortError', 'AbortError', 'AbortError'])
+  await server.settled()
+  expect(waits.map(({ aborted }) => aborted)).toEqual([true])
+})
+
 test('A trim under a waiting poll is told as a gap.', async () => {
   const server = await startReads()
   await server.append(1)
@@ -412,7 +439,7 @@ test('Pollers at one place are given the same bytes.', async () => {
   const page = await server.log.read('orders', { after: 5 }, { events: 100, bytes: 1_000_000 })
   // Made once, when it was first asked for.
   let made = 0
-  page.form('read application/json', () => {
+  page.form('read.json', () => {
     made++
     return Buffer.alloc(0)
   })

@@ -13,6 +13,7 @@ import type { Doors } from '../../src/server/doors.ts'
 import { Metrics } from '../../src/server/metrics.ts'
 import { Streamer, type StreamerOptions } from '../../src/server/streamer.ts'
 import { LogSwitch } from '../../src/server/switch.ts'
+import { Waits } from '../../src/server/waits.ts'
 import { SUBPROTOCOL } from '../../src/wire.ts'
 import { tempLog } from '../parts.ts'
 
@@ -39,12 +40,14 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
   const streamerSwitch = await LogSwitch.open(log, logger)
   const metrics = new Metrics(log, 'test')
   const failures: string[] = []
+  const stopping = new AbortController().signal
   const doors: Doors = {
     log,
     logger,
     metrics,
     switch: streamerSwitch,
-    stopping: new AbortController().signal,
+    waits: new Waits(log, streamerSwitch, stopping),
+    stopping,
     settings: { server: 'tidemark/test', path: '/v1', retryWindow: 400, createChannels: true, heartbeat: 25_000 },
     failed(door, error) {
       const { code } = toTidemarkError(error)

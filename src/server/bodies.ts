@@ -1,0 +1,69 @@
+/** Pages as bodies of answers, each made once for all who are given it in this form. */
+import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import { JSON_TYPE } from '../event.ts'
+import type { Page } from '../log/log.ts'
+import type { READ_TYPES } from './http.ts'
+import { blocksMap, cutPage, eventLines, pageFields, pageJson, type Rendered } from './render.ts'
+
+export type ReadType = (typeof READ_TYPES)[number]
+
+/** Larger bodies are left where they are. */
+const TEXT_BYTES_MAX = 16 * 1024
+
+/** Bytes to be sent: few of them as a text, each character a byte, which leaves with the head of its answer as one. */
+export type Bytes = string | Buffer
+
+export const asBytes = (bytes: Buffer): Bytes => (bytes.length > TEXT_BYTES_MAX ? bytes : bytes.toString('latin1'))
+
+/** `parts` behind one another. */
+export function joined(parts: readonly Bytes[]): Bytes {
+  if (parts.every((part) => typeof part === 'string')) return parts.join('')
+  return Buffer.concat(parts.map((part) => (typeof part === 'string' ? Buffer.from(part, 'latin1') : part)))
+}
+
+export function sendBytes(res: ServerResponse, headers: OutgoingHttpHeaders, bytes: Bytes): void {
+  res.writeHead(200, headers)
+  res.end(bytes, 'latin1')
+}
+
+/** What an answer of events depends on beside its address. */
+export const VARY = 'Accept, Accept-Encoding, Authorization, Cookie, Origin'
+
+/** The body of a page's answer. */
+export interface PageBody extends Pick<Rendered, 'last' | 'count'> {
+  readonly bytes: Bytes
+  readonly length: number
+}
+
+/** The page as `type`; followers at one place share what was made once, unless their limits cut it. */
+export function pageBody(page: Page, type: ReadType, limit: number): PageBody {
+  const make = (all: Page): PageBody => {
+    const { bytes, length, last, count } = render(all, type, limit)
+    return { bytes: asBytes(bytes), length, last, count }
+  }
+  return page.last - page.after <= limit ? page.form(FORM_NAMES[type], make) : make(page)
+}
+
+const FORM_NAMES = {
+  [JSON_TYPE]: 'read.json',
+  'application/x-ndjson': 'read.ndjson',
+  'application/msgpack': 'read.msgpack',
+} as const satisfies Record<ReadType, string>
+
+/** Without keys every caller is an admin, who is told whom an event is addressed to. */
+export const WITH_TO = true
+
+function render(page: Page, type: ReadType, limit: number): Rendered {
+  switch (type) {
+    case JSON_TYPE:
+      return pageJson(page, { limit, withTo: WITH_TO })
+    case 'application/x-ndjson':
+      return eventLines(page, { limit, withTo: WITH_TO })
+    case 'application/msgpack': {
+      // Blocks that reach over the page's edges are sent as they are, unless that would be too much.
+      const cut = page.last - page.after <= limit ? page : cutPage(page, limit)
+      const bytes = blocksMap(pageFields(cut, cut.last), cut.blocks)
+      return { bytes, length: bytes.length, last: cut.last, count: cut.last - cut.after }
+    }
+  }
+}
