@@ -28,7 +28,7 @@ import {
 } from './json.ts'
 
 // Whoever takes events takes them from here.
-export { jsonFields, jsonItems, jsonValue } from './json.ts'
+export { jsonFields } from './json.ts'
 export { decodeMsgpack, msgpackEvents, parseMsgpackBody } from './msgpack.ts'
 
 const OPEN_LIST = 0x5b
