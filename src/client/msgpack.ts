@@ -1,15 +1,15 @@
 /**
  * The msgpack subprotocol: binary frames that carry whole blocks. Loaded only by a client that asks for it.
  *
- * The frames are small maps of plain values, written and read here; the events are in blocks (src/block.ts). JSON data
+ * The frames are small maps of plain values, written and read here; the events are in blocks (blocks.ts). JSON data
  * goes out as its text, so what a server stores is the same whichever door a retry takes.
  */
-import { decodeBlock, type Header, readHeader } from '../block.ts'
-import { hasCode, TidemarkError } from '../errors.ts'
-import { type Event, formatTime, isTextType, isTombstone } from '../event.ts'
+import { type Header, readHeader } from '../block.ts'
+import { hasCode } from '../errors.ts'
 import type { NewEventJson, ServerMessage } from '../wire.ts'
+import { eventsOf } from './blocks.ts'
 import type { Codec, EventsMessage } from './codec.ts'
-import type { ChannelEvent, Frame } from './subscription.ts'
+import type { Frame } from './subscription.ts'
 
 /** Deepest nesting of a frame from the server. */
 const FRAME_DEPTH_MAX = 16
@@ -43,32 +43,27 @@ function withTextData(event: NewEventJson): Record<string, unknown> {
 /** Blocks are checked to follow each other when they arrive, and decoded when the app takes them. */
 function blocksFrame(message: Extract<EventsMessage, { blocks: unknown }>, bytes: number): Frame {
   const { epoch, after, last, blocks } = message
-  const parts = blocksOf(blocks, after, last)
-  return {
-    epoch,
-    after,
-    last,
-    bytes,
-    count: parts?.reduce((sum, { count }) => sum + count, 0) ?? 0,
-    isWhole: parts !== undefined,
-    events: (channel, from) =>
-      (parts ?? []).flatMap(({ block }) => decodeBlock(block, from, last).map((event) => asJson(event, channel))),
-  }
+  // Node's Buffer makes views slowly.
+  const run = new Uint8Array(blocks.buffer, blocks.byteOffset, blocks.length)
+  const count = countOf(run, after, last)
+  const isWhole = count !== undefined
+  const events: Frame['events'] = (channel, from) => (isWhole ? eventsOf(run, channel, from, last) : [])
+  return { epoch, after, last, bytes, count: count ?? 0, isWhole, events }
 }
 
-/** The blocks of a run that continues `after` and reaches `last`; undefined when these are none. */
-function blocksOf(run: Uint8Array, after: number, last: number): { block: Uint8Array; count: number }[] | undefined {
-  const parts: { block: Uint8Array; count: number }[] = []
+/** The events of a run of blocks that continues `after` and reaches `last`; undefined when it is none. */
+function countOf(run: Uint8Array, after: number, last: number): number | undefined {
+  let count = 0
   let end = after
   for (let at = 0; at < run.length; ) {
     const header = headerAt(run, at)
     // The first block may begin before the place; from then on each begins where the one before it ended.
     if (header === undefined || (at === 0 ? header.after > end : header.after !== end)) return undefined
-    parts.push({ block: run.subarray(at, at + header.length), count: header.count })
+    count += header.count
     end = header.last
     at += header.length
   }
-  return parts.length > 0 && end < last ? undefined : parts
+  return run.length > 0 && end < last ? undefined : count
 }
 
 function headerAt(run: Uint8Array, at: number): Header | undefined {
@@ -78,58 +73,6 @@ function headerAt(run: Uint8Array, at: number): Header | undefined {
     if (hasCode(error, 'data-loss')) return undefined
     throw error
   }
-}
-
-/** The newest time that was written out; the events of a block share theirs. */
-let newestTime = { ms: -1, text: '' }
-
-function timeText(ms: number): string {
-  if (newestTime.ms !== ms) newestTime = { ms, text: formatTime(ms) }
-  return newestTime.text
-}
-
-/** An event of a block as the JSON doors show it. */
-function asJson(event: Event, channel: string): ChannelEvent {
-  const { seq, type, key, id, contentType, data, to } = event
-  const json: ChannelEvent = { channel, seq, time: timeText(event.time) }
-  if (type !== null) json.type = type
-  if (key !== null) json.key = key
-  if (id !== null) json.id = id
-  if (isTombstone(event)) json.tombstone = true
-  else if (data !== null) {
-    if (contentType === null) json.data = parsed(data, event)
-    else {
-      json.contentType = contentType
-      const shown = isTextType(contentType) ? decoded(data) : undefined
-      if (shown === undefined) json.dataBase64 = base64(data)
-      else json.data = shown
-    }
-  }
-  if (to !== null) json.to = to
-  return json
-}
-
-function parsed(data: Uint8Array, { seq }: Event): unknown {
-  try {
-    return JSON.parse(text.decode(data))
-  } catch (cause) {
-    throw new TidemarkError('data-loss', `The data of ${seq} are not JSON`, { after: seq - 1, upTo: seq }, { cause })
-  }
-}
-
-function decoded(data: Uint8Array): string | undefined {
-  try {
-    return text.decode(data)
-  } catch {
-    // Not UTF-8: shown as base64.
-    return undefined
-  }
-}
-
-function base64(bytes: Uint8Array): string {
-  let binary = ''
-  for (let at = 0; at < bytes.length; at += 8_192) binary += String.fromCharCode(...bytes.subarray(at, at + 8_192))
-  return btoa(binary)
 }
 
 // ── Maps out ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -167,3 +167,65 @@ test('a block with holes gives the events it has', () => {
       .map(({ seq }) => seq),
   ).toEqual([4, 6])
 })
+
+const textsBlock = (texts: readonly string[]): Uint8Array => {
+  const events = texts.map((text) => event(undefined, { type: 't', data: new TextEncoder().encode(text) }))
+  return sealBlock('a', [encodeBody(events)], { after: 0, time: 0 }, crc32)
+}
+
+test('the data of every event are what its text is when it is read alone', () => {
+  const texts = fc.array(
+    fc.oneof(
+      fc.json(),
+      fc.constantFrom(' 1 ', '-0', '"a\\u2028,"', '[1, 2]', '{"a":1,"a":2}', '{"__proto__":1}', '"🌊"'),
+      // Two of which are more than is read together, and one that is more alone.
+      fc.integer({ min: 15_000, max: 40_000 }).map((length) => JSON.stringify('x'.repeat(length))),
+    ),
+    { minLength: 1, maxLength: 40 },
+  )
+  fc.assert(
+    fc.property(texts, (given) => {
+      const events = frameOf(0, given.length, textsBlock(given)).events('a', 0)
+      expect(events.map(({ data }) => data)).toEqual(given.map((text) => JSON.parse(text)))
+    }),
+    { seed: SEED, numRuns: 100 },
+  )
+})
+
+test('data that are not JSON are data-loss, also where all together would be', () => {
+  const bad: [number, string[]][] = [
+    [2, ['1', '', '2']],
+    [1, ['1,2', '3']],
+    [1, ['[1', '2]', '3,4']],
+    [2, ['0', '3,0,4', '[1', '2]']],
+    [2, ['{}', '{"a":[{}', '{}]}', '{},{}']],
+    [3, ['1', '2', '1]']],
+    [2, ['1', '"'.padEnd(40_000)]],
+  ]
+  for (const [seq, texts] of bad) {
+    const details = { after: seq - 1, upTo: seq }
+    const frame = frameOf(0, texts.length, textsBlock(texts))
+    expect(() => frame.events('a', 0)).toThrow(expect.objectContaining({ code: 'data-loss', details }))
+  }
+})
+
+test('types and keys that are alike, or change, are those of their event', () => {
+  const pairs = [
+    ['t', 'a'],
+    ['t', 'b'],
+    ['tt', 'b'],
+    ['t', 'ü'],
+    ['u', 'ü'],
+  ] as const
+  const whole = sealBlock(
+    'a',
+    [encodeBody(pairs.map(([type, key]) => event(1, { type, key })))],
+    { after: 0, time: 0 },
+    crc32,
+  )
+  expect(
+    frameOf(0, 5, whole)
+      .events('a', 0)
+      .map(({ type, key }) => [type, key]),
+  ).toEqual(pairs)
+})
