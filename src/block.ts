@@ -14,7 +14,7 @@
 import { type Body, FLAG, HEADER_BYTES } from './body.ts'
 import { getU32, getU64, putU32, putU64 } from './bytes.ts'
 import { type Event, SEQ_MAX } from './event.ts'
-import { BodyReader, damaged, Parts } from './walk.ts'
+import { BodyReader, damaged, Parts, textAt } from './walk.ts'
 
 export const FORMAT = 1
 const FLAGS_KNOWN = 15
@@ -205,14 +205,28 @@ export function decodeBlock(block: Uint8Array, after = 0, last = SEQ_MAX): Event
   const header = readHeader(block)
   const table = new Table(block, header)
   const reader = table.body()
+  const parts = new Parts()
   for (let i = 0; i < header.count; i++) {
     const seq = table.seq(i)
     if (seq > last) break
-    if (seq <= after) reader.skip()
-    else events.push(reader.event(seq, table.time(i)))
+    reader.parts(parts)
+    if (seq > after) events.push(eventOf(block, seq, table.time(i), parts))
   }
   if (last === SEQ_MAX) reader.end()
   return events
+}
+
+function eventOf(block: Uint8Array, seq: number, time: number, parts: Parts): Event {
+  return {
+    seq,
+    time,
+    type: textAt(block, parts.type, parts.typeEnd),
+    key: textAt(block, parts.key, parts.keyEnd),
+    id: textAt(block, parts.id, parts.idEnd),
+    contentType: textAt(block, parts.contentType, parts.contentTypeEnd),
+    data: parts.data < 0 ? null : block.subarray(parts.data, parts.dataEnd),
+    to: parts.to,
+  }
 }
 
 /** Shows the parts of each event with after < seq ≤ last, in order, until `visit` returns false. */
@@ -239,10 +253,12 @@ export function spansOf(block: Uint8Array): Span[] {
   const header = readHeader(block)
   const table = new Table(block, header)
   const reader = table.body()
+  const parts = new Parts()
   const spans: Span[] = []
   for (let i = 0; i < header.count; i++) {
     const start = reader.at
-    const flags = reader.skip()
+    reader.parts(parts)
+    const flags = (parts.key < 0 ? 0 : FLAG.keyed) | (parts.to === null ? 0 : FLAG.addressed)
     spans.push({ seq: table.seq(i), time: table.time(i), bytes: block.subarray(start, reader.at), flags })
   }
   reader.end()

@@ -1,7 +1,6 @@
-/** Reads the body of a block (body.ts), event by event: as values, or as places in its bytes. */
-import { FLAG } from './body.ts'
+/** Reads the body of a block (body.ts), event by event, as places in its bytes. */
 import { TidemarkError } from './errors.ts'
-import type { Audience, Event } from './event.ts'
+import type { Audience } from './event.ts'
 
 const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
@@ -41,20 +40,6 @@ export class BodyReader {
     if (start > end) damaged('its table is cut')
   }
 
-  event(seq: number, time: number): Event {
-    if (this.#byte() !== 0x96) damaged('an event is not an array of six')
-    return {
-      seq,
-      time,
-      type: this.#text(),
-      key: this.#text(),
-      id: this.#text(),
-      contentType: this.#text(),
-      data: this.#data(),
-      to: this.#audience(),
-    }
-  }
-
   /** Reads one event as places, without a copy of anything. */
   parts(parts: Parts): void {
     if (this.#byte() !== 0x96) damaged('an event is not an array of six')
@@ -80,17 +65,6 @@ export class BodyReader {
     return start
   }
 
-  /** Passes over one event; returns its FLAG bits. */
-  skip(): number {
-    if (this.#byte() !== 0x96) damaged('an event is not an array of six')
-    this.#skipText()
-    const flags = this.#skipText() ? FLAG.keyed : 0
-    this.#skipText()
-    this.#skipText()
-    this.#data()
-    return this.#audience() === null ? flags : flags | FLAG.addressed
-  }
-
   end(): void {
     if (this.at !== this.#end) damaged('bytes stand after its last event')
   }
@@ -106,14 +80,6 @@ export class BodyReader {
     return length
   }
 
-  /** The next `length` bytes, as a view. */
-  #take(length: number): Uint8Array {
-    if (length > this.#end - this.at) return damaged('an event is cut')
-    const start = this.at
-    this.at += length
-    return this.#bytes.subarray(start, this.at)
-  }
-
   /** Length of the text that follows, or −1 for nil. */
   #textLength(): number {
     const code = this.#byte()
@@ -121,31 +87,6 @@ export class BodyReader {
     if (code >> 5 === 5) return code & 31
     if (code >= 0xd9 && code <= 0xdb) return this.#length(1 << (code - 0xd9))
     return damaged('a field of an event is not text')
-  }
-
-  #text(): string | null {
-    const length = this.#textLength()
-    return length < 0 ? null : this.#string(length)
-  }
-
-  #skipText(): boolean {
-    const length = this.#textLength()
-    if (length >= 0) this.#take(length)
-    return length >= 0
-  }
-
-  #string(length: number): string {
-    const bytes = this.#take(length)
-    if (length <= 24) {
-      let ascii = ''
-      for (let i = 0; i < length; i++) {
-        const c = bytes[i]!
-        if (c > 127) return decodeText(bytes)
-        ascii += String.fromCharCode(c)
-      }
-      return ascii
-    }
-    return decodeText(bytes)
   }
 
   /** Length of the bin that follows, or −1 for nil. */
@@ -156,11 +97,6 @@ export class BodyReader {
     return this.#length(1 << (code - 0xc4))
   }
 
-  #data(): Uint8Array | null {
-    const length = this.#dataLength()
-    return length < 0 ? null : this.#take(length)
-  }
-
   #audience(): Audience | null {
     const code = this.#byte()
     if (code === 0xc0) return null
@@ -169,15 +105,26 @@ export class BodyReader {
       const size = this.#byte()
       const length =
         size >> 4 === 9 ? size & 15 : size === 0xdc ? this.#length(2) : damaged('an audience is not a list')
-      return Array.from({ length }, () => this.#text() ?? damaged('a name of an audience is nil'))
+      return Array.from({ length }, () => {
+        const start = this.#place(this.#textLength())
+        return textAt(this.#bytes, start, this.at) ?? damaged('a name of an audience is nil')
+      })
     }
     return { users: names(), groups: names() }
   }
 }
 
-function decodeText(bytes: Uint8Array): string {
+/** The text in bytes[start] … bytes[end − 1]; null where there is none. @throws data-loss when it is not UTF-8 */
+export function textAt(bytes: Uint8Array, start: number, end: number): string | null {
+  if (start < 0) return null
+  if (end - start <= 24) {
+    let ascii = ''
+    let at = start
+    while (at < end && bytes[at]! < 128) ascii += String.fromCharCode(bytes[at++]!)
+    if (at === end) return ascii
+  }
   try {
-    return text.decode(bytes)
+    return text.decode(bytes.subarray(start, end))
   } catch (cause) {
     throw new TidemarkError('data-loss', 'A block is damaged: a text is not UTF-8', {}, { cause })
   }

@@ -2,7 +2,7 @@
 import { readHeader, walkBlock } from '../block.ts'
 import { TidemarkError } from '../errors.ts'
 import { formatTime, isTextType } from '../event.ts'
-import type { Parts } from '../walk.ts'
+import { type Parts, textAt } from '../walk.ts'
 import type { ChannelEvent } from './subscription.ts'
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
@@ -12,15 +12,15 @@ class Repeated {
   #bytes = new Uint8Array()
   #text = ''
 
-  /** The text in bytes[start] … bytes[end − 1]. */
+  /** As `textAt`, where there is one. */
   read(bytes: Uint8Array, start: number, end: number): string {
     const known = this.#bytes
-    let at = start
-    if (end - start === known.length) while (at < end && bytes[at] === known[at - start]) at++
-    if (at < end || end - start !== known.length) {
-      // What is kept is a copy: a view would hold its frame.
+    let at = end - start === known.length ? start : end + 1
+    while (at < end && bytes[at] === known[at - start]) at++
+    if (at !== end) {
+      this.#text = textAt(bytes, start, end)!
+      // A copy: a view would hold its frame.
       this.#bytes = bytes.slice(start, end)
-      this.#text = utf8.decode(this.#bytes)
     }
     return this.#text
   }
@@ -63,7 +63,7 @@ function eventOf(block: Uint8Array, parts: Parts, event: ChannelEvent): ChannelE
   const { data, dataEnd } = parts
   if (parts.type >= 0) event.type = types.read(block, parts.type, parts.typeEnd)
   if (parts.key >= 0) event.key = keys.read(block, parts.key, parts.keyEnd)
-  if (parts.id >= 0) event.id = utf8.decode(block.subarray(parts.id, parts.idEnd))
+  if (parts.id >= 0) event.id = textAt(block, parts.id, parts.idEnd)!
   if (data < 0) {
     if (parts.key >= 0) event.tombstone = true
   } else if (parts.contentType < 0) event.data = undefined

@@ -229,3 +229,9 @@ test('types and keys that are alike, or change, are those of their event', () =>
       .map(({ type, key }) => [type, key]),
   ).toEqual(pairs)
 })
+
+test('a type that is not UTF-8 is data-loss', () => {
+  const whole = sealBlock('a', [encodeBody([event(1, { type: 'tide' })])], { after: 0, time: 0 }, crc32)
+  whole[whole.indexOf(0x74)] = 0xff
+  expect(() => frameOf(0, 1, whole).events('a', 0)).toThrow(expect.objectContaining({ code: 'data-loss' }))
+})
