@@ -16,6 +16,8 @@ import { type Outcome, Subscription } from './subscription.ts'
 const PAGE_BYTES = 64 * 1024
 const PAGE_BYTES_MAX = 1024 * 1024
 const PAGE_GROWTH = 4
+/** At the head all share one page, which is in memory once: it may be larger than the first page of a backlog. */
+const LIVE_BYTES = 256 * 1024
 /** A full socket that had drained after QUICK_MS gets larger pages; one that took SLOW_MS, smaller ones. */
 const QUICK_MS = 250
 const SLOW_MS = 1_000
@@ -203,8 +205,9 @@ export class Following implements Turn {
     let denied: Subscription | undefined
     for (let next = this.#next(); next; next = this.#next()) {
       if (next.isOver) continue
-      const bytes = backlog.isTight ? PAGE_BYTES : this.#pageBytes
-      // At the head pages are small and shared.
+      const wanted = next.isLive ? LIVE_BYTES : this.#pageBytes
+      const bytes = backlog.isTight ? PAGE_BYTES : wanted
+      // At the head pages are shared.
       const room = next.isLive ? 0 : bytes
       if (room > 0 && !backlog.reserve(room, this)) {
         // Others of this socket may be at the head; when none is left, this goes on when there is room.

@@ -9,28 +9,39 @@ export interface Turn {
   turn(): void
 }
 
-/** Members get turns for this long before input and output of others are looked at, ms. */
+/** Members get turns for this long at least before input and output of others are looked at, ms. */
 const SLICE_MS = 1
+/** A long round of much goes out in this many slices: that often others are looked at in it, however long it takes. */
+const SLICES = 8
 /** Turns between two looks at the clock. */
 const CLOCK_TURNS = 8
 /** A round that took less than this is no load: the next one begins at once. ms */
-const REST_FROM_MS = 0.5
-/** Longest rest between two rounds, ms. */
+const LOAD_FROM_MS = 0.5
+/** Shortest and longest rest between two rounds, ms. */
+const REST_MIN_MS = 3
 const REST_MAX_MS = 20
+/** Turns that give so much are much: their bytes cost more than their writes, and waiting saves nothing. */
+const MUCH_BYTES = 64 * 1024
 
 /**
  * Live delivery in rounds. Whoever has something new joins; a round begins in the next turn of the event loop, so
- * that the answers to its appends go out first. It goes out in slices, and between them appends are taken: who has its
- * turn late in a round gets what came meanwhile. A round that took a while is followed by a rest as long as itself, in
- * which more is taken: it all goes out together in the next one.
+ * that the answers to its appends go out first.
+ *
+ * A round goes out in slices, and between them appends are taken: who has its turn late in a round gets what came
+ * meanwhile. A round that took a while is followed by a rest as long as itself, within REST_MIN_MS and REST_MAX_MS, in
+ * which more is taken: writes of little take half of the time at most, and after a short round there is no rest. The
+ * more each turn gave, the shorter is the rest and the fewer are the slices: whoever appends much can't outrun who reads.
  */
 export class Rounds {
   #joined: Turn[] = []
   #isIdle = true
-  /** The round that goes out: its members, how many had their turn, and the time that took, ms. */
+  /** The round that goes out: its members, how many had their turn, the time that took, ms, and the bytes they got. */
   #round: Turn[] = []
   #had = 0
   #took = 0
+  #gave = 0
+  /** How long slices of this round are, ms. */
+  #sliceMs = SLICE_MS
 
   join(member: Turn): void {
     this.#joined.push(member)
@@ -39,11 +50,17 @@ export class Rounds {
     setImmediate(this.#begin)
   }
 
+  /** A turn gave this. */
+  gave(bytes: number): void {
+    this.#gave += bytes
+  }
+
   readonly #begin = (): void => {
     this.#round = this.#joined
     this.#joined = []
     this.#had = 0
     this.#took = 0
+    this.#gave = 0
     if (this.#round.length === 0) this.#isIdle = true
     else this.#slice()
   }
@@ -52,7 +69,7 @@ export class Rounds {
     const round = this.#round
     const started = performance.now()
     let spent = 0
-    while (this.#had < round.length && spent < SLICE_MS) {
+    while (this.#had < round.length && spent < this.#sliceMs) {
       const end = Math.min(this.#had + CLOCK_TURNS, round.length)
       while (this.#had < end) round[this.#had++]!.turn()
       spent = performance.now() - started
@@ -63,9 +80,12 @@ export class Rounds {
   }
 
   #end(): void {
+    const much = Math.min(this.#gave / this.#round.length / MUCH_BYTES, 1) ** 2
+    const rest = Math.min(Math.max(this.#took, REST_MIN_MS), REST_MAX_MS) * (1 - much)
+    this.#sliceMs = Math.max((this.#took * much) / SLICES, SLICE_MS)
     this.#round = []
-    if (this.#took < REST_FROM_MS) setImmediate(this.#begin)
-    else setTimeout(this.#begin, Math.min(this.#took, REST_MAX_MS))
+    if (this.#took < LOAD_FROM_MS || rest < 1) setImmediate(this.#begin)
+    else setTimeout(this.#begin, rest)
   }
 }
 

@@ -162,6 +162,7 @@ export class Streamer implements Host {
   delivered(events: number, bytes: number): void {
     this.#delivered.events += events
     this.#delivered.bytes += bytes
+    this.rounds.gave(bytes)
   }
 
   commitSoon(following: Following): void {

@@ -23,8 +23,13 @@ export interface Watch {
   readonly over: AbortController
 }
 
+/** Most controllers of watches that are over that are kept for others. */
+const SPARES_MAX = 1_000
+
 export class Watches {
   readonly #log: Log
+  /** Never aborted, and nobody waits with them: a new one costs more than the wait. */
+  readonly #spares: AbortController[] = []
   /** Of each channel, usually one: everyone stands at its head. */
   readonly #watches = new Map<string, Watch[]>()
 
@@ -39,7 +44,7 @@ export class Watches {
     // Most stand where the one before them does.
     let watch = ofChannel?.findLast((each) => each.place.after === place.after && each.place.epoch === place.epoch)
     if (!watch) {
-      watch = { place, watchers: new Set(), over: new AbortController() }
+      watch = { place, watchers: new Set(), over: this.#spares.pop() ?? new AbortController() }
       if (ofChannel) ofChannel.push(watch)
       else this.#watches.set(channel, [watch])
       void this.#wait(channel, watch)
@@ -72,6 +77,7 @@ export class Watches {
       if (failure === undefined) watcher.changed()
       else watcher.failed(failure)
     }
+    if (!watch.over.signal.aborted && this.#spares.length < SPARES_MAX) this.#spares.push(watch.over)
   }
 
   #forget(channel: string, watch: Watch): void {
