@@ -301,10 +301,14 @@ test('A channel that is made again is told as ended or as a reset, never gone on
   expect(['tidemark.ended', 'tidemark.reset']).toContain((await client.next()).event)
 })
 
+/** As Log.recent where every page has to be read. */
+const notInMemory = (): undefined => undefined
+
 /** A log whose next page from the start of `orders` has all but its third event left out, as compaction leaves it. */
 function compacted(log: Log): Log {
   return new Proxy(log, {
     get(target, name) {
+      if (name === 'recent') return notInMemory
       if (name !== 'read') return bound(target, name)
       return async (...args: Parameters<Log['read']>) => {
         const page = await target.read(...args)
@@ -337,8 +341,11 @@ test('Damage ends the stream with what was lost.', async () => {
   const log = await tempLog()
   const facts = { channel: 'orders', epoch: 'x.1', head: 9, trimmed: 0, after: 3, upTo: 5 }
   const damaged = new Proxy(log, {
-    get: (target, name) =>
-      name === 'read' ? () => Promise.reject(new TidemarkError('data-loss', 'Damaged', facts)) : bound(target, name),
+    get(target, name) {
+      if (name === 'recent') return notInMemory
+      if (name !== 'read') return bound(target, name)
+      return () => Promise.reject(new TidemarkError('data-loss', 'Damaged', facts))
+    },
   })
   const server = await startStreams(damaged)
   await server.append('orders', 1)
