@@ -238,7 +238,8 @@ export class Page {
   readonly head: number
   readonly trimmed: number
   readonly blocks: readonly Uint8Array[]
-  readonly #forms = new Map<string, unknown>()
+  /** Most pages are one reader's own, or empty: no form is made of them. */
+  #forms: Map<string, unknown> | undefined
   readonly #onForm: ((bytes: number) => void) | undefined
   readonly #ofBlock: BlockForms | undefined
 
@@ -273,9 +274,10 @@ export class Page {
    * same place share it. The engine that keeps the page counts its bytes.
    */
   form<T extends { readonly length: number }>(name: string, make: (page: Page) => T): T {
-    let form = this.#forms.get(name) as T | undefined
+    let form = this.#forms?.get(name) as T | undefined
     if (form === undefined) {
       form = make(this)
+      this.#forms ??= new Map()
       this.#forms.set(name, form)
       this.#onForm?.(form.length)
     }

@@ -1,8 +1,8 @@
-/** Pages as bodies of answers, each made once for all who are given it in this form. */
+/** Pages as answers, each made once for all who are given it in this form. */
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { JSON_TYPE } from '../event.ts'
 import type { Page } from '../log/log.ts'
-import type { READ_TYPES } from './http.ts'
+import { ALWAYS, type READ_TYPES } from './http.ts'
 import { blocksMap, cutPage, eventLines, pageFields, pageJson, type Rendered } from './render.ts'
 
 export type ReadType = (typeof READ_TYPES)[number]
@@ -21,27 +21,51 @@ export function joined(parts: readonly Bytes[]): Bytes {
   return Buffer.concat(parts.map((part) => (typeof part === 'string' ? Buffer.from(part, 'latin1') : part)))
 }
 
-export function sendBytes(res: ServerResponse, headers: OutgoingHttpHeaders, bytes: Bytes): void {
-  res.writeHead(200, headers)
-  res.end(bytes, 'latin1')
-}
-
 /** What an answer of events depends on beside its address. */
-export const VARY = 'Accept, Accept-Encoding, Authorization, Cookie, Origin'
+const VARY = 'Accept, Accept-Encoding, Authorization, Cookie, Origin'
 
-/** The body of a page's answer. */
-export interface PageBody extends Pick<Rendered, 'last' | 'count'> {
+/** The body of an answer, and what its head says of it. */
+export interface Answer {
   readonly bytes: Bytes
   readonly length: number
+  readonly headers: OutgoingHttpHeaders
 }
 
+export function answerOf(type: string, bytes: Bytes): Answer {
+  const { length } = bytes
+  return { bytes, length, headers: { 'Content-Type': type, 'Content-Length': length, ...ALWAYS, Vary: VARY } }
+}
+
+/** Sends it, with `headers` beside or in place of its own. */
+export function sendAnswer(res: ServerResponse, answer: Answer, headers?: OutgoingHttpHeaders): void {
+  res.writeHead(200, headers ? { ...answer.headers, ...headers } : answer.headers)
+  res.end(answer.bytes, 'latin1')
+}
+
+/** A page's answer. */
+export interface PageAnswer extends Answer, Pick<Rendered, 'last' | 'count'> {}
+
 /** The page as `type`; followers at one place share what was made once, unless their limits cut it. */
-export function pageBody(page: Page, type: ReadType, limit: number): PageBody {
-  const make = (all: Page): PageBody => {
-    const { bytes, length, last, count } = render(all, type, limit)
-    return { bytes: asBytes(bytes), length, last, count }
+export function pageAnswer(page: Page, type: ReadType, limit: number): PageAnswer {
+  const make = (all: Page): PageAnswer => {
+    const { bytes, last, count } = render(all, type, limit)
+    const answer = answerOf(type, asBytes(bytes))
+    // Lines have no place for what stands around the events.
+    const headers = type === 'application/x-ndjson' ? { ...answer.headers, ...factsOf(all, last) } : answer.headers
+    return { ...answer, headers, last, count }
   }
   return page.last - page.after <= limit ? page.form(FORM_NAMES[type], make) : make(page)
+}
+
+function factsOf(page: Page, end: number): OutgoingHttpHeaders {
+  const { epoch, after, last, head, trimmed } = pageFields(page, end)
+  return {
+    'Tidemark-Epoch': epoch,
+    'Tidemark-After': after,
+    'Tidemark-Last': last,
+    'Tidemark-Head': head,
+    'Tidemark-Trimmed': trimmed,
+  }
 }
 
 const FORM_NAMES = {

@@ -123,6 +123,13 @@ class AppendCounts {
   readonly sizes = new Tally(APPEND_EVENTS)
 }
 
+/** What was given out through one door, and how many follow there now. */
+interface Deliveries {
+  events: number
+  bytes: number
+  followers: number
+}
+
 /** A histogram whose counts are kept elsewhere. */
 class TallyHistogram extends Histogram<'door'> {
   readonly #told: { readonly name: string; readonly help: string }
@@ -156,8 +163,11 @@ export class Metrics {
   readonly #groupFigures: GroupFigures | undefined
   readonly #failures: Counter<'door' | 'code'>
   readonly #appends: Record<AppendDoor, AppendCounts> = perDoor(APPEND_DOORS, () => new AppendCounts())
-  readonly #deliveries: Record<ReadDoor, (events: number, bytes: number) => void>
-  readonly #followers: Record<ReadDoor, Gauge.Internal<'door'>>
+  readonly #deliveries: Record<ReadDoor, Deliveries> = perDoor(READ_DOORS, () => ({
+    events: 0,
+    bytes: 0,
+    followers: 0,
+  }))
 
   constructor(log: Log, version = '0', groupFigures?: GroupFigures) {
     const registers = [this.#registry]
@@ -198,26 +208,29 @@ export class Metrics {
       perDoor(APPEND_DOORS, (door) => counts[door].sizes),
     )
 
-    const deliveredEvents = counter('delivered_events_total', 'Events given to readers', ['door'])
-    const deliveredBytes = counter('delivered_bytes_total', 'Bytes of the answers and frames that held them', ['door'])
-    this.#deliveries = perDoor(READ_DOORS, (door) => {
-      const [countEvents, countBytes] = [deliveredEvents.labels(door), deliveredBytes.labels(door)]
-      return (n, length) => {
-        countEvents.inc(n)
-        countBytes.inc(length)
-      }
-    })
-
-    const followers = new Gauge({
+    const deliveries = this.#deliveries
+    const delivered = (name: string, help: string, value: (of: Deliveries) => number): void => {
+      new Counter({
+        name: `tidemark_${name}`,
+        help,
+        labelNames: ['door'],
+        registers,
+        collect() {
+          this.reset()
+          for (const door of READ_DOORS) this.inc({ door }, value(deliveries[door]))
+        },
+      })
+    }
+    delivered('delivered_events_total', 'Events given to readers', (of) => of.events)
+    delivered('delivered_bytes_total', 'Bytes of the answers and frames that held them', (of) => of.bytes)
+    new Gauge({
       name: 'tidemark_followers',
       help: 'Waiting polls, open SSE streams and open sockets',
       labelNames: ['door'],
       registers,
-    })
-    this.#followers = perDoor(READ_DOORS, (door) => {
-      const child = followers.labels(door)
-      child.set(0)
-      return child
+      collect() {
+        for (const door of READ_DOORS) this.set({ door }, deliveries[door].followers)
+      },
     })
     this.#failures = counter('failures_total', 'Refused or failed calls, by the code that was answered', [
       'door',
@@ -238,14 +251,16 @@ export class Metrics {
 
   /** An answer or frame with events that was handed to a connection. */
   delivered(door: ReadDoor, events: number, bytes: number): void {
-    this.#deliveries[door](events, bytes)
+    const counts = this.#deliveries[door]
+    counts.events += events
+    counts.bytes += bytes
   }
 
   /** A poll began to wait, a stream or socket was opened; call what is returned once when it is over. */
   follows(door: ReadDoor): () => void {
-    const gauge = this.#followers[door]
-    gauge.inc()
-    return () => gauge.dec()
+    const counts = this.#deliveries[door]
+    counts.followers++
+    return () => void counts.followers--
   }
 
   /** A call or operation that was answered with an error, or ended by one. */

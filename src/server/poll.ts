@@ -7,9 +7,9 @@ import { JSON_TYPE, mediaType } from '../event.ts'
 import type { Page } from '../log/log.ts'
 import type { PollJson } from '../wire.ts'
 import { askedPoll } from './asked.ts'
-import { type Bytes, joined, type PageBody, pageBody, sendBytes, VARY } from './bodies.ts'
+import { answerOf, type Bytes, joined, type PageAnswer, pageAnswer, sendAnswer } from './bodies.ts'
 import type { Doors } from './doors.ts'
-import { ALWAYS, acceptedType, checkMethod, readBody } from './http.ts'
+import { acceptedType, checkMethod, readBody } from './http.ts'
 import { POLL_BYTES_MAX, SWITCH_NEWS_MS } from './limits.ts'
 import { cutPage } from './render.ts'
 import { type Rendered, readSeats, type Seat } from './seats.ts'
@@ -34,7 +34,7 @@ export async function poll(req: IncomingMessage, res: ServerResponse, doors: Doo
     if (res.destroyed) return
     const { body, events } = answer
     doors.metrics.delivered('poll', events, body.length)
-    sendBytes(res, { 'Content-Type': type, 'Content-Length': body.length, ...ALWAYS, Vary: VARY }, body)
+    sendAnswer(res, answerOf(type, body))
   } finally {
     wait?.end()
   }
@@ -42,7 +42,7 @@ export async function poll(req: IncomingMessage, res: ServerResponse, doors: Doo
 
 // ── The answer ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-interface Answer {
+interface PollAnswer {
   readonly body: Bytes
   readonly events: number
 }
@@ -77,9 +77,9 @@ function streamerOf({ switch: streamer, settings }: Doors): Pick<PollJson, 'stre
 const eventsOf = (seats: readonly Seat<Rendered>[]): number =>
   seats.reduce((sum, { page }) => sum + (page?.form.count ?? 0), 0)
 
-const renderJson = (page: Page, limit: number): PageBody => pageBody(page, JSON_TYPE, limit)
+const renderJson = (page: Page, limit: number): PageAnswer => pageAnswer(page, JSON_TYPE, limit)
 
-function jsonAnswer(doors: Doors, seats: readonly Seat<PageBody>[]): Answer {
+function jsonAnswer(doors: Doors, seats: readonly Seat<PageAnswer>[]): PollAnswer {
   const parts: Bytes[] = ['{"pages":[']
   seats.forEach((seat, i) => {
     if (i > 0) parts.push(',')
@@ -92,7 +92,7 @@ function jsonAnswer(doors: Doors, seats: readonly Seat<PageBody>[]): Answer {
 }
 
 /** The page as whoever reads its channel alone is given it, behind what came before it. */
-function addPage(parts: Bytes[], { gap, reset }: Seat<PageBody>, page: Bytes): void {
+function addPage(parts: Bytes[], { gap, reset }: Seat<PageAnswer>, page: Bytes): void {
   if (!gap && !reset) {
     parts.push(page)
     return
@@ -119,7 +119,7 @@ function renderBlocks(page: Page, limit: number): BlocksForm {
   return { blocks, last, count, length }
 }
 
-function msgpackAnswer(doors: Doors, seats: readonly Seat<BlocksForm>[]): Answer {
+function msgpackAnswer(doors: Doors, seats: readonly Seat<BlocksForm>[]): PollAnswer {
   const pages = seats.map((seat) =>
     seat.error ? errorOf(seat) : { ...factsOf(seat), blocks: Buffer.concat(seat.page?.form.blocks ?? []) },
   )

@@ -1,16 +1,15 @@
 /** `GET /v1/channels/{channel}/events`: a page from a position, at once or as soon as there is one. */
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { crc32 } from 'node:zlib'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { checkClient, checkEpoch, checkPosition, checkSeq, type Position, sameHistory } from '../event.ts'
 import { infoOrNone, readOrWait, seqAt, type Wait } from '../log/follow.ts'
 import type { ChannelInfo, Log, Page } from '../log/log.ts'
 import { READ_BYTES, READ_EVENTS, READ_EVENTS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
-import { type PageBody, pageBody, type ReadType, sendBytes, VARY, WITH_TO } from './bodies.ts'
+import { type PageAnswer, pageAnswer, type ReadType, sendAnswer, WITH_TO } from './bodies.ts'
 import type { Doors } from './doors.ts'
-import { ALWAYS, acceptedType, checkMethod, parsePath, parseQuery, READ_TYPES } from './http.ts'
+import { acceptedType, checkMethod, parsePath, parseQuery, READ_TYPES } from './http.ts'
 import { refuse } from './json.ts'
-import { pageFields } from './render.ts'
 
 interface Asked {
   readonly channel: string
@@ -31,21 +30,35 @@ export async function read(req: IncomingMessage, res: ServerResponse, doors: Doo
   const asked = askedOf(req.url!)
   const page = asked.wait ? await waitForPage(res, doors, asked, asked.wait) : await findPage(doors.log, asked)
   if (res.destroyed) return
-  const body = pageBody(page, type, asked.limit)
-  const headers = headersOf(page, body, type, asked)
-  if (headers.ETag !== undefined && isKnown(req.headers['if-none-match'], headers.ETag as string)) {
-    res.writeHead(304, headers)
+  const answer = pageAnswer(page, type, asked.limit)
+  const tag = mayKeep(page, answer, asked) ? tagOf(page, type, answer.last) : undefined
+  const kept = tag === undefined ? undefined : { 'Cache-Control': 'private, no-cache', ETag: tag }
+  if (tag !== undefined && isKnown(req.headers['if-none-match'], tag)) {
+    const { 'Content-Type': _, 'Content-Length': __, ...headers } = answer.headers
+    res.writeHead(304, { ...headers, ...kept })
     res.end()
     return
   }
-  doors.metrics.delivered('poll', body.count, body.length)
-  sendBytes(res, { 'Content-Type': type, 'Content-Length': body.length, ...headers }, body.bytes)
+  doors.metrics.delivered('poll', answer.count, answer.length)
+  sendAnswer(res, answer, kept)
 }
 
 const QUERY = ['after', 'limit', 'wait', 'epoch', 'client'] as const
 
+/** Who waits at one place asks for the same: what was asked last, and its address. */
+let lastUrl: string | undefined
+let lastAsked: Asked | undefined
+
 /** @throws bad-request, not-found */
 function askedOf(url: string): Asked {
+  if (url !== lastUrl) {
+    lastAsked = readAsked(url)
+    lastUrl = url
+  }
+  return lastAsked!
+}
+
+function readAsked(url: string): Asked {
   const path = parsePath(url)
   if (path?.resource !== 'events') throw new TidemarkError('not-found', 'There is nothing at this address')
   const query = parseQuery(url, QUERY)
@@ -87,13 +100,25 @@ async function waitForPage(res: ServerResponse, doors: Doors, asked: Asked, seco
 const LOOKUPS_MAX = 3
 
 /** @throws as Log.read */
-async function findPage(log: Log, asked: Asked, until?: Wait): Promise<Page> {
+function findPage(log: Log, asked: Asked, until?: Wait): Promise<Page> {
+  const { client, after, epoch } = asked
+  // The hot case: what the caller says is what is read.
+  return client === undefined && after.at === 'seq'
+    ? readFrom(log, asked, after.seq, epoch, until)
+    : lookUpAndRead(log, asked, until)
+}
+
+function readFrom(log: Log, asked: Asked, after: number, epoch: string | undefined, until?: Wait): Promise<Page> {
   const limits = { events: asked.limit, bytes: READ_BYTES }
+  const from = epoch === undefined ? { after } : { after, epoch }
+  return until ? readOrWait(log, asked.channel, from, limits, until) : log.read(asked.channel, from, limits)
+}
+
+async function lookUpAndRead(log: Log, asked: Asked, until?: Wait): Promise<Page> {
   for (let lookups = 1; ; lookups++) {
-    const place = asPlace(asked) ?? (await lookUp(log, asked, until !== undefined))
-    const from = place.epoch === undefined ? { after: place.after } : { after: place.after, epoch: place.epoch }
+    const place = await lookUp(log, asked, until !== undefined)
     try {
-      return await (until ? readOrWait(log, asked.channel, from, limits, until) : log.read(asked.channel, from, limits))
+      return await readFrom(log, asked, place.after, place.epoch, until)
     } catch (error) {
       // What stands first now was trimmed since it was looked up.
       if (!place.isEarliest || !hasCode(error, 'gap') || lookups === LOOKUPS_MAX) throw error
@@ -106,11 +131,6 @@ interface LookedUp {
   readonly epoch: string | undefined
   /** The caller did not say a seq: wherever the history begins. */
   readonly isEarliest: boolean
-}
-
-/** The hot case: what the caller says is what is read. */
-function asPlace({ client, epoch, after }: Asked): LookedUp | undefined {
-  return client === undefined && after.at === 'seq' ? { after: after.seq, epoch, isEarliest: false } : undefined
 }
 
 /** The place that a caller means. @throws no-channel, unless it `waits`; epoch-changed */
@@ -136,20 +156,10 @@ function checkHistory({ channel, epoch, head, trimmed }: ChannelInfo, believed: 
 
 // ── Answering ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-function headersOf(page: Page, body: PageBody, type: ReadType, asked: Asked): OutgoingHttpHeaders {
-  const headers: OutgoingHttpHeaders = { ...ALWAYS, Vary: VARY }
-  if (type === 'application/x-ndjson') {
-    // Lines have no place for what stands around the events.
-    const { epoch, after, last, head, trimmed } = pageFields(page, body.last)
-    const facts = { Epoch: epoch, After: after, Last: last, Head: head, Trimmed: trimmed }
-    for (const [name, value] of Object.entries(facts)) headers[`Tidemark-${name}`] = value
-  }
-  const byNumber = asked.after.at === 'seq' && asked.client === undefined && asked.wait === undefined
-  if (byNumber && asked.epoch !== undefined && body.last < page.head) {
-    headers['Cache-Control'] = 'private, no-cache'
-    headers.ETag = tagOf(page, type, body.last)
-  }
-  return headers
+/** Only a page that is over, of a history that the caller names, stays as it is. */
+function mayKeep(page: Page, { last }: PageAnswer, { after, client, epoch, wait }: Asked): boolean {
+  const byNumber = after.at === 'seq' && client === undefined && wait === undefined
+  return byNumber && epoch !== undefined && last < page.head
 }
 
 /**

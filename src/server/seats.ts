@@ -10,7 +10,7 @@ import type { Page, Place, ReadLimits } from '../log/log.ts'
 import { READ_BYTES } from '../wire.ts'
 import type { Asked, AskedPoll } from './asked.ts'
 import type { Doors } from './doors.ts'
-import type { CallWait, Standing } from './waits.ts'
+import { type CallWait, Standing } from './waits.ts'
 
 /** A page as its answer will hold it: how much of the limits it takes, and up to where it reaches. */
 export interface Rendered {
@@ -27,7 +27,7 @@ export type Render<Form extends Rendered> = (page: Page, limit: number) => Form
 const NOWHERE: Place = { after: 0 }
 
 /** One channel of a poll: where its reader stands, and what it has to tell so far. */
-export class Seat<Form extends Rendered> implements Standing {
+export class Seat<Form extends Rendered> extends Standing {
   readonly channel: string
   /** Where the channel stood when it was last looked at. */
   epoch: string | null = null
@@ -38,10 +38,13 @@ export class Seat<Form extends Rendered> implements Standing {
   page: { readonly page: Page; readonly form: Form } | undefined
   error: TidemarkError | undefined
   follower: Follower | undefined
+  /** Nothing is to be read yet. */
+  isAtHead = false
   /** The place was asked for by a word (`head`, `time:…`): the caller must learn its seq, moved or not. */
   byWord = false
 
   constructor(channel: string) {
+    super()
     this.channel = channel
   }
 
@@ -99,7 +102,11 @@ export async function readSeats<Form extends Rendered>(
   // So that no channel starves behind a busy one.
   const first = Math.floor(Math.random() * seats.length)
   const rotated = [...seats.slice(first), ...seats.slice(0, first)]
-  await serve(rotated, limit, render)
+  await serve(
+    rotated.filter((seat) => !seat.isAtHead),
+    limit,
+    render,
+  )
   if (wait && !wait.isOver && !seats.some((seat) => seat.speaks)) {
     const over = doors.metrics.follows('poll')
     try {
@@ -120,8 +127,11 @@ function takeAtOnce<Form extends Rendered>(doors: Doors, seat: Seat<Form>, asked
   const after = asked.after.seq
   const place = asked.epoch === undefined ? { after } : { after, epoch: asked.epoch }
   const opened = Follower.openAtOnce(doors.log, seat.channel, place)
-  if (opened) seat.begin(opened)
-  return opened !== undefined
+  if (opened === undefined) return false
+  seat.begin(opened)
+  // Nothing is to be read there; what comes meanwhile ends the wait.
+  seat.isAtHead = opened.opened.after === opened.opened.head
+  return true
 }
 
 /** Commits, then finds where the channel goes on. */
@@ -255,7 +265,7 @@ async function waitFor<Form extends Rendered>(
   serveWoken: (woken: readonly Seat<Form>[]) => Promise<void>,
 ): Promise<void> {
   do {
-    const woken = new Set(await wait.anyChanged(seats))
+    const woken = await wait.anyChanged(seats)
     await serveWoken(seats.filter((seat) => woken.has(seat)))
   } while (!wait.isOver && !seats.some((seat) => seat.speaks))
 }

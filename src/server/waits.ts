@@ -9,10 +9,21 @@ import type { Log, Place } from '../log/log.ts'
 import type { StreamerSwitch } from './switch.ts'
 import { type Watch, type Watcher, Watches } from './watches.ts'
 
-/** A channel, and where somebody stands in it. */
-export interface Standing {
-  readonly channel: string
-  readonly place: Place
+/** One of several channels, and where somebody stands in it. */
+export abstract class Standing implements Watcher {
+  abstract readonly channel: string
+  abstract readonly place: Place
+  watch: Watch | undefined
+  /** In which it is waited for. */
+  round: Round | undefined
+
+  changed(): void {
+    this.round?.changed(this)
+  }
+
+  failed(error: unknown): void {
+    this.round?.failed(error)
+  }
 }
 
 export class Waits {
@@ -86,7 +97,7 @@ export class CallWait implements Wait {
     const over = (): void => this.over()
     this.#timer = setTimeout(over, ms)
     // It stays: to take it off costs more than to do nothing.
-    res.once('close', over)
+    res.on('close', over)
   }
 
   get isOver(): boolean {
@@ -103,24 +114,25 @@ export class CallWait implements Wait {
     this.#waits.ended(this)
   }
 
-  async changed(channel: string, place: Place): Promise<void> {
-    if (!this.#isOver) await this.anyChanged([{ channel, place }])
-  }
-
-  /** Those that have changed, or none when the wait is over. @throws what the log throws */
-  anyChanged<T extends Standing>(standings: readonly T[]): Promise<readonly T[]> {
+  changed(channel: string, place: Place): Promise<void> {
     return new Promise((resolve, reject) => {
-      const round = new Round<T>(this, resolve, reject)
-      this.#round = round
-      for (const standing of standings) round.join(this.#waits.watches, standing)
+      const alone = new Alone(this, channel, place, resolve, reject)
+      this.#round = alone
+      this.#waits.watches.join(alone)
       if (this.#isOver) this.goOn()
     })
   }
 
-  /** There is something to tell. */
-  wake(isAlone: boolean): void {
-    if (isAlone) this.goOn()
-    else this.#waits.goOnSoon(this)
+  /** Resolves when any has changed, with those that have; with none when the wait is over. @throws what the log throws */
+  anyChanged(standings: readonly Standing[]): Promise<ReadonlySet<Standing>> {
+    return new Promise((resolve, reject) => {
+      this.#round = new Round(this, standings, this.#waits.watches, resolve, reject)
+      if (this.#isOver) this.goOn()
+    })
+  }
+
+  goOnSoon(): void {
+    this.#waits.goOnSoon(this)
   }
 
   goOn(): void {
@@ -134,30 +146,67 @@ interface Ending {
   end(watches: Watches): void
 }
 
-/** One time of waiting, until a channel has changed. */
-class Round<T extends Standing> implements Ending {
+/** One time of waiting for one channel. */
+class Alone implements Watcher, Ending {
+  readonly channel: string
+  readonly place: Place
+  watch: Watch | undefined
   readonly #wait: CallWait
-  readonly #resolve: (woken: readonly T[]) => void
+  readonly #resolve: () => void
   readonly #reject: (failure: unknown) => void
-  readonly #waiting: OneChannel<T>[] = []
-  readonly #woken: T[] = []
-  #failure: { readonly error: unknown } | undefined
-  #isAwake = false
 
-  constructor(wait: CallWait, resolve: (woken: readonly T[]) => void, reject: (failure: unknown) => void) {
+  constructor(wait: CallWait, channel: string, place: Place, resolve: () => void, reject: (failure: unknown) => void) {
+    this.channel = channel
+    this.place = place
     this.#wait = wait
     this.#resolve = resolve
     this.#reject = reject
   }
 
-  join(watches: Watches, standing: T): void {
-    const one = new OneChannel(this, standing)
-    this.#waiting.push(one)
-    watches.join(one)
+  changed(): void {
+    this.#wait.goOn()
   }
 
-  changed(standing: T): void {
-    this.#woken.push(standing)
+  failed(error: unknown): void {
+    this.#reject(error)
+    this.#wait.goOn()
+  }
+
+  end(watches: Watches): void {
+    watches.leave(this)
+    this.#resolve()
+  }
+}
+
+/** One time of waiting, until any of several channels has changed. */
+class Round implements Ending {
+  readonly #wait: CallWait
+  readonly #standings: readonly Standing[]
+  readonly #resolve: (woken: ReadonlySet<Standing>) => void
+  readonly #reject: (failure: unknown) => void
+  readonly #woken = new Set<Standing>()
+  #failure: { readonly error: unknown } | undefined
+  #isAwake = false
+
+  constructor(
+    wait: CallWait,
+    standings: readonly Standing[],
+    watches: Watches,
+    resolve: (woken: ReadonlySet<Standing>) => void,
+    reject: (failure: unknown) => void,
+  ) {
+    this.#wait = wait
+    this.#standings = standings
+    this.#resolve = resolve
+    this.#reject = reject
+    for (const standing of standings) {
+      standing.round = this
+      watches.join(standing)
+    }
+  }
+
+  changed(standing: Standing): void {
+    this.#woken.add(standing)
     this.#wake()
   }
 
@@ -169,35 +218,12 @@ class Round<T extends Standing> implements Ending {
   #wake(): void {
     if (this.#isAwake) return
     this.#isAwake = true
-    this.#wait.wake(this.#waiting.length === 1)
+    this.#wait.goOnSoon()
   }
 
   end(watches: Watches): void {
-    for (const one of this.#waiting) watches.leave(one)
+    for (const standing of this.#standings) watches.leave(standing)
     if (this.#failure) this.#reject(this.#failure.error)
     else this.#resolve(this.#woken)
-  }
-}
-
-class OneChannel<T extends Standing> implements Watcher {
-  readonly channel: string
-  readonly place: Place
-  watch: Watch | undefined
-  readonly #round: Round<T>
-  readonly #standing: T
-
-  constructor(round: Round<T>, standing: T) {
-    this.channel = standing.channel
-    this.place = standing.place
-    this.#round = round
-    this.#standing = standing
-  }
-
-  changed(): void {
-    this.#round.changed(this.#standing)
-  }
-
-  failed(error: unknown): void {
-    this.#round.failed(error)
   }
 }
