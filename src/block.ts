@@ -146,13 +146,15 @@ function stamp(block: Uint8Array, channel: string, crc32: Crc32): Uint8Array {
 }
 
 const utf8 = new TextEncoder()
-const ZERO_CRC = new Uint8Array(4)
+/** The start of a header, its crc 0. */
+const start = new Uint8Array(12)
+/** Blocks of one channel come in a row: what their crc begins with. */
+let named: { readonly channel: string; readonly crc32: Crc32; readonly crc: number } | undefined
 
 function crcOf(block: Uint8Array, channel: string, crc32: Crc32): number {
-  let crc = crc32(utf8.encode(channel))
-  crc = crc32(block.subarray(0, 8), crc)
-  crc = crc32(ZERO_CRC, crc)
-  return crc32(block.subarray(12), crc)
+  if (named?.channel !== channel || named.crc32 !== crc32) named = { channel, crc32, crc: crc32(utf8.encode(channel)) }
+  for (let i = 0; i < 8; i++) start[i] = block[i]!
+  return crc32(block.subarray(12), crc32(start, named.crc))
 }
 
 // ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────

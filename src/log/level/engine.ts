@@ -41,7 +41,7 @@ import {
   nameRange,
   rangeOf,
 } from './keys.ts'
-import { readPage } from './read.ts'
+import { Pages } from './read.ts'
 import { Receipts } from './receipts.ts'
 import { Watermark } from './room.ts'
 import { knownLosses, scrubRows, scrubTables } from './scrub.ts'
@@ -71,6 +71,7 @@ class LevelLog implements Log {
   readonly #channels: Channels
   readonly #waiters = new Waiters()
   readonly #tail: Tail
+  readonly #pages = new Pages()
   readonly #writer: Writer
   readonly #sweeper: Sweeper
   readonly #receipts: Receipts
@@ -133,7 +134,8 @@ class LevelLog implements Log {
     const epoch = this.#channels.judge(channel, from)
     return (
       this.#fromMemory(channel, epoch, from.after, limits) ??
-      (await readPage(this.#store.db, channel, epoch, from.after, limits))
+      (await this.#pages.read(this.#store.db, channel, epoch, from.after, limits)) ??
+      this.#read(name, from, limits)
     )
   }
 
@@ -334,6 +336,7 @@ class LevelLog implements Log {
   async #close(): Promise<void> {
     await Promise.all([this.#writer.close(), this.#sweeper.close()])
     this.#waiters.rejectAll(closing())
+    this.#pages.clear()
     await this.#store.close()
   }
 
@@ -362,13 +365,17 @@ class LevelLog implements Log {
     for (const channel of group.deleted) {
       this.#channels.forget(channel.name)
       this.#tail.forget(channel.number)
+      this.#pages.forget(channel.number)
       woken.add(channel.name)
     }
     for (const { channel, blocks } of group.changed()) {
       const before = this.#channels.get(channel.name)
       this.#channels.set(channel)
       if (blocks.length > 0) this.#tail.push(channel.number, blocks)
-      if (before && before.trimmed < channel.trimmed) this.#tail.trim(channel.number, channel.trimmed)
+      if (before && before.trimmed < channel.trimmed) {
+        this.#tail.trim(channel.number, channel.trimmed)
+        this.#pages.forget(channel.number)
+      }
       woken.add(channel.name)
     }
     for (const name of woken) this.#waiters.wake(name, this.#hasChanged)
@@ -377,6 +384,7 @@ class LevelLog implements Log {
   #reopened(): void {
     this.#channels.clear()
     this.#tail.clear()
+    this.#pages.clear()
     this.#waiters.wakeAll(this.#hasChanged)
   }
 }

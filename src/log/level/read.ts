@@ -2,6 +2,9 @@
  * Pages from disk. LevelDB's own checksums are off and can't be switched on, and its iterators pass over damaged
  * blocks without a word, so every page is checked here before a byte of it leaves: the crc of each block, and that
  * neighbours touch.
+ *
+ * A reader that is behind takes page after page: the iterator of its last page stays open for a moment, and from the
+ * second such page on it reads ahead while the page before is on its way out.
  */
 import { crc32 } from 'node:zlib'
 import { checkBlock, type Header } from '../../block.ts'
@@ -12,68 +15,204 @@ import { blockRange, lastOfBlockKey } from './keys.ts'
 import type { Db } from './store.ts'
 
 const ROWS_AT_ONCE = 256
+/** Read from LevelDB in one piece: enough for a turn of its thread, and little enough to stay in the processor's cache. */
+const PIECE_BYTES = 256 * 1024
+/** Most iterators that are kept for the next page of their reader. Each holds up to three pieces. */
+const KEPT_MAX = 32
+/** One that nobody went on with is closed after this, ms: it pins files that LevelDB would like to delete. */
+const KEPT_MS = 1_000
 
-/**
- * Blocks that continue `after`, up to the head of `channel`; the iterator sees the same moment as `channel`, because
- * it is made in the same turn of the event loop, and blocks are removed only after `trimmed` has moved past them.
- * @throws data-loss { after, upTo }: reading on from `upTo` is what accepts the loss.
- */
-export async function readPage(
-  db: Db,
-  channel: Channel,
-  epoch: string,
-  after: number,
-  limits: ReadLimits,
-  step = ROWS_AT_ONCE,
-): Promise<Page> {
-  const { name, head, trimmed } = channel
-  const blocks: Uint8Array[] = []
-  let position = after
-  let events = 0
-  let bytes = 0
-  let full = false
-  const loss = (upTo: number, why: string): TidemarkError =>
-    new TidemarkError('data-loss', `${rangeText(position, upTo)} of ${name}, damaged or missing: ${why}`, {
-      ...{ channel: name, epoch, trimmed, head },
-      after: position,
-      upTo,
-    })
-  const iterator = db.iterator({ ...blockRange(channel.number, after + 1, head), highWaterMarkBytes: limits.bytes })
-  try {
-    while (!full && position < head) {
-      const entries = await iterator.nextv(step)
-      if (entries.length === 0) break
-      for (const [key, block] of entries) {
+type Row = readonly [key: Uint8Array, block: Uint8Array]
+interface Iterator {
+  nextv(size: number): Promise<readonly Row[]>
+  close(): Promise<void>
+}
+
+/** Rows of one channel from a place on, as they were when it was made. */
+class Scan {
+  readonly db: Db
+  /** The channel's head then: it reads no further. */
+  readonly upTo: number
+  readonly #step: number
+  readonly pieceBytes: number
+  readonly #iterator: Iterator
+  #rows: readonly Row[] = []
+  #at = 0
+  #coming: Promise<readonly Row[]> | undefined
+  /** It went on from one page to the next: what comes next is read before it is asked for. */
+  goesOn = false
+
+  constructor(db: Db, channel: Channel, after: number, bytes: number, step: number) {
+    this.db = db
+    this.upTo = channel.head
+    this.#step = step
+    this.pieceBytes = pieceOf(bytes)
+    const range = blockRange(channel.number, after + 1, channel.head)
+    this.#iterator = db.iterator({ ...range, highWaterMarkBytes: this.pieceBytes })
+  }
+
+  /** The row that comes next, if it was read already. */
+  get row(): Row | undefined {
+    return this.#rows[this.#at]
+  }
+
+  pass(): void {
+    this.#at++
+  }
+
+  /** Reads on; undefined at the end. @param ahead more than this piece will be asked for */
+  async more(ahead: boolean): Promise<Row | undefined> {
+    const coming = this.#coming ?? this.#iterator.nextv(this.#step)
+    this.#coming = undefined
+    this.#rows = await coming
+    this.#at = 0
+    if (this.#rows.length > 0 && (ahead || this.goesOn)) this.readAhead()
+    return this.row
+  }
+
+  readAhead(): void {
+    if (this.#coming) return
+    const coming = this.#iterator.nextv(this.#step)
+    // A failure is told to whoever goes on here.
+    coming.catch(() => {})
+    this.#coming = coming
+  }
+
+  async close(): Promise<void> {
+    this.#rows = []
+    await this.#iterator.close()
+  }
+}
+
+const pieceOf = (bytes: number): number => Math.min(bytes, PIECE_BYTES)
+
+export class Pages {
+  /** By channel and the place where they stand; the one that was kept longest is the first. */
+  readonly #kept = new Map<string, Scan>()
+  #timer: NodeJS.Timeout | undefined
+  /** Those that were kept when the timer was set. */
+  #old = new Set<Scan>()
+
+  /**
+   * Blocks that continue `after`, up to the head of `channel`; a new iterator sees the same moment as `channel`, because
+   * it is made in the same turn of the event loop, a kept one an earlier moment, and blocks are removed only after
+   * `trimmed` has moved past them. Undefined when a kept one does not go on here: the place is to be judged anew.
+   * @throws data-loss { after, upTo }: reading on from `upTo` is what accepts the loss.
+   */
+  async read(
+    db: Db,
+    channel: Channel,
+    epoch: string,
+    after: number,
+    limits: ReadLimits,
+    step = ROWS_AT_ONCE,
+  ): Promise<Page | undefined> {
+    const { name, head, trimmed } = channel
+    const blocks: Uint8Array[] = []
+    let position = after
+    let events = 0
+    let bytes = 0
+    let full = false
+    let keep = false
+    const loss = (upTo: number, why: string): TidemarkError =>
+      new TidemarkError('data-loss', `${rangeText(position, upTo)} of ${name}, damaged or missing: ${why}`, {
+        ...{ channel: name, epoch, trimmed, head },
+        after: position,
+        upTo,
+      })
+    const page = (): Page => new Page({ channel: name, epoch, after, last: position, head, trimmed, blocks })
+    const kept = this.#take(db, channel, after, limits)
+    const scan = kept ?? new Scan(db, channel, after, limits.bytes, step)
+    try {
+      while (!full && position < scan.upTo) {
+        const row = scan.row ?? (await scan.more(limits.bytes - bytes > scan.pieceBytes))
+        if (row === undefined) break
+        const [key, block] = row
         const last = lastOfBlockKey(key)
         const header = check(name, block, last)
         const chains = header && (blocks.length === 0 ? header.after <= position : header.after === position)
         if (!chains) {
           // What stands before the damage is whole; the next read begins at the damage and tells it.
-          if (blocks.length > 0) return new Page({ channel: name, epoch, after, last: position, head, trimmed, blocks })
+          if (blocks.length > 0) return page()
+          if (kept) return undefined
           if (header) throw loss(header.after, 'no block continues this position')
           // A key that is damaged too may stand among another channel's: the next whole block tells what is lost.
+          scan.pass()
           continue
         }
         full = blocks.length > 0 && (bytes + block.length > limits.bytes || events >= limits.events)
         if (full) break
+        scan.pass()
         blocks.push(block)
         events += Math.min(header.count, header.last - position)
         bytes += block.length
         position = header.last
+        if (events >= limits.events || bytes >= limits.bytes) full = true
       }
-      if (events >= limits.events || bytes >= limits.bytes) full = true
+      keep = full && position < scan.upTo
+    } catch (error) {
+      // LevelDB found damage of its own where it reads with checks: index, footer, compressed blocks.
+      if ((error as { code?: string }).code !== 'LEVEL_CORRUPTION') throw error
+      if (blocks.length === 0 && kept) return undefined
+      // Rows behind the damage come one by one; among many at once its error takes them along.
+      if (blocks.length === 0 && step > 1) return await this.read(db, channel, epoch, after, limits, 1)
+    } finally {
+      if (keep) this.#keep(channel, position, scan)
+      else await scan.close()
     }
-  } catch (error) {
-    // LevelDB found damage of its own where it reads with checks: index, footer, compressed blocks.
-    if ((error as { code?: string }).code !== 'LEVEL_CORRUPTION') throw error
-    // Rows behind the damage come one by one; among many at once its error takes them along.
-    if (blocks.length === 0 && step > 1) return await readPage(db, channel, epoch, after, limits, 1)
-  } finally {
-    await iterator.close()
+    if (position > after) return page()
+    if (kept) return undefined
+    throw loss(head, 'nothing stands between here and the head')
   }
-  if (position < head && blocks.length === 0) throw loss(head, 'nothing stands between here and the head')
-  return new Page({ channel: name, epoch, after, last: position, head, trimmed, blocks })
+
+  #take(db: Db, { number }: Channel, after: number, limits: ReadLimits): Scan | undefined {
+    const place = placeOf(number, after)
+    const scan = this.#kept.get(place)
+    // Small pages come before large ones, which are not read in small pieces.
+    if (scan === undefined || scan.db !== db || scan.pieceBytes !== pieceOf(limits.bytes)) return undefined
+    this.#kept.delete(place)
+    scan.goesOn = true
+    return scan
+  }
+
+  #keep({ number }: Channel, position: number, scan: Scan): void {
+    const place = placeOf(number, position)
+    this.#drop(place)
+    this.#kept.set(place, scan)
+    this.#old.delete(scan)
+    if (this.#kept.size > KEPT_MAX) this.#drop(this.#kept.keys().next().value!)
+    if (scan.goesOn) scan.readAhead()
+    this.#timer ??= setInterval(this.#sweep, KEPT_MS).unref()
+  }
+
+  #drop(place: string): void {
+    const scan = this.#kept.get(place)
+    if (!scan) return
+    this.#kept.delete(place)
+    this.#old.delete(scan)
+    scan.close().catch(() => {})
+  }
+
+  /** Closes what stood since the last time; without any left it is not called again. */
+  readonly #sweep = (): void => {
+    for (const [place, scan] of this.#kept) if (this.#old.has(scan)) this.#drop(place)
+    this.#old = new Set(this.#kept.values())
+    if (this.#kept.size > 0) return
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+
+  /** Keeps nothing of this channel: some of it is gone. */
+  forget(channel: number): void {
+    for (const place of this.#kept.keys()) if (place.startsWith(`${channel}/`)) this.#drop(place)
+  }
+
+  clear(): void {
+    for (const place of this.#kept.keys()) this.#drop(place)
+  }
 }
+
+const placeOf = (channel: number, position: number): string => `${channel}/${position}`
 
 /** Undefined when the block is not whole, or not the one that its key says. */
 export function check(name: string, block: Uint8Array, last: number): Header | undefined {
