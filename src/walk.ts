@@ -14,6 +14,9 @@ export const damaged = (why: string, details: Record<string, unknown> = {}): nev
  * for each event.
  */
 export class Parts {
+  /** From the type to the content type, as they are encoded. */
+  fields = -1
+  fieldsEnd = -1
   type = -1
   typeEnd = -1
   key = -1
@@ -43,6 +46,7 @@ export class BodyReader {
   /** Reads one event as places, without a copy of anything. */
   parts(parts: Parts): void {
     if (this.#byte() !== 0x96) damaged('an event is not an array of six')
+    parts.fields = this.at
     parts.type = this.#place(this.#textLength())
     parts.typeEnd = this.at
     parts.key = this.#place(this.#textLength())
@@ -51,6 +55,7 @@ export class BodyReader {
     parts.idEnd = this.at
     parts.contentType = this.#place(this.#textLength())
     parts.contentTypeEnd = this.at
+    parts.fieldsEnd = this.at
     parts.data = this.#place(this.#dataLength())
     parts.dataEnd = this.at
     parts.to = this.#audience()

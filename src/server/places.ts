@@ -87,7 +87,7 @@ function isNamed(given = '1'): boolean {
 
 // ── Ids ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-export const placeId = (epoch: string | null | undefined, seq: number): string => `${epoch ?? ''}:${seq}`
+export const placeId = (epoch: string | null | undefined, seq: number | ''): string => `${epoch ?? ''}:${seq}`
 
 const PLACE = /^([A-Za-z0-9._~-]{0,32}):(\d{1,16})$/
 /** An epoch that no history has: what the client saw is not ours, and it is told so by a reset. */

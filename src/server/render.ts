@@ -77,7 +77,7 @@ export function eventLines(page: Page, options: RenderOptions = {}): Rendered {
 export interface Around {
   readonly begin?: (to: Scribe) => void
   /** Before each event; `count` stand before it. */
-  readonly before?: (to: Scribe, count: number, seq: number, block: Uint8Array, parts: Parts) => void
+  readonly before?: (to: Scribe, count: number, seq: number, parts: Parts) => void
   readonly behind?: (to: Scribe) => void
   readonly end?: (to: Scribe) => void
 }
@@ -104,9 +104,10 @@ export function render(
   try {
     begin?.(scribe)
     for (const block of page.blocks) {
+      scribe.from(block)
       walkBlock(block, page.after, page.last, (seq, time, parts) => {
-        before?.(scribe, count, seq, block, parts)
-        scribe.event(block, seq, time, parts, channel, withTo)
+        before?.(scribe, count, seq, parts)
+        scribe.event(seq, time, parts, channel, withTo)
         behind?.(scribe)
         count++
         // A reader goes on from here; what compaction left out behind it costs an empty answer at most.
@@ -153,6 +154,7 @@ export function lastWithin(page: Page, limit: number): number {
     else if (dense) return Math.min(from + left, page.last)
     else {
       let [seen, at] = [0, 0]
+      scribe.from(block)
       walkBlock(block, page.after, page.last, (seq) => {
         at = seq
         return ++seen < left

@@ -194,22 +194,26 @@ type Found = Partial<Awaited<ReturnType<typeof Follower.open>>> & { readonly err
 
 /** A page's events as messages, and its end where that is no event. `before` and `behind` stand in ids around the place. */
 function messages(page: Page, named: boolean, before: string, behind: string): Rendered {
-  const id = (seq: number): string => `id: ${before}${placeId(page.epoch, seq)}${behind}\n`
+  const start = `id: ${before}${placeId(page.epoch, '')}`
+  const end = `${behind}\n`
   let told = page.after
   return render(
     page,
     { withChannel: true, withTo: true },
     {
-      before: (to, _, seq, block, parts) => {
+      before: (to, _, seq, parts) => {
         told = seq
-        to.ascii(`${id(seq)}event: `)
-        if (named && parts.type >= 0) to.copy(block, parts.type, parts.typeEnd)
+        to.ascii(start)
+        to.number(seq)
+        to.ascii(end)
+        to.ascii('event: ')
+        if (named && parts.type >= 0) to.copy(parts.type, parts.typeEnd)
         else to.ascii('message')
         to.ascii('\ndata: ')
       },
       behind: (to) => to.ascii('\n\n'),
       end: (to) => {
-        if (told < page.last) to.ascii(`${id(page.last)}\n`)
+        if (told < page.last) to.ascii(`${start}${page.last}${end}\n`)
       },
     },
   )

@@ -260,3 +260,20 @@ test('A page that is cut nowhere is given back as it is.', () => {
   expect(cutPage(page, 3)).toBe(page)
   expect(cutPage(page, 2).last).toBe(2)
 })
+
+test('Events that share some of their fields show each its own, over blocks and times, also where the page outgrows what is kept', () => {
+  const data = 'x'.repeat(1_000)
+  const type = (i: number): string | null => (i % 7 < 4 ? 'same' : i % 7 < 6 ? `sam${i % 2}` : null)
+  const key = (i: number): string | null => (i % 5 < 3 ? null : 'k')
+  const events = Array.from({ length: 6_000 }, (_, i) => event(`${i} ${data}`, { type: type(i), key: key(i) }))
+  const blocks = Array.from({ length: 12 }, (_, i) => sealed(events.slice(i * 500, i * 500 + 500), i * 500))
+  const dense = shown(pageOf(blocks, { last: 6_000 }))
+  expect(dense.map(({ type, key, data }) => [type ?? null, key ?? null, data])).toEqual(
+    events.map((_, i) => [type(i), key(i), `${i} ${data}`]),
+  )
+  const spans = events.slice(0, 40).map((each, i) => spanOf({ ...each, seq: i + 1, time: TIME + (i >> 2) }))
+  const timed = buildBlock('orders', { after: 0, last: 40, time: TIME }, spans, crc32) as Uint8Array
+  expect(shown(pageOf([timed], { last: 40 })).map(({ time }) => Date.parse(time) - TIME)).toEqual(
+    spans.map((_, i) => i >> 2),
+  )
+})
