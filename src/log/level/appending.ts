@@ -1,6 +1,6 @@
 /** One append's turn with the writer: all of its entries or none, under one idempotency key. */
 import { TidemarkError } from '../../errors.ts'
-import type { Append, Appended, AppendOptions } from '../log.ts'
+import type { Append, Appended, AppendOptions, Submission } from '../log.ts'
 import { type Channels, noChannel } from './channels.ts'
 import { sizeOf } from './entries.ts'
 import type { Draft, Group } from './group.ts'
@@ -92,5 +92,19 @@ export class Appending implements Task {
 
   reject(error: unknown): void {
     this.#told.failed(error)
+  }
+}
+
+/** Tells one submission what became of it. */
+export class ToldOne implements Told {
+  readonly #submission: Submission
+  constructor(submission: Submission) {
+    this.#submission = submission
+  }
+  appended(answers: readonly Appended[]): void {
+    this.#submission.appended(answers[0]!)
+  }
+  failed(error: unknown): void {
+    this.#submission.failed(error)
   }
 }

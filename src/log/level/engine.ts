@@ -24,7 +24,7 @@ import {
   type Submission,
 } from '../log.ts'
 import type { LogOptions } from '../open.ts'
-import { Appending, type Told } from './appending.ts'
+import { Appending, ToldOne } from './appending.ts'
 import { type Channel, Channels, noChannel, Waiters } from './channels.ts'
 import { CHANGE_BYTES } from './entries.ts'
 import type { Draft, Group } from './group.ts'
@@ -386,19 +386,6 @@ class LevelLog implements Log {
     this.#tail.clear()
     this.#pages.clear()
     this.#waiters.wakeAll(this.#hasChanged)
-  }
-}
-
-class ToldOne implements Told {
-  readonly #submission: Submission
-  constructor(submission: Submission) {
-    this.#submission = submission
-  }
-  appended(answers: readonly Appended[]): void {
-    this.#submission.appended(answers[0]!)
-  }
-  failed(error: unknown): void {
-    this.#submission.failed(error)
   }
 }
 
