@@ -6,8 +6,8 @@ import { type Config, flagOf, type SettingName, type Settings } from '../src/con
 import { TidemarkError } from '../src/errors.ts'
 import type { Log } from '../src/log/log.ts'
 import { openLog } from '../src/log/open.ts'
+import { GroupFigures } from '../src/server/counts.ts'
 import { version } from '../src/server/home.ts'
-import type { GroupFigures } from '../src/server/metrics.ts'
 import { checkOptions } from '../src/server/options.ts'
 import type { RunningServer } from '../src/server/server.ts'
 import { command, type Run } from './command.ts'
@@ -110,7 +110,7 @@ export async function start(
 ): Promise<{ log: Log; server: RunningServer }> {
   if (settings.engine !== 'level')
     throw new TidemarkError('wrong-config', `The engine ${settings.engine} is not supported yet: use level`)
-  let groupFigures: GroupFigures | undefined
+  const groupFigures = new GroupFigures()
   const { host, port, path, createChannels, heartbeat, acceptCopy, acceptDataLoss } = settings
   const { origin: origins, hostName: hostNames } = settings
   const about = { host, port, path, origins, hostNames, createChannels, heartbeat, version: version() }
@@ -124,16 +124,15 @@ export async function start(
     idWindow: settings.idWindow,
     tailBytes: settings.tailBytes,
     ...(settings.minFree !== undefined && { minFreeBytes: settings.minFree }),
-    onGroup: (group) => groupFigures?.add(group),
+    onGroup: groupFigures.add,
     onNotice: (level, message, facts) => logger[level](facts, message),
   })
-  // The server is loaded while the log is opened. What the log clears up by itself before is not counted.
-  const loading = Promise.all([import('../src/server/server.ts'), import('../src/server/metrics.ts')])
+  // The server is loaded while the log is opened.
+  const loading = import('../src/server/server.ts')
   loading.catch(() => undefined)
   const log = await opening
   try {
-    const [{ startServer }, metrics] = await loading
-    groupFigures = new metrics.GroupFigures()
+    const { startServer } = await loading
     const server = await startServer(log, {
       ...about,
       logger,

@@ -1,6 +1,7 @@
 /** The calls about the server itself: its state, its probes, its figures and the streamer's switch. */
 import { type App, asRoute, sendAsIs } from './app.ts'
 import type { Doors } from './doors.ts'
+import { Metrics } from './metrics.ts'
 import { live, ready, stateOf } from './probes.ts'
 import * as schemas from './schemas.ts'
 
@@ -13,10 +14,11 @@ export interface Running {
   readonly sockets: () => number
 }
 
-export function addAdmin(app: App, doors: Doors, open: Running): void {
+export function addAdmin(app: App, doors: Doors, open: Running, version: string): void {
   const { log } = doors
   const tags = ['server']
   const handler = asRoute(doors)
+  const metrics = new Metrics(log, doors.metrics, version)
 
   app.get(
     '/v1/admin/status',
@@ -113,7 +115,7 @@ export function addAdmin(app: App, doors: Doors, open: Running): void {
       },
     },
     async (_, reply) => {
-      const { text, contentType } = await doors.metrics.text()
+      const { text, contentType } = await metrics.text()
       return sendAsIs(reply, contentType, text)
     },
   )

@@ -7,8 +7,8 @@
 import type { Logger } from 'pino'
 import { TidemarkError } from '../errors.ts'
 import type { AppendOptions, Log } from '../log/log.ts'
+import type { Counts } from './counts.ts'
 import { PENDING_BYTES_MAX } from './limits.ts'
-import type { Metrics } from './metrics.ts'
 import type { StreamerSwitch } from './switch.ts'
 import type { Waits } from './waits.ts'
 
@@ -35,7 +35,7 @@ export interface Doors {
   readonly waits: Waits
   /** Never given event data, credentials or query strings. */
   readonly logger: Logger
-  readonly metrics: Metrics
+  readonly metrics: Counts
   /**
    * Aborts when the server begins to stop, before it stops accepting: waiting polls answer their empty page, SSE
    * streams end, no new wait begins. Appends are taken and answered until their connection closes.

@@ -47,7 +47,7 @@ export function addFigures(app: App, doors: Doors, watched: Watched): void {
     },
     async (): Promise<FiguresJson> => {
       watched.countDelivered()
-      const [counted, room] = await Promise.all([doors.metrics.figures(), disk?.figures()])
+      const room = await disk?.figures()
       const { state, reason, pendingAppends, pendingBytes } = log.health()
       return {
         at: performance.now(),
@@ -55,7 +55,7 @@ export function addFigures(app: App, doors: Doors, watched: Watched): void {
         state: doors.stopping.aborted ? 'stopping' : state,
         ...(reason !== undefined && { reason }),
         streamer: doors.switch.on ? 'on' : 'off',
-        ...counted,
+        ...doors.metrics.figures(),
         connections: watched.connections(),
         sockets: watched.sockets(),
         pendingAppends,

@@ -3,7 +3,7 @@ import type { Logger } from 'pino'
 import { TidemarkError } from '../errors.ts'
 import type { SettingJson } from '../wire.ts'
 import { Access, isLoopback, openWithoutKeys } from './access.ts'
-import type { GroupFigures } from './metrics.ts'
+import type { GroupFigures } from './counts.ts'
 
 export interface ServerOptions {
   /** Address to listen on; only loopback while there are no keys. Default 127.0.0.1. */

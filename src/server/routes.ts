@@ -25,7 +25,7 @@ export async function makeRoutes(doors: Doors, options: RoutesOptions): Promise<
   addMultiAppend(app, doors)
   addCursors(app, doors)
   addChannels(app, doors)
-  addAdmin(app, doors, options.watched)
+  addAdmin(app, doors, options.watched, options.version)
   addFigures(app, doors, options.watched)
   addVerify(app, doors)
   addPages(app, options.clientFile)

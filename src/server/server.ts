@@ -5,13 +5,13 @@ import { pino } from 'pino'
 import { formatTime } from '../event.ts'
 import type { Log } from '../log/log.ts'
 import { Connections } from './connections.ts'
+import { Counts } from './counts.ts'
 import type { Doors } from './doors.ts'
 import { logFailure } from './failure.ts'
 import { Front } from './front.ts'
 import { CLIENT_FILE } from './home.ts'
 import { hotCall } from './hot.ts'
 import * as limits from './limits.ts'
-import { Metrics } from './metrics.ts'
 import { checkOptions, type ServerOptions } from './options.ts'
 import { Router } from './router.ts'
 import { Streamer } from './streamer.ts'
@@ -36,7 +36,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   const { host, path, access } = checkOptions(options)
   const logger = options.logger ?? pino({ enabled: false })
   const version = options.version ?? '0'
-  const metrics = new Metrics(log, version, options.groupFigures)
+  const metrics = new Counts(options.groupFigures)
   const stopping = new AbortController()
   // Every stream listens to it.
   setMaxListeners(0, stopping.signal)

@@ -2,7 +2,7 @@
 import type { Browser } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
-import { GroupFigures } from '../../src/server/metrics.ts'
+import { GroupFigures } from '../../src/server/counts.ts'
 import { find } from '../machine.ts'
 import { body, event, range, tempDir, tempLog } from '../parts.ts'
 import { startTestServer } from '../server/serve.ts'

@@ -10,10 +10,10 @@ import type { Body } from '../../src/body.ts'
 import { toTidemarkError } from '../../src/errors.ts'
 import type { Event } from '../../src/event.ts'
 import type { Log } from '../../src/log/log.ts'
+import { Counts } from '../../src/server/counts.ts'
 import type { Doors } from '../../src/server/doors.ts'
 import type { HotCall } from '../../src/server/front.ts'
 import { holdContinue, sendProblem } from '../../src/server/http.ts'
-import { Metrics } from '../../src/server/metrics.ts'
 import { LogSwitch } from '../../src/server/switch.ts'
 import { Waits } from '../../src/server/waits.ts'
 import { tempLog } from '../parts.ts'
@@ -26,7 +26,7 @@ export interface Bare {
   stop(): void
   /** Codes that were thrown by the handler or told by it in its own way. */
   readonly failures: string[]
-  readonly metrics: Metrics
+  readonly metrics: Counts
   /** Handlers that are not done. */
   underWay(): number
   /** Resolves when the handler of each request so far is done. */
@@ -38,7 +38,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
   const log = given ?? (await tempLog())
   const logger = pino({ level: 'silent' })
   const streamerSwitch = await LogSwitch.open(log, logger)
-  const metrics = new Metrics(log)
+  const metrics = new Counts()
   const stopping = new AbortController()
   setMaxListeners(0, stopping.signal)
   const failures: string[] = []

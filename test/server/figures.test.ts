@@ -1,6 +1,6 @@
 import { request } from 'node:http'
 import { expect, onTestFinished, test, vi } from 'vitest'
-import { GroupFigures } from '../../src/server/metrics.ts'
+import { GroupFigures } from '../../src/server/counts.ts'
 import { body, range, tempDir, tempLog } from '../parts.ts'
 import { call, problemOf } from './calls.ts'
 import { startTestServer } from './serve.ts'

@@ -555,8 +555,7 @@ test('A client that hangs up is let go at once.', async () => {
 test('A client that does not read costs a page, and gets everything when it does.', async () => {
   const server = await startStreams()
   for (let i = 0; i < 40; i++) await server.append('orders', ...Array(10).fill('x'.repeat(50_000)))
-  const delivered = async (): Promise<number> =>
-    Number(/delivered_events_total\{door="sse"\} (\d+)/.exec((await server.metrics.text()).text)![1])
+  const delivered = async (): Promise<number> => server.metrics.reads.sse.events
   const slow = connect(server.port, '127.0.0.1')
   onTestFinished(() => void slow.destroy())
   slow.write('GET /v1/channels/orders/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n')

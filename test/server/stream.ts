@@ -9,8 +9,8 @@ import { decodeBlock, splitBlocks } from '../../src/block.ts'
 import { toTidemarkError } from '../../src/errors.ts'
 import type { Log } from '../../src/log/log.ts'
 import type { LogOptions } from '../../src/log/open.ts'
+import { Counts } from '../../src/server/counts.ts'
 import type { Doors } from '../../src/server/doors.ts'
-import { Metrics } from '../../src/server/metrics.ts'
 import { Streamer, type StreamerOptions } from '../../src/server/streamer.ts'
 import { LogSwitch } from '../../src/server/switch.ts'
 import { Waits } from '../../src/server/waits.ts'
@@ -38,7 +38,7 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
   const log = await tempLog(options.log)
   const logger = pino({ level: 'silent' })
   const streamerSwitch = await LogSwitch.open(log, logger)
-  const metrics = new Metrics(log, 'test')
+  const metrics = new Counts()
   const failures: string[] = []
   const stopping = new AbortController().signal
   const doors: Doors = {
