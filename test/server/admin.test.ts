@@ -145,11 +145,6 @@ describe('pages', () => {
     expect(answer.text).not.toContain('EISDIR')
     expect(lines.find(({ code }) => code === 'internal')).toMatchObject({ level: 50, err: { code: 'EISDIR' } })
   })
-
-  test('there is no console yet', async () => {
-    const { url } = await startTestServer()
-    for (const path of ['/console/', '/console', '/']) expect(problemOf(await call(url + path)).code).toBe('not-found')
-  })
 })
 
 describe('append to several channels', () => {
