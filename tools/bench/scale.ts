@@ -61,7 +61,7 @@ export interface Mixed {
 
 export const FULL: Scale = {
   seconds: 3,
-  warm: 1,
+  warm: 4,
   producers: 64,
   batch: 100,
   inFlight: 100,
