@@ -29,17 +29,19 @@ const MUCH_BYTES = 64 * 1024
  *
  * A round goes out in slices, and between them appends are taken: who has its turn late in a round gets what came
  * meanwhile. A round that took a while is followed by a rest as long as itself, within REST_MIN_MS and REST_MAX_MS, in
- * which more is taken: writes of little take half of the time at most, and after a short round there is no rest. The
- * more each turn gave, the shorter is the rest and the fewer are the slices: whoever appends much can't outrun who reads.
+ * which more is taken: writes of little take half of the time at most, and after a short round there is no rest. Where
+ * waiting saves nothing, for turns give much already or one event each all the same, the rest is shorter or none and
+ * the slices are fewer: whoever appends can't outrun who reads.
  */
 export class Rounds {
   #joined: Turn[] = []
   #isIdle = true
-  /** The round that goes out: its members, how many had their turn, the time that took, ms, and the bytes they got. */
+  /** The round that goes out: its members, how many had their turn, the time that took, ms, and what they got. */
   #round: Turn[] = []
   #had = 0
   #took = 0
-  #gave = 0
+  #events = 0
+  #bytes = 0
   /** How long slices of this round are, ms. */
   #sliceMs = SLICE_MS
 
@@ -51,8 +53,9 @@ export class Rounds {
   }
 
   /** A turn gave this. */
-  gave(bytes: number): void {
-    this.#gave += bytes
+  gave(events: number, bytes: number): void {
+    this.#events += events
+    this.#bytes += bytes
   }
 
   readonly #begin = (): void => {
@@ -60,7 +63,8 @@ export class Rounds {
     this.#joined = []
     this.#had = 0
     this.#took = 0
-    this.#gave = 0
+    this.#events = 0
+    this.#bytes = 0
     if (this.#round.length === 0) this.#isIdle = true
     else this.#slice()
   }
@@ -80,9 +84,13 @@ export class Rounds {
   }
 
   #end(): void {
-    const much = Math.min(this.#gave / this.#round.length / MUCH_BYTES, 1) ** 2
-    const rest = Math.min(Math.max(this.#took, REST_MIN_MS), REST_MAX_MS) * (1 - much)
-    this.#sliceMs = Math.max((this.#took * much) / SLICES, SLICE_MS)
+    const turns = this.#round.length
+    const much = Math.min(this.#bytes / turns / MUCH_BYTES, 1) ** 2
+    const alone = Math.max(2 - this.#events / turns, 0)
+    // From 0 to 1: how little is saved by waiting.
+    const vain = Math.min(Math.max(much, alone), 1)
+    const rest = Math.min(Math.max(this.#took, REST_MIN_MS), REST_MAX_MS) * (1 - vain)
+    this.#sliceMs = Math.max((this.#took * vain) / SLICES, SLICE_MS)
     this.#round = []
     if (this.#took < LOAD_FROM_MS || rest < 1) setImmediate(this.#begin)
     else setTimeout(this.#begin, rest)

@@ -162,7 +162,7 @@ export class Streamer implements Host {
   delivered(events: number, bytes: number): void {
     this.#delivered.events += events
     this.#delivered.bytes += bytes
-    this.rounds.gave(bytes)
+    this.rounds.gave(events, bytes)
   }
 
   commitSoon(following: Following): void {

@@ -24,13 +24,13 @@ function timed(): { rounds: Rounds; rests: number[]; pass(ms: number): void } {
 }
 
 /** Two rounds of `members` turns, each of which takes a tenth of a millisecond. Counts what others had of the second one. */
-async function twoRounds(members: number, bytes: number): Promise<{ rests: number[]; looks: number }> {
+async function twoRounds(members: number, bytes: number, events = 2): Promise<{ rests: number[]; looks: number }> {
   const { rounds, rests, pass } = timed()
   let had = 0
   const member = {
     turn(): void {
       pass(0.1)
-      rounds.gave(bytes)
+      rounds.gave(events, bytes)
       if (++had <= members) rounds.join(member)
     },
   }
@@ -87,4 +87,10 @@ test('a round of much is followed by no rest, and others get few looks at the ne
   expect(much.rests).toEqual([])
   expect(much.looks).toBeLessThanOrEqual(8)
   expect(little.looks).toBeGreaterThan(4 * much.looks)
+})
+
+test('where each turn gave one event there is no rest, and others get few looks', async () => {
+  const alone = await twoRounds(1_000, 200, 1)
+  expect(alone.rests).toEqual([])
+  expect(alone.looks).toBeLessThanOrEqual(8)
 })
