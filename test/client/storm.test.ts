@@ -13,7 +13,7 @@ const NODE_RUNS = LONG || 10
 const PAGE_RUNS = LONG ? Math.ceil(LONG / 10) : 3
 const RUN_MS = 60_000
 /** Storms that run side by side. */
-const AT_ONCE = 3
+const AT_ONCE = 5
 
 async function runs(count: number, first: number, follow: Follow): Promise<void> {
   const all: Storm = { cuts: 0, switches: 0, kills: 0 }
