@@ -34,7 +34,8 @@ const demo = (args: readonly string[], options: Surroundings = {}) =>
   new Program(args, { program: 'tools/demo/demo.js', ...options })
 
 async function showing(folder: string, ...args: string[]): Promise<Demo> {
-  const program = demo([folder, ...args])
+  // It is killed at the end, so what it makes for itself has to be ours to remove.
+  const program = demo([folder, ...args], { env: { TMPDIR: tempDir() } })
   const url = await program.until(() => /: (http:\S+)$/m.exec(program.out)?.[1])
   return Object.assign(program, { url })
 }
