@@ -1,30 +1,9 @@
 /** A write that fails in the middle of a running log. What real disks do is in test/crash; here LevelDB is made to fail. */
-import { Level } from 'level'
-import { expect, onTestFinished, test, vi } from 'vitest'
+import { expect, test } from 'vitest'
 import { headKey } from '../../src/log/level/keys.ts'
-import { openLog } from '../../src/log/open.ts'
-import { tempDir } from '../parts.ts'
-import { ALL, append, list, never, refusal } from './reading.ts'
-import { flip, numberOf, type Rows } from './stored.ts'
-
-/** A log, the LevelDB in it, and a way to make its next write fail. */
-async function failable() {
-  const open = vi.spyOn(Level.prototype, 'open')
-  const log = await openLog({ dir: tempDir() })
-  const rows = open.mock.contexts.at(-1) as unknown as Rows
-  onTestFinished(async () => {
-    vi.restoreAllMocks()
-    await log.close()
-  })
-  const failNextWrite = () => {
-    const batch = rows.batch.bind(rows)
-    const made = vi.spyOn(Level.prototype, 'batch') as unknown as { mockImplementationOnce(make: () => unknown): void }
-    made.mockImplementationOnce(() =>
-      Object.assign(batch(), { write: () => Promise.reject(new Error('Input/output error')) }),
-    )
-  }
-  return { log, rows, open, failNextWrite }
-}
+import { failable } from './failable.ts'
+import { ALL, append, eventsOf, list, never, refusal, valueIn } from './reading.ts'
+import { flip, numberOf } from './stored.ts'
 
 test('A damaged row of a channel that is waited for does not hold up the log after a failed write', async () => {
   const { log, rows, failNextWrite } = await failable()
@@ -63,4 +42,37 @@ test('While LevelDB does not open again every verb is unavailable, and for good 
   const during = verbs()
   await expect.poll(() => log.health().state, { timeout: 10_000 }).toBe('read-only')
   for (const verb of [...during, ...verbs()]) expect(await verb).toMatchObject({ code: 'unavailable' })
+})
+
+test('What a write that is on its way holds is seen by nobody, and what a failed one held by nobody until the log was opened again', async () => {
+  const { log, nextWrite, failNextWrite } = await failable()
+  const { epoch } = await append(log, 'c', [1])
+  const recent = () => log.recent('c', { epoch, after: 0 }, ALL)
+  const seen = () => eventsOf(recent()!).map(valueIn)
+  let go = () => {}
+  nextWrite(async (write) => {
+    // It is on disk, and not answered yet.
+    await write()
+    await new Promise<void>((resolve) => {
+      go = resolve
+    })
+  })
+  const second = append(log, 'c', [2])
+  await expect.poll(() => log.health().pendingAppends).toBe(1)
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  expect(recent()).toMatchObject({ head: 1, last: 1 })
+  expect(await log.read('c', { epoch, after: 0 }, ALL)).toMatchObject({ head: 1 })
+  go()
+  await second
+  expect(seen()).toEqual([1, 2])
+  failNextWrite()
+  expect(await refusal(append(log, 'c', [3]))).toMatchObject({ outcome: 'unknown' })
+  await expect.poll(() => log.health().state).toBe('ok')
+  // Nothing of before is in memory.
+  expect(recent()).toBeUndefined()
+  expect(await log.read('c', { epoch, after: 0 }, ALL)).toMatchObject({ head: 2 })
+  await log.trim('c', 1)
+  expect(recent).toThrow('trimmed')
+  await log.close()
+  expect(recent()).toBeUndefined()
 })

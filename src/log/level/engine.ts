@@ -107,12 +107,15 @@ class LevelLog implements Log {
   }
 
   submit(submission: Submission): void {
+    let appending: Appending
     try {
       const told = new ToldOne(submission)
-      this.#writer.enterAppend(new Appending(this.#channels, this.#receipts, [submission], submission, told))
+      appending = new Appending(this.#channels, this.#receipts, [submission], submission, told)
     } catch (error) {
       submission.failed(error)
+      return
     }
+    this.#writer.enterAppend(appending)
   }
 
   async read(channel: string, from: Place, limits: ReadLimits): Promise<Page> {
@@ -368,11 +371,10 @@ class LevelLog implements Log {
       this.#pages.forget(channel.number)
       woken.add(channel.name)
     }
-    for (const { channel, blocks } of group.changed()) {
-      const before = this.#channels.get(channel.name)
+    for (const { channel, blocks, isTrimmed } of group.changed()) {
       this.#channels.set(channel)
       if (blocks.length > 0) this.#tail.push(channel.number, blocks)
-      if (before && before.trimmed < channel.trimmed) {
+      if (isTrimmed) {
         this.#tail.trim(channel.number, channel.trimmed)
         this.#pages.forget(channel.number)
       }

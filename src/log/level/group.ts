@@ -50,6 +50,8 @@ export interface Draft extends Writable<Channel> {
   /** Sealed blocks of this group. */
   blocks: TailBlock[]
   changed: boolean
+  /** This group trims it. */
+  isTrimmed: boolean
 }
 
 export class Group {
@@ -123,7 +125,7 @@ export class Group {
 
   trim(draft: Draft, upTo: number): void {
     draft.trimmed = upTo
-    draft.changed = true
+    draft.changed = draft.isTrimmed = true
     this.sweepLater(draft.number, { upTo })
   }
 
@@ -218,12 +220,12 @@ export class Group {
     return true
   }
 
-  /** Channels as they are now that the group is on disk, with their new blocks. */
-  *changed(): Iterable<{ channel: Channel; blocks: readonly TailBlock[] }> {
+  /** Channels as they are now that the group is on disk, with their new blocks, and whether it trimmed them. */
+  *changed(): Iterable<{ channel: Channel; blocks: readonly TailBlock[]; isTrimmed: boolean }> {
     for (const draft of this.#drafts.values()) {
       if (!draft.changed) continue
-      const { name, number, settings, life, head, trimmed, time, cleaned, run } = draft
-      yield { channel: { name, number, settings, life, head, trimmed, time, cleaned, run }, blocks: draft.blocks }
+      const { name, number, settings, life, head, trimmed, time, cleaned, run, blocks, isTrimmed } = draft
+      yield { channel: { name, number, settings, life, head, trimmed, time, cleaned, run }, blocks, isTrimmed }
     }
   }
 
@@ -250,6 +252,7 @@ export class Group {
       blockBytes: 0,
       blocks: [],
       changed: false,
+      isTrimmed: false,
     }
     this.#drafts.set(channel.name, draft)
     return draft

@@ -19,8 +19,11 @@ const ROWS_AT_ONCE = 256
 const PIECE_BYTES = 256 * 1024
 /** Most iterators that are kept for the next page of their reader. Each holds up to three pieces. */
 const KEPT_MAX = 32
-/** One that nobody went on with is closed after this, ms: it pins files that LevelDB would like to delete. */
-const KEPT_MS = 1_000
+/**
+ * An iterator is made anew after this, ms, however often it is gone on with: it holds on to LevelDB's files and tables in
+ * memory as they were, and to every row that was removed since.
+ */
+const SCAN_MS = 2_000
 
 type Row = readonly [key: Uint8Array, block: Uint8Array]
 interface Iterator {
@@ -39,6 +42,7 @@ class Scan {
   #rows: readonly Row[] = []
   #at = 0
   #coming: Promise<readonly Row[]> | undefined
+  readonly #made = performance.now()
   /** It went on from one page to the next: what comes next is read before it is asked for. */
   goesOn = false
 
@@ -49,6 +53,10 @@ class Scan {
     this.pieceBytes = pieceOf(bytes)
     const range = blockRange(channel.number, after + 1, channel.head)
     this.#iterator = db.iterator({ ...range, highWaterMarkBytes: this.pieceBytes })
+  }
+
+  get isOld(): boolean {
+    return performance.now() - this.#made > SCAN_MS
   }
 
   /** The row that comes next, if it was read already. */
@@ -90,8 +98,6 @@ export class Pages {
   /** By channel and the place where they stand; the one that was kept longest is the first. */
   readonly #kept = new Map<string, Scan>()
   #timer: NodeJS.Timeout | undefined
-  /** Those that were kept when the timer was set. */
-  #old = new Set<Scan>()
 
   /**
    * Blocks that continue `after`, up to the head of `channel`; a new iterator sees the same moment as `channel`, because
@@ -149,7 +155,7 @@ export class Pages {
         position = header.last
         if (events >= limits.events || bytes >= limits.bytes) full = true
       }
-      keep = full && position < scan.upTo
+      keep = full && position < scan.upTo && !scan.isOld
     } catch (error) {
       // LevelDB found damage of its own where it reads with checks: index, footer, compressed blocks.
       if ((error as { code?: string }).code !== 'LEVEL_CORRUPTION') throw error
@@ -179,24 +185,21 @@ export class Pages {
     const place = placeOf(number, position)
     this.#drop(place)
     this.#kept.set(place, scan)
-    this.#old.delete(scan)
     if (this.#kept.size > KEPT_MAX) this.#drop(this.#kept.keys().next().value!)
     if (scan.goesOn) scan.readAhead()
-    this.#timer ??= setInterval(this.#sweep, KEPT_MS).unref()
+    this.#timer ??= setInterval(this.#sweep, SCAN_MS / 2).unref()
   }
 
   #drop(place: string): void {
     const scan = this.#kept.get(place)
     if (!scan) return
     this.#kept.delete(place)
-    this.#old.delete(scan)
     scan.close().catch(() => {})
   }
 
-  /** Closes what stood since the last time; without any left it is not called again. */
+  /** Closes those that nobody went on with; without any left it is not called again. */
   readonly #sweep = (): void => {
-    for (const [place, scan] of this.#kept) if (this.#old.has(scan)) this.#drop(place)
-    this.#old = new Set(this.#kept.values())
+    for (const [place, scan] of this.#kept) if (scan.isOld) this.#drop(place)
     if (this.#kept.size > 0) return
     clearInterval(this.#timer)
     this.#timer = undefined

@@ -137,7 +137,7 @@ export class Writer {
   /** What adds events, and is refused when the disk is almost full. */
   enterAppend(task: Task): void {
     if (this.#state === 'ok' && this.#watermark.isLow(task.bytes))
-      task.reject(new TidemarkError('storage-full', this.#watermark.reason, { retryAfter: RETRY_AFTER_MS }))
+      refuse(task, new TidemarkError('storage-full', this.#watermark.reason, { retryAfter: RETRY_AFTER_MS }))
     else this.#enter(task)
   }
 
@@ -145,7 +145,7 @@ export class Writer {
   #enter(task: Task): void {
     const refusal = this.#refusal(task.bytes)
     if (refusal) {
-      task.reject(refusal)
+      refuse(task, refusal)
       return
     }
     this.#queue.push(task)
@@ -206,14 +206,17 @@ export class Writer {
     try {
       const wrote = await group.write()
       if (wrote) this.#events.onGroup?.({ seconds: (performance.now() - started) / 1000, tasks: taken, bytes })
+      // A fault here leaves memory behind the disk; opening again mends that, as it does after a write that failed.
+      this.#events.onWritten(group)
     } catch (error) {
       this.#release(tasks)
       await this.#fail(error, tasks)
       return
     }
     this.#release(tasks)
-    this.#events.onWritten(group)
-    for (const task of tasks) tell(task, refused)
+    for (const task of tasks)
+      if (refused.has(task)) refuse(task, refused.get(task))
+      else tell(() => task.settle())
   }
 
   #release(tasks: readonly Task[]): void {
@@ -227,7 +230,8 @@ export class Writer {
     const full = isDiskFull(error)
     const code = full ? 'storage-full' : 'unavailable'
     for (const task of group)
-      task.reject(
+      refuse(
+        task,
         new TidemarkError(
           code,
           `The write failed: ${why}`,
@@ -304,17 +308,18 @@ export class Writer {
     const refused = this.#queue
     this.#queue = []
     this.#release(refused)
-    for (const task of refused) task.reject(this.#refusal(0) ?? new TidemarkError('unavailable', 'The log stopped'))
+    for (const task of refused) refuse(task, this.#refusal(0) ?? new TidemarkError('unavailable', 'The log stopped'))
   }
 }
 
 const refusalOf = (error: unknown): unknown =>
   isOfStore(error) ? new TidemarkError('unavailable', 'The log can not be read now', {}, { cause: error }) : error
 
-function tell(task: Task, refused: ReadonlyMap<Task, unknown>): void {
+const refuse = (task: Task, error: unknown): void => tell(() => task.reject(error))
+
+function tell(answer: () => void): void {
   try {
-    if (refused.has(task)) task.reject(refused.get(task))
-    else task.settle()
+    answer()
   } catch (error) {
     // A fault of whoever is told: it ends the process as any other, and holds up neither the writer nor the next one.
     queueMicrotask(() => {
