@@ -1,12 +1,12 @@
 /** One channel: what is known of it, its events as they come, and one of them whole. */
 import { signal as makeSignal, useSignal } from '@preact/signals'
 import type { ComponentChildren } from 'preact'
-import { useEffect, useMemo } from 'preact/hooks'
+import { useEffect, useLayoutEffect, useMemo, useRef } from 'preact/hooks'
 import type { ChannelEvent } from '../client/subscription.ts'
 import { checkChannel } from '../event.ts'
 import type { ChannelInfoJson } from '../wire.ts'
 import { ask, tidemark, useEvery, wordsOf } from './ask.ts'
-import { Json } from './json.tsx'
+import { Opened } from './opened.tsx'
 import { cursorsHref } from './route.ts'
 import { type Column, Rows } from './rows.tsx'
 import { type Kept, placeOf, Tail } from './tail.ts'
@@ -60,8 +60,8 @@ function refusalOf(name: string): string | undefined {
 }
 
 function Whole({ name }: { name: string }) {
-  // A new object each time: to begin at the same place again is to begin again.
-  const place = useSignal<{ after: number | string }>({ after: NEWEST })
+  // To begin at the same place again is to begin again.
+  const place = useSignal<{ turn: number; after: number | string }>({ turn: 0, after: NEWEST })
   const opened = useSignal<ChannelEvent | undefined>(undefined)
   const tail = useMemo(() => new Tail(name, place.value.after), [place.value])
   useEffect(() => {
@@ -82,11 +82,16 @@ function Whole({ name }: { name: string }) {
       <Controls
         tail={tail}
         onPlace={(after) => {
-          place.value = { after }
+          place.value = { turn: place.value.turn + 1, after }
         }}
       />
       <div class="split">
-        <Events tail={tail} onOpen={(event) => (opened.value = event)} />
+        <Events
+          key={place.value.turn}
+          tail={tail}
+          isNewest={place.value.after === NEWEST}
+          onOpen={(event) => (opened.value = event)}
+        />
         {opened.value !== undefined && <Opened event={opened.value} onClose={() => (opened.value = undefined)} />}
       </div>
     </main>
@@ -223,11 +228,23 @@ function Controls({ tail, onPlace }: { tail: Tail; onPlace: (place: number | str
   )
 }
 
-function Events({ tail, onOpen }: { tail: Tail; onOpen: (event: ChannelEvent) => void }) {
+interface EventsProps {
+  readonly tail: Tail
+  /** Begins at the end of what comes; else at the place that was asked for. */
+  readonly isNewest: boolean
+  readonly onOpen: (event: ChannelEvent) => void
+}
+
+function Events({ tail, isNewest, onOpen }: EventsProps) {
   const at = useSignal(-1)
-  const atEnd = useSignal(true)
+  const atEnd = useSignal(isNewest)
   void tail.version.value
-  const { shown } = tail
+  const { shown, dropped } = tail
+  const before = useRef(dropped)
+  useLayoutEffect(() => {
+    if (at.value >= 0) at.value = Math.max(at.value - (dropped - before.current), -1)
+    before.current = dropped
+  }, [dropped])
   return (
     <div class="holder">
       <Rows
@@ -241,7 +258,7 @@ function Events({ tail, onOpen }: { tail: Tail; onOpen: (event: ChannelEvent) =>
           const { event } = shown[i]!
           if (event) onOpen(event)
         }}
-        dropped={tail.dropped}
+        dropped={dropped}
         atEnd={atEnd}
         empty={tail.filter.value === '' ? 'No events yet' : 'Nothing here holds that'}
       />
@@ -275,48 +292,4 @@ function previewOf({ data, dataBase64, contentType, tombstone }: ChannelEvent): 
   return contentType !== undefined && typeof data === 'string'
     ? visible(data.slice(0, PREVIEW))
     : preview(data, PREVIEW)
-}
-
-function Opened({ event, onClose }: { event: ChannelEvent; onClose: () => void }) {
-  const { seq, time, type, key, id, contentType, data, dataBase64, tombstone, to } = event
-  const fact = (name: string, value: string | undefined) =>
-    value !== undefined && (
-      <>
-        <dt>{name}</dt>
-        <dd>
-          <bdi>{visible(value)}</bdi>
-        </dd>
-      </>
-    )
-  return (
-    <aside class="opened" aria-label={`Event ${seq}`}>
-      <div class="bar">
-        <h2>Event {count(seq)}</h2>
-        <button type="button" onClick={onClose}>
-          Close
-        </button>
-      </div>
-      <dl>
-        {fact('Time', time)}
-        {fact('Type', type)}
-        {fact('Key', key)}
-        {fact('Id', id)}
-        {fact('Content type', contentType)}
-        {fact('To', to && JSON.stringify(to))}
-      </dl>
-      {tombstone && <p class="quiet">A tombstone: it says that the key is gone.</p>}
-      {dataBase64 !== undefined && (
-        <>
-          <p class="quiet">{`${bytes((dataBase64.length * 3) / 4)}, as base64`}</p>
-          <Json value={dataBase64} />
-        </>
-      )}
-      {data !== undefined && (
-        <div class="json">
-          {/* Another event is another tree. */}
-          <Json key={`${event.channel} ${seq}`} value={data} />
-        </div>
-      )}
-    </aside>
-  )
 }

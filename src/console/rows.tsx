@@ -36,15 +36,17 @@ export interface RowsProps {
   readonly onOpen: (index: number) => void
   /** What is seen changed. */
   readonly onSeen?: (first: number, last: number) => void
-  /** Rows taken away at the top since the beginning: what is seen stays where it is. */
+  /** Rows that went away above what is seen, less those that came: what is seen stays where it is. */
   readonly dropped?: number
+  /** Set by `End` until something else is pressed or scrolled to: rows that come move it on. */
+  readonly toEnd?: Signal<boolean>
   /** True keeps the end in sight; scrolling up ends that, scrolling to the end begins it again. */
   readonly atEnd?: Signal<boolean>
   readonly empty: string
 }
 
 export function Rows(props: RowsProps) {
-  const { label, kind, columns, count, cells, at, onOpen, onSeen, dropped = 0, atEnd, empty } = props
+  const { label, kind, columns, count, cells, at, onOpen, onSeen, dropped = 0, atEnd, toEnd, empty } = props
   const box = useRef<HTMLDivElement>(null)
   const before = useRef({ dropped, top: 0 })
   const seen = useMemo(() => makeSignal({ top: 0, height: 600 }), [])
@@ -52,11 +54,10 @@ export function Rows(props: RowsProps) {
   const measure = () => {
     const { scrollTop: top, clientHeight: height, scrollHeight } = box.current!
     if (top !== seen.value.top || height !== seen.value.height) seen.value = { top, height }
-    // The end comes and goes with new rows: only a person's own scrolling up leaves it.
-    if (atEnd) {
-      if (top + height >= scrollHeight - ROW_PX) atEnd.value = true
-      else if (top < before.current.top) atEnd.value = false
-    }
+    // The end comes and goes with new rows: only a person's own scrolling leaves it and finds it again.
+    if (atEnd && top < before.current.top) atEnd.value = false
+    else if (atEnd && top > before.current.top && top + height >= scrollHeight - ROW_PX) atEnd.value = true
+    if (toEnd && top < before.current.top) toEnd.value = false
     before.current.top = top
   }
 
@@ -71,31 +72,44 @@ export function Rows(props: RowsProps) {
     before.current.dropped = dropped
     const element = box.current!
     if (atEnd?.value) element.scrollTop = element.scrollHeight
-    else if (gone > 0) element.scrollTop -= gone * ROW_PX
+    else if (toEnd?.value) move(count - 1)
+    else if (gone !== 0) element.scrollTop -= gone * ROW_PX
+    else return
     before.current.top = element.scrollTop
-    if (gone > 0 && at.value >= 0) at.value = Math.max(at.value - gone, -1)
   }, [count, dropped, atEnd?.value])
+
+  // Coming back, the place is in sight.
+  useLayoutEffect(() => {
+    if (at.value >= 0) move(at.value)
+  }, [])
 
   const first = Math.max(0, Math.floor(seen.value.top / ROW_PX) - BEYOND)
   const last = Math.min(count, Math.ceil((seen.value.top + seen.value.height) / ROW_PX) + BEYOND)
   useLayoutEffect(() => onSeen?.(first, last), [first, last, count])
 
   const move = (to: number) => {
-    const next = Math.max(0, Math.min(count - 1, to))
+    const next = Math.min(count - 1, Math.max(0, to))
     at.value = next
-    const { top, height } = seen.value
     const element = box.current!
-    if (next * ROW_PX < top) element.scrollTop = next * ROW_PX
-    else if ((next + 2) * ROW_PX > top + height) element.scrollTop = (next + 2) * ROW_PX - height
+    const { scrollTop: top, clientHeight: height } = element
+    if (next * ROW_PX < top) {
+      element.scrollTop = next * ROW_PX
+      if (atEnd) atEnd.value = false
+    } else if ((next + 2) * ROW_PX > top + height) element.scrollTop = (next + 2) * ROW_PX - height
   }
   const onKeyDown = (event: KeyboardEvent) => {
     const page = Math.max(1, Math.floor(seen.value.height / ROW_PX) - 2)
-    const steps: Record<string, number> = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page }
-    if (count === 0 || event.altKey || event.ctrlKey || event.metaKey) return
-    if (event.key in steps) move((at.value < 0 ? -1 : at.value) + steps[event.key]!)
-    else if (event.key === 'Home') move(0)
-    else if (event.key === 'End') move(count - 1)
-    else if (event.key === 'Enter' && at.value >= 0 && at.value < count) onOpen(at.value)
+    const now = at.value
+    const places: Readonly<Record<string, number>> = {
+      ...{ ArrowDown: now + 1, ArrowUp: now - 1, PageDown: now + page, PageUp: now - page },
+      ...{ Home: 0, End: count - 1 },
+    }
+    if (event.altKey || event.ctrlKey || event.metaKey) return
+    if (event.key in places) {
+      if (toEnd) toEnd.value = event.key === 'End'
+      if (atEnd && event.key === 'End') atEnd.value = true
+      move(places[event.key]!)
+    } else if (event.key === 'Enter' && now >= 0 && now < count) onOpen(now)
     else return
     event.preventDefault()
   }
@@ -114,6 +128,7 @@ export function Rows(props: RowsProps) {
         style={{ transform: `translateY(${i * ROW_PX}px)` }}
         onClick={() => {
           at.value = i
+          if (toEnd) toEnd.value = false
           onOpen(i)
         }}
       >

@@ -34,7 +34,7 @@ export class Tail {
   readonly caughtUp = signal(false)
   /** What passes the filter, oldest first. */
   shown: Kept[] = []
-  /** Of what was shown, taken away at the beginning. */
+  /** Of what was shown, taken away at the beginning; never falls. */
   dropped = 0
   /** Events that came. */
   came = 0
@@ -128,7 +128,6 @@ export class Tail {
     this.filter.value = text
     this.#wanted = text.toLowerCase()
     this.shown = this.#kept.filter((kept) => passes(kept, this.#wanted))
-    this.dropped = 0
     this.version.value++
   }
 
@@ -137,7 +136,6 @@ export class Tail {
     this.#kept = []
     this.shown = []
     this.#weight = 0
-    this.dropped = 0
     this.version.value++
   }
 }

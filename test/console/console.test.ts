@@ -3,8 +3,9 @@ import type { Browser } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
 import { GroupFigures } from '../../src/server/counts.ts'
+import { dice } from '../crash/dice.ts'
 import { find } from '../machine.ts'
-import { body, event, range, tempDir, tempLog } from '../parts.ts'
+import { body, event, range, SEED, tempDir, tempLog } from '../parts.ts'
 import { startTestServer } from '../server/serve.ts'
 import { launch, openConsole } from './opened.ts'
 
@@ -216,6 +217,44 @@ describe.skipIf(!executablePath)('the console', () => {
     console.log(`10,000 channels: searched in ${searched.toFixed(0)} ms, the end reached in ${scrolled.toFixed(0)} ms`)
     // Nothing is wider than a narrow screen.
     expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(390)
+    expect(wrong).toEqual([])
+  })
+
+  test('the end of a list is reached however its pages come, and what comes beside them moves nobody', async () => {
+    const { url, log } = await served()
+    const name = (n: number) => `shop-${String(n).padStart(5, '0')}`
+    for (let from = 0; from < 4_000; from += 1_000)
+      await log.append(range(from, from + 999).map((n) => ({ channel: name(n), body: body(n) })))
+    const { page, wrong } = await openConsole(browser, url, '#/channels')
+    const selected = page.locator('.row[aria-selected="true"]')
+    const isAt = (n: number) =>
+      vi.waitFor(async () => {
+        expect(await page.getByRole('status').textContent()).toBe('4,000')
+        expect(await selected.textContent()).toContain(name(n))
+        expect(await selected.isVisible()).toBe(true)
+      }, PATIENCE)
+    await page.getByRole('status').getByText('4,000', { exact: true }).waitFor()
+    const upTo = dice(SEED)
+    console.log(`console: TEST_SEED=${SEED}`)
+    await page.route('**/v1/channels?*', async (route) => {
+      await new Promise((resolve) => setTimeout(resolve, upTo(400)))
+      await route.continue()
+    })
+    for (let round = 0; round < 3; round++) {
+      await page.getByRole('searchbox').fill('shop-0177')
+      await page.getByRole('status').getByText('10', { exact: true }).waitFor()
+      await page.getByRole('searchbox').fill('')
+      await page.waitForTimeout(upTo(1_500))
+      await page.getByRole('grid').focus()
+      await page.keyboard.press('End')
+      await isAt(3_999)
+      await page.keyboard.press('ArrowUp')
+      await isAt(3_998)
+    }
+    // A channel that comes before what is seen moves nothing under the person's hand.
+    await log.append([{ channel: 'shop-03990-new', body: body(1) }])
+    await page.getByRole('link', { name: 'shop-03990-new' }).waitFor()
+    expect(await selected.textContent()).toContain(name(3_998))
     expect(wrong).toEqual([])
   })
 })
