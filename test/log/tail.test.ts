@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { crc32 } from 'node:zlib'
 import { expect, test } from 'vitest'
 import { sealBlock } from '../../src/block.ts'
@@ -30,7 +32,7 @@ test('Forms that readers make count into the budget, and push the oldest blocks 
 })
 
 test('A form of a block is made once, whatever the place of its reader, and goes with the block', () => {
-  const { tail, page } = tailOf(100_000, 20, 10)
+  const { tail, page } = tailOf(105_000, 20, 10)
   let made = 0
   const make = () => {
     made++
@@ -89,4 +91,23 @@ test('Blocks leave in the order in which they came, whatever was trimmed or forg
   expect(page(5)).toBeUndefined()
   expect(page(9)).toBeUndefined()
   expect(tail.page({ ...CHANNEL, number: 3, head: 2 }, 'x.x', 1, ALL)!.blocks.length).toBe(1)
+})
+
+test('Of a block that was dropped nothing is kept, also while its neighbours stay', async () => {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const tail = new Tail(60_000)
+  const made: WeakRef<Uint8Array>[] = []
+  for (const i of range(0, 199)) {
+    const block = tailBlock(sealBlock('c', [body('x'.repeat(500))], { after: i, time: 1 }, crc32))
+    made.push(new WeakRef(block.bytes))
+    tail.push(1, [block])
+  }
+  const held = range(0, 199).filter((after) => tail.page({ ...CHANNEL, head: 200 }, 'x.x', after, ALL)).length
+  // What a WeakRef was asked for lives until the end of the turn of the event loop.
+  await new Promise((resolve) => setImmediate(resolve))
+  collect()
+  expect(held).toBeGreaterThan(10)
+  expect(made.filter((ref) => ref.deref()).length).toBe(held)
+  expect(tail.page({ ...CHANNEL, head: 200 }, 'x.x', 199, ALL)!.blocks.length).toBe(1)
 })

@@ -22,13 +22,18 @@ interface Arrival {
   isGone: boolean
 }
 
-type Form = { readonly length: number }
+/** A ready-made form of a block, and the one made before it: few have more than one. */
+interface Form {
+  readonly name: string
+  readonly form: { readonly length: number }
+  readonly next: Form | undefined
+}
 
 interface HeldBlock extends TailBlock {
   readonly arrival: Arrival
   /** Bytes of its channel's blocks up to and with it. */
   readonly upTo: number
-  forms: Map<string, Form> | undefined
+  forms: Form | undefined
   formBytes: number
 }
 
@@ -44,8 +49,8 @@ interface SharedPage {
 }
 
 interface ChannelTail {
-  /** Neighbours, oldest first; blocks before `from` were dropped. */
-  blocks: HeldBlock[]
+  /** Neighbours, oldest first; before `from` stand those that were dropped, of which nothing is kept. */
+  blocks: (HeldBlock | undefined)[]
   from: number
   /** Bytes of all blocks that it ever got. */
   bytes: number
@@ -57,8 +62,9 @@ interface ChannelTail {
 const PAGES_MAX = 16
 /** Forms are kept of the newest blocks of a channel, up to this part of the budget: readers who are far behind are few. */
 const FORMED_PART = 0.25
-/** What a block and a channel take beyond the bytes of blocks. */
-const BLOCK_OVERHEAD = 250
+/** What a block, a form and a channel take beyond their bytes: objects, and what the allocator rounds up. Measured. */
+const BLOCK_OVERHEAD = 450
+const FORM_OVERHEAD = 350
 const CHANNEL_OVERHEAD = 600
 /** Arrivals of blocks that are gone already are kept up to this many, and as many as there are others. */
 const GONE_KEPT = 4_096
@@ -164,15 +170,18 @@ export class Tail {
     return page
   }
 
-  #blockForm<T extends Form>(tail: ChannelTail, block: HeldBlock, name: string, make: (block: Uint8Array) => T): T {
-    const known = block.forms?.get(name) as T | undefined
-    if (known) return known
+  #blockForm<T extends { readonly length: number }>(
+    tail: ChannelTail,
+    block: HeldBlock,
+    name: string,
+    make: (block: Uint8Array) => T,
+  ): T {
+    for (let known = block.forms; known; known = known.next) if (known.name === name) return known.form as T
     const form = make(block.bytes)
     if (block.arrival.isGone || tail.bytes - block.upTo > this.#budget * FORMED_PART) return form
-    block.forms ??= new Map()
-    block.forms.set(name, form)
-    block.formBytes += form.length
-    this.#bytes += form.length
+    block.forms = { name, form, next: block.forms }
+    block.formBytes += form.length + FORM_OVERHEAD
+    this.#bytes += form.length + FORM_OVERHEAD
     this.#keepBudget()
     return form
   }
@@ -197,7 +206,7 @@ export class Tail {
     block.arrival.isGone = true
     this.#count--
     this.#bytes -= block.bytes.length + block.formBytes + BLOCK_OVERHEAD
-    tail.from++
+    tail.blocks[tail.from++] = undefined
     if (tail.from === tail.blocks.length) {
       this.#channels.delete(channel)
       this.#bytes -= CHANNEL_OVERHEAD
