@@ -17,6 +17,8 @@ export interface About {
   readonly takes?: string
   /** May be given many times; in the environment separated by commas. */
   readonly many?: true
+  /** Has no flag, for others see those, and is never shown. */
+  readonly secret?: true
   /** One letter for the flag: `-n`. */
   readonly short?: string
   /** As it would stand in a file. Without one the setting is unset. */
@@ -112,6 +114,7 @@ export const SETTINGS = {
   host: setting(text, { about: 'address to listen on', takes: 'HOST', default: '127.0.0.1' }),
   port: setting(whole(0, 65_535), { about: 'port to listen on; 0 takes a free one', takes: 'PORT', default: 7070 }),
   data: setting(text, { about: 'directory of the log', takes: 'DIR', default: 'data/log' }),
+  keys: setting(text, { about: 'file of the keys that are good (keys.json in --data)', takes: 'FILE' }),
   create: setting(yesNo, {
     about: 'make a log where there is none',
     otherwise: 'refuse a directory without a log: it was emptied, or is not mounted',
@@ -182,6 +185,8 @@ export const SETTINGS = {
     takes: 'URL',
     default: 'http://127.0.0.1:7070',
   }),
+  token: setting(text, { about: 'key or token to show to the server', takes: 'TOKEN', secret: true }),
+  tokenFile: setting(text, { about: 'file that holds the key or token to show to the server', takes: 'FILE' }),
   rate: setting(size(64 * 1024, 64 * GIB, '64KiB … 64GiB'), {
     about: 'most bytes a second that are read for it',
     takes: 'SIZE',
@@ -300,7 +305,7 @@ function originOf(name: SettingName, flag: unknown, variable: string | undefined
 }
 
 function refusal(name: SettingName, { source, where, value }: Origin, rule: string): TidemarkError {
-  const shown = JSON.stringify(value)
+  const shown = aboutOf(name).secret ? 'what was given' : JSON.stringify(value)
   if (source === 'flag') return new TidemarkError('bad-request', `${where} ${rule}, not ${shown}`, { setting: name })
   const place = source === 'file' ? `${where}: ${flagOf(name)}` : where
   return new TidemarkError('wrong-config', `${place} ${rule}, not ${shown}`, { setting: name })

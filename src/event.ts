@@ -51,6 +51,7 @@ const CHANNEL = /^[A-Za-z0-9._:-]+(?:\/[A-Za-z0-9._:-]+)*$/
 const DOTS = /(?:^|\/)\.\.?(?:\/|$)/
 const RESERVED = /\/(?:events|trim|compact|state|cursors|erase)(?:\/|$)/
 const CLIENT = /^[A-Za-z0-9._:-]+$/
+const OWNED = /^(?:[A-Za-z0-9._:-]|%[0-9A-F]{2})+~[A-Za-z0-9._:-]{1,128}$/
 const TYPE = /^[A-Za-z0-9._:/-]+$/
 const CONTROL = /[\u0000-\u001f\u007f-\u009f]/
 const PRINTABLE = /^[\x20-\x7e]+$/
@@ -82,6 +83,17 @@ export function checkClient(name: unknown): string {
   if (typeof name !== 'string' || name.length > CLIENT_BYTES_MAX || !CLIENT.test(name) || name === '.' || name === '..')
     return refuse('client', 'is 1–128 bytes of A-Z a-z 0-9 . _ : -, not "." or ".."')
   return name
+}
+
+/** Stands between the subject and the name of its cursor in the name that the log keeps: `anna~web-42`. */
+export const CURSOR_OWNER = '~'
+/** Most bytes of a subject, before what a name can not hold was encoded. */
+export const SUBJECT_BYTES_MAX = 128
+/** A client's name, or the whole name of a subject's cursor: only admins say that. */
+export function checkCursorName(name: unknown): string {
+  if (typeof name === 'string' && name.length <= SUBJECT_BYTES_MAX * 3 + 1 + CLIENT_BYTES_MAX && OWNED.test(name))
+    return name
+  return checkClient(name)
 }
 
 export function checkType(type: unknown): string {

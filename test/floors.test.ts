@@ -20,11 +20,12 @@ const FLOORS: readonly [string, RegExp, readonly string[]][] = [
   ['client', /^src\/client\//, ['words', 'client']],
   ['port', /^src\/log\/(?:log|follow|verify)\.ts$/, ['words', 'port']],
   ['engine', /^src\/log\/(?:level|jetstream)\//, ['words', 'port', 'engine', 'open']],
+  ['access', /^src\/access\//, ['words', 'access']],
   // The one place that chooses an engine; engines take its option types.
   ['open', /^src\/log\/open\.ts$/, ['words', 'port', 'engine', 'open']],
-  ['doors', /^src\/server\//, ['words', 'port', 'doors']],
+  ['doors', /^src\/server\//, ['words', 'port', 'access', 'doors']],
   ['console', /^src\/console\//, ['words', 'client', 'console']],
-  ['programs', /^tools\//, ['words', 'port', 'open', 'doors', 'client', 'programs']],
+  ['programs', /^tools\//, ['words', 'port', 'open', 'access', 'doors', 'client', 'programs']],
 ]
 const floorOf = (file: string): readonly [string, RegExp, readonly string[]] | undefined =>
   FLOORS.find(([, where]) => where.test(file))

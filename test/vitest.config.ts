@@ -16,6 +16,7 @@ export default defineConfig({
     projects: [
       project('check', 'test/floors.test.ts', 'test/protocol.test.ts'),
       project('words', 'test/block.test.ts', 'test/event.test.ts', 'test/golden/*.test.ts'),
+      project('access', 'test/access/*.test.ts'),
       project('log', 'test/log/*.test.ts'),
       project('crash', 'test/crash/*.test.ts'),
       project('doors', 'test/server/*.test.ts'),

@@ -94,7 +94,8 @@ function textOf(name: string): string {
 
 /** The flags of a setting. What may be yes by default has a `--no-…`; the other form is there too, to win over a file. */
 function optionsOf(name: SettingName): Option[] {
-  const { about, otherwise = `not: ${about}`, takes, many, short, default: given } = aboutOf(name)
+  const { about, otherwise = `not: ${about}`, takes, many, short, secret, default: given } = aboutOf(name)
+  if (secret) return []
   const flag = flagOf(name)
   const shown = given === undefined || typeof given === 'boolean' || Array.isArray(given) ? '' : `, default ${given}`
   const text = (what: string) => `${what} (${variableOf(name)}${shown})`

@@ -1,5 +1,5 @@
 import type { Command } from 'commander'
-import { flagOf, SETTING_NAMES, type SettingName } from '../src/config.ts'
+import { aboutOf, type Config, flagOf, SETTING_NAMES, type SettingName } from '../src/config.ts'
 import { command, type Run } from './command.ts'
 import { type Terminal, table } from './terminal.ts'
 
@@ -23,17 +23,21 @@ export const configCommand = (terminal: Terminal): Command =>
 export async function printConfig({ config, settings, terminal }: Run): Promise<void> {
   if (settings.json) {
     const entries = SETTING_NAMES.map((name) => {
-      const { source, where, value = null } = config.origins[name]
-      return [flagOf(name), { value, source, ...(where !== undefined && { where }) }]
+      const { source, where } = config.origins[name]
+      return [flagOf(name), { value: shownOf(config, name) ?? null, source, ...(where !== undefined && { where }) }]
     })
     return terminal.print(JSON.stringify(Object.fromEntries(entries)))
   }
   const rows = SETTING_NAMES.map((name: SettingName) => {
-    const { source, where, value } = config.origins[name]
-    return [flagOf(name), textOf(value), where === undefined ? source : `${source} ${where}`]
+    const { source, where } = config.origins[name]
+    return [flagOf(name), textOf(shownOf(config, name)), where === undefined ? source : `${source} ${where}`]
   })
   await terminal.print(table(['SETTING', 'VALUE', 'FROM'], rows))
 }
+
+/** A secret is only said to be there. */
+const shownOf = ({ origins }: Config, name: SettingName): unknown =>
+  aboutOf(name).secret && origins[name].value !== undefined ? '…' : origins[name].value
 
 function textOf(value: unknown): string {
   if (value === undefined || (Array.isArray(value) && value.length === 0)) return '-'

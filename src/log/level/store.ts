@@ -260,6 +260,9 @@ async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise
 const expected = (dir: string): TidemarkError =>
   new TidemarkError('data-loss', `There is no log in ${dir}, and --no-create says that there is one. Is it mounted?`)
 
+/** What may be there before a log is: keys are made before the first start. */
+const AT_HOME: ReadonlySet<string> = new Set(['holder.json', 'store', 'keys.json'])
+
 /** A directory that is truly new. The mark comes first, so that an interrupted creation is told from a loss. */
 async function create(
   dir: string,
@@ -267,7 +270,7 @@ async function create(
   options: LogOptions,
   onMarkError: (error: Error) => void,
 ): Promise<Store> {
-  const strangers = readdirSync(dir).filter((name) => name !== 'holder.json' && name !== 'store')
+  const strangers = readdirSync(dir).filter((name) => !AT_HOME.has(name))
   if (strangers.length > 0) {
     // Nothing of ours stays where others are at home.
     lock.sayEnded()
