@@ -17,7 +17,7 @@ export interface Running {
 export function addAdmin(app: App, doors: Doors, open: Running, version: string): void {
   const { log } = doors
   const tags = ['server']
-  const handler = asRoute(doors)
+  const hot = asRoute(doors)
   const metrics = new Metrics(log, doors.metrics, version)
 
   app.get(
@@ -78,31 +78,25 @@ export function addAdmin(app: App, doors: Doors, open: Running, version: string)
     },
   )
 
-  app.get(
-    '/livez',
-    {
-      schema: {
-        tags,
-        summary: 'The process answers',
-        querystring: schemas.NoQuery,
-        response: { 200: schemas.Live, default: schemas.Refusal },
-      },
+  app.get('/livez', {
+    schema: {
+      tags,
+      summary: 'The process answers',
+      querystring: schemas.NoQuery,
+      response: { 200: schemas.Live, default: schemas.Refusal },
     },
-    handler(live),
-  )
+    ...hot(live),
+  })
 
-  app.get(
-    '/readyz',
-    {
-      schema: {
-        tags,
-        summary: 'The log takes appends',
-        querystring: schemas.NoQuery,
-        response: { 200: schemas.Ready, default: schemas.Refusal },
-      },
+  app.get('/readyz', {
+    schema: {
+      tags,
+      summary: 'The log takes appends',
+      querystring: schemas.NoQuery,
+      response: { 200: schemas.Ready, default: schemas.Refusal },
     },
-    handler(ready),
-  )
+    ...hot(ready),
+  })
 
   app.get(
     '/metrics',

@@ -44,11 +44,17 @@ export function sendAsIs(reply: unknown, type: string, payload: string | Buffer 
   return (reply as FastifyReply).type(type).send(payload)
 }
 
-/** A hot call as a handler. The front has taken it off before it could come here; if it does not, it is the same call. */
-export const asRoute = (doors: Doors) => (call: HotCall) => async (request: FastifyRequest, reply: FastifyReply) => {
-  reply.hijack()
-  await call(request.raw, reply.raw, doors)
-}
+/**
+ * A hot call as a route, for an address in another form than the front looks for: taken before the router reads a body
+ * or checks anything, as the call does all of it. What it throws is answered as any failure: nothing was sent then.
+ */
+export const asRoute = (doors: Doors) => (call: HotCall) => ({
+  onRequest: async (request: FastifyRequest, reply: FastifyReply) => {
+    await call(request.raw, reply.raw, doors)
+    reply.hijack()
+  },
+  handler: unasked,
+})
 
 export interface AppOptions {
   /** Answers a failure. */
@@ -124,7 +130,7 @@ export async function makeApp(options: AppOptions): Promise<App> {
 }
 
 const unasked = (): never => {
-  throw new Error('No compiler is made of schemas')
+  throw new Error('Nothing asks for this')
 }
 
 /** What is looked at of the OpenAPI page. */

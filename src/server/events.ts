@@ -13,88 +13,76 @@ import { stream } from './sse.ts'
 
 export function addEvents(app: App, doors: Doors): void {
   const tags = ['events']
-  const handler = asRoute(doors)
+  const hot = asRoute(doors)
   /** They check by themselves. */
   const unchecked = { validatorCompiler: () => () => true, exposeHeadRoute: false } as const
 
-  app.post(
-    '/v1/channels/:channel/events',
-    {
-      ...unchecked,
-      schema: {
-        tags,
-        summary: 'Append to a channel',
-        description:
-          'One event or an atomic batch as JSON or MessagePack, any number as NDJSON; any other content type is one event whose data is the body, with `type`, `key` and `id` from the query. A retry under the same `Idempotency-Key` is answered as the first time, with status 200.',
-        params: schemas.ChannelPath,
-        querystring: schemas.AppendQuery,
-        headers: schemas.AppendHeaders,
-        body: schemas.AppendBody,
-        response: { 200: schemas.Appended, 201: schemas.Appended, default: schemas.Refusal },
-      },
+  app.post('/v1/channels/:channel/events', {
+    ...unchecked,
+    schema: {
+      tags,
+      summary: 'Append to a channel',
+      description:
+        'One event or an atomic batch as JSON or MessagePack, any number as NDJSON; any other content type is one event whose data is the body, with `type`, `key` and `id` from the query. A retry under the same `Idempotency-Key` is answered as the first time, with status 200.',
+      params: schemas.ChannelPath,
+      querystring: schemas.AppendQuery,
+      headers: schemas.AppendHeaders,
+      body: schemas.AppendBody,
+      response: { 200: schemas.Appended, 201: schemas.Appended, default: schemas.Refusal },
     },
-    handler(append),
-  )
+    ...hot(append),
+  })
 
-  app.get(
-    '/v1/channels/:channel/events',
-    {
-      ...unchecked,
-      schema: {
-        tags,
-        summary: 'Read a channel: poll, long poll or stream',
-        description:
-          'Events after a position. With `wait`, as soon as there is one. With `Accept: text/event-stream`, for ever. As MessagePack, `blocks` stands in place of `events`.',
-        params: schemas.ChannelPath,
-        querystring: schemas.ReadQuery,
-        response: {
-          200: {
-            content: {
-              [JSON_TYPE]: { schema: schemas.Page },
-              'application/x-ndjson': { schema: schemas.EventRead },
-              'application/msgpack': { schema: schemas.Bytes },
-              'text/event-stream': { schema: schemas.Lines },
-            },
+  app.get('/v1/channels/:channel/events', {
+    ...unchecked,
+    schema: {
+      tags,
+      summary: 'Read a channel: poll, long poll or stream',
+      description:
+        'Events after a position. With `wait`, as soon as there is one. With `Accept: text/event-stream`, for ever. As MessagePack, `blocks` stands in place of `events`.',
+      params: schemas.ChannelPath,
+      querystring: schemas.ReadQuery,
+      response: {
+        200: {
+          content: {
+            [JSON_TYPE]: { schema: schemas.Page },
+            'application/x-ndjson': { schema: schemas.EventRead },
+            'application/msgpack': { schema: schemas.Bytes },
+            'text/event-stream': { schema: schemas.Lines },
           },
-          default: schemas.Refusal,
         },
+        default: schemas.Refusal,
       },
     },
-    handler(wantingRead),
-  )
+    ...hot(wantingRead),
+  })
 
-  app.post(
-    '/v1/poll',
-    {
-      ...unchecked,
-      schema: {
-        tags,
-        summary: 'Poll many channels, with cursors',
-        description:
-          'Commits, then reads each channel from `after` or from the cursor of `client`; waits while none has anything to tell. `pages` holds the channels that moved or have a gap, a reset or an error, and those whose place was asked for by a word, in the order of the request. With `Accept: application/msgpack`, `blocks` stands in place of `events`.',
-        body: schemas.Poll,
-        response: {
-          200: { content: { [JSON_TYPE]: { schema: schemas.PollAnswer }, [MSGPACK_TYPE]: { schema: schemas.Bytes } } },
-          default: schemas.Refusal,
-        },
+  app.post('/v1/poll', {
+    ...unchecked,
+    schema: {
+      tags,
+      summary: 'Poll many channels, with cursors',
+      description:
+        'Commits, then reads each channel from `after` or from the cursor of `client`; waits while none has anything to tell. `pages` holds the channels that moved or have a gap, a reset or an error, and those whose place was asked for by a word, in the order of the request. With `Accept: application/msgpack`, `blocks` stands in place of `events`.',
+      body: schemas.Poll,
+      response: {
+        200: { content: { [JSON_TYPE]: { schema: schemas.PollAnswer }, [MSGPACK_TYPE]: { schema: schemas.Bytes } } },
+        default: schemas.Refusal,
       },
     },
-    handler(poll),
-  )
+    ...hot(poll),
+  })
 
-  app.get(
-    '/v1/events',
-    {
-      ...unchecked,
-      schema: {
-        tags,
-        summary: 'Follow several channels in one stream',
-        querystring: schemas.StreamQuery,
-        response: { 200: { content: { 'text/event-stream': { schema: schemas.Lines } } }, default: schemas.Refusal },
-      },
+  app.get('/v1/events', {
+    ...unchecked,
+    schema: {
+      tags,
+      summary: 'Follow several channels in one stream',
+      querystring: schemas.StreamQuery,
+      response: { 200: { content: { 'text/event-stream': { schema: schemas.Lines } } }, default: schemas.Refusal },
     },
-    handler(stream),
-  )
+    ...hot(stream),
+  })
 
   app.get(
     '/v1/stream',

@@ -63,7 +63,7 @@ class Flight implements Submission {
     const { durability } = log.about
     const { body } = this.#request
     const ref = this.#request.ref!
-    metrics.appended('stream', body.count, body.bytes.length, performance.now() - this.#started)
+    if (!answer.duplicate) metrics.appended('stream', body.count, body.bytes.length, performance.now() - this.#started)
     this.answer = frames.appended(ref, answer, durability) ?? { op: 'appended', ref, ...answer, durability }
     this.#flights.land()
   }

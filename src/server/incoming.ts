@@ -4,7 +4,7 @@
  * it came and in its order; `ws` only ever begins at the beginning of a frame.
  */
 import { isUtf8 } from 'node:buffer'
-import type { Duplex } from 'node:stream'
+import type { Duplex, Writable } from 'node:stream'
 import { WebSocket } from 'ws'
 
 /** Largest frame from a client: 1 MiB. */
@@ -31,6 +31,8 @@ interface Extent {
 
 export class Incoming {
   readonly #ws: WebSocket
+  /** What `ws` reads frames with; it takes nothing after a close frame or a wrong one. */
+  readonly #reader: Writable
   readonly #socket: Duplex
   readonly #feed: Feed
   readonly #receiver: Receiver
@@ -41,9 +43,12 @@ export class Incoming {
   /** The frames of a message in several pieces go to `ws`, and so does everything once it is not our business. */
   #isFragmented = false
   #isGivenUp = false
+  /** What comes behind a close frame or a wrong one is thrown away, as `ws` by itself does: it tells of it only later. */
+  #isOver = false
 
-  constructor(ws: WebSocket, socket: Duplex, feed: Feed, receiver: Receiver) {
+  constructor(ws: WebSocket, reader: Writable, socket: Duplex, feed: Feed, receiver: Receiver) {
     this.#ws = ws
+    this.#reader = reader
     this.#socket = socket
     this.#feed = feed
     this.#receiver = receiver
@@ -57,7 +62,7 @@ export class Incoming {
     this.#owed -= owed
     if (owed > 0) this.#give(bytes.subarray(0, owed))
     let at = owed
-    while (at < bytes.length) {
+    while (at < bytes.length && !this.#isOver) {
       if (this.#isGivenUp || this.#ws.readyState !== WebSocket.OPEN) {
         this.#isGivenUp = true
         this.#give(bytes.subarray(at))
@@ -83,7 +88,9 @@ export class Incoming {
   }
 
   #give(bytes: Buffer): void {
+    if (this.#isOver) return
     this.#feed.call(this.#socket, bytes)
+    this.#isOver = !this.#reader.writable
   }
 
   #isOurs(bytes: Buffer, at: number, { start, end }: Extent): boolean {

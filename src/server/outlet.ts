@@ -144,9 +144,14 @@ export class Outlet {
     this.sentAt = clock()
   }
 
-  /** The socket takes less than it is given: nothing more is read for it until it has drained. */
+  /** The socket takes less than it is given, or nothing ever more: nothing is read for it until it has drained. */
   get isFull(): boolean {
-    return this.#socket.writableNeedDrain || this.#socket.destroyed
+    return this.#socket.writableNeedDrain || this.#isShut
+  }
+
+  /** After a close frame there is nothing to say, and ws has sent it by then. */
+  get #isShut(): boolean {
+    return this.#ws.readyState !== WebSocket.OPEN || this.#socket.destroyed
   }
 
   /** Bytes that have left since the beginning. */
@@ -207,8 +212,7 @@ export class Outlet {
   #write(pieces: readonly Buffer[]): number {
     let length = 0
     for (const piece of pieces) length += piece.length
-    // After a close frame there is nothing to say, and ws has sent it by then.
-    if (this.#ws.readyState !== WebSocket.OPEN || this.#socket.destroyed) return length
+    if (this.#isShut) return length
     this.#given += length
     const wasFull = this.#socket.writableNeedDrain
     const now = clock()

@@ -2,17 +2,21 @@
 import { TidemarkError } from '../errors.ts'
 import type { Doors } from './doors.ts'
 import type { HotCall } from './front.ts'
-import { sendJson } from './http.ts'
+import { parseQuery, sendJson } from './http.ts'
 
 /** How soon a caller may ask again whether the server is ready, ms. */
 const READY_RETRY_MS = 1_000
 const LIVE = JSON.stringify({ live: true })
 
-/** `GET /livez`: the process answers. */
-export const live: HotCall = async (_, res) => sendJson(res, 200, LIVE)
+/** `GET /livez`: the process answers. @throws bad-request */
+export const live: HotCall = async (req, res) => {
+  parseQuery(req.url!, [])
+  sendJson(res, 200, LIVE)
+}
 
-/** `GET /readyz`: the log takes appends. @throws unavailable, with the state */
-export const ready: HotCall = async (_, res, doors) => {
+/** `GET /readyz`: the log takes appends. @throws bad-request; unavailable, with the state */
+export const ready: HotCall = async (req, res, doors) => {
+  parseQuery(req.url!, [])
   const facts = stateOf(doors)
   if (facts.state === 'ok') {
     sendJson(res, 200, JSON.stringify(facts))

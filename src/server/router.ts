@@ -26,11 +26,10 @@ export class Router {
       this.#app.routing(req, res)
       return
     }
-    this.#load().then(
+    this.#load()
       // Whoever hung up meanwhile is gone.
-      (app) => res.destroyed || app.routing(req, res),
-      (error: unknown) => this.#fail(req, res, error),
-    )
+      .then((app) => res.destroyed || app.routing(req, res))
+      .catch((error: unknown) => this.#fail(req, res, error))
   }
 
   /** Loads it soon: a package that is replaced under a running server must not be missed by its first such call. */

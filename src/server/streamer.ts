@@ -3,7 +3,7 @@
  * what goes over a socket; session.ts does it.
  */
 import type { IncomingMessage } from 'node:http'
-import type { Duplex } from 'node:stream'
+import type { Duplex, Writable } from 'node:stream'
 import { type RawData, type ServerOptions, WebSocket, WebSocketServer } from 'ws'
 import { TidemarkError } from '../errors.ts'
 import { CLOSE } from '../wire.ts'
@@ -58,6 +58,8 @@ interface Held {
 }
 
 class StreamSocket extends WebSocket {
+  /** Where `ws` reads frames: its types do not tell of it. */
+  declare readonly _receiver: Writable;
   [SESSION]: Session | undefined = undefined
 }
 
@@ -143,7 +145,7 @@ export class Streamer implements Host {
   /** Whole messages are read past `ws`, which gets the rest by the listener that it has put there itself. */
   #takeOver(ws: StreamSocket, socket: Duplex & Held, session: Session): void {
     const feed = socket.listeners('data')[0] as Feed
-    socket[INCOMING] = new Incoming(ws, socket, feed, session)
+    socket[INCOMING] = new Incoming(ws, ws._receiver, socket, feed, session)
     socket.off('data', feed)
     socket.on('data', onData)
     socket.prependListener('close', onEnd)

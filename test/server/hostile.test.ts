@@ -31,6 +31,31 @@ describe('hostile input', () => {
     expect((await call(`${url}/v1/admin/streamer`)).json).toEqual({ on: true })
   })
 
+  test('an address that is written in another way is answered, well asked or not', async () => {
+    const { url, log } = await startTestServer()
+    await log.append([{ channel: 'c', body: body(1) }])
+    const poll = { channels: { c: { after: 0 } } }
+    const calls: [string, string, unknown, number, string?][] = [
+      ['/v1/poll?x=1', 'POST', poll, 200],
+      ['/v1/%70oll', 'POST', poll, 200],
+      ['/v1/poll?', 'POST', '{}', 400, 'bad-request'],
+      ['/v1/poll?', 'POST', '[', 400, 'bad-request'],
+      ['/v1/%63hannels/c/events', 'POST', { data: 2 }, 404, 'not-found'],
+      ['/v1/%63hannels/c/events', 'GET', undefined, 404, 'not-found'],
+      ['/v1/%65vents?channel=c', 'GET', undefined, 404, 'not-found'],
+      ['/livez?', 'GET', undefined, 200],
+      ['/livez?x=1', 'GET', undefined, 400, 'bad-request'],
+      ['/readyz?x=1', 'GET', undefined, 400, 'bad-request'],
+      ['/readyz?', 'GET', undefined, 200],
+    ]
+    for (const [path, method, sent, status, code] of calls) {
+      const answer = await call(url + path, method, sent)
+      expect([path, answer.status, answer.json?.code]).toEqual([path, status, code])
+    }
+    await log.close()
+    expect(problemOf(await call(`${url}/readyz?`))).toMatchObject({ code: 'unavailable', state: 'closed' })
+  })
+
   test('a schema says what is wrong where', async () => {
     const { url } = await startTestServer()
     const problem = problemOf(await call(`${url}/v1/channels/a/cursors/b`, 'PUT', { seq: -1, other: 1 }))

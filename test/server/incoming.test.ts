@@ -35,27 +35,26 @@ function heard(chunks: readonly Buffer[], isPast: boolean): unknown[] {
   const told = (payload: Buffer, binary: boolean): void => {
     if (state.readyState === WebSocket.OPEN) said.push(['message', payload.toString('hex'), binary])
   }
-  const over = (what: unknown): void => {
-    if (state.readyState === WebSocket.OPEN) said.push(what)
-    state.readyState = WebSocket.CLOSING
-  }
   receiver.on('message', told)
   receiver.on('ping', (payload: Buffer) => said.push(['ping', payload.toString('hex')]))
   receiver.on('pong', (payload: Buffer) => said.push(['pong', payload.toString('hex')]))
-  receiver.on('conclude', (code: number) => over(['close', code]))
-  // `ws` tells an error in the next tick; it says at once what it is.
+  // `ws` closes at once for a close frame, and only in the next tick for a wrong one.
+  receiver.on('conclude', (code: number) => {
+    said.push(['close', code])
+    state.readyState = WebSocket.CLOSING
+  })
   receiver.on('error', () => {})
   const { createError } = receiver as unknown as { createError(...args: unknown[]): Error }
   Object.assign(receiver, {
     createError: (...args: unknown[]) => {
-      over(['error', args[3]])
+      said.push(['error', args[3]])
       return createError.apply(receiver, args)
     },
   })
   const feed = (bytes: Buffer): void => {
     if (state.readyState === WebSocket.OPEN) receiver.write(bytes)
   }
-  const incoming = new Incoming(state as ws.WebSocket, new Duplex(), feed, { message: told })
+  const incoming = new Incoming(state as ws.WebSocket, receiver, new Duplex(), feed, { message: told })
   for (const chunk of chunks) isPast ? incoming.take(Buffer.from(chunk)) : feed(Buffer.from(chunk))
   if (isPast) incoming.flush()
   return said

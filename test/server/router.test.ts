@@ -76,6 +76,14 @@ describe('the way to the router', () => {
     expect(await ask(port, '/b')).toBe('Error: gone')
   })
 
+  test('what it throws at a call that waited for it is told to that call', async () => {
+    const throws = () => {
+      throw new Error('not routed')
+    }
+    const port = await serve(new Router(async () => app(throws), fail))
+    expect(await ask(port, '/a')).toBe('Error: not routed')
+  })
+
   test('it is loaded a little later though no call wants it, unless the server stopped', async () => {
     vi.useFakeTimers()
     try {

@@ -240,6 +240,8 @@ describe('frames that are not as RFC 6455 asks', () => {
   const cases: [string, Buffer, number][] = [
     ['text that is not UTF-8', clientFrame(Buffer.from([0x7b, 0xc3, 0x28, 0x7d])), 1007],
     ['a frame without a mask', clientFrame('{}', { masked: false }), 1002],
+    ['a reserved bit', Buffer.from([0xc1, 0x80, 0, 0, 0, 0]), 1002],
+    ['a message within a message', Buffer.concat([clientFrame('{', { fin: false }), clientFrame('{}')]), 1002],
     ['an unknown opcode', clientFrame('{}', { opcode: 3 }), 1002],
     ['a length of 2^62', Buffer.from([0x81, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), 1009],
     ['a length beyond the limit', clientFrame(Buffer.alloc(1_048_577, 0x20)), 1009],
@@ -253,11 +255,15 @@ describe('frames that are not as RFC 6455 asks', () => {
     ],
   ]
   test.each(cases)('%s', async (_, frame, code) => {
-    const { port, streamer } = await startStream()
+    const { log, port, streamer } = await startStream()
     const socket = await rawSocket(port)
-    socket.write(Buffer.concat([HELLO, frame]))
+    // What stands behind it is not taken, though it came together with it.
+    socket.write(
+      Buffer.concat([HELLO, frame, clientFrame('{"op":"append","ref":1,"channel":"c","events":[{"data":1}]}')]),
+    )
     expect(await closeCode(socket)).toBe(code)
     await until(() => streamer.sockets === 0)
+    await expect(log.info('c')).rejects.toMatchObject({ code: 'no-channel' })
   })
 
   test('a message in 60 fragments is a message', async () => {
@@ -352,5 +358,17 @@ describe('sockets that are sent away', () => {
     socket.ws.close(4000, 'enough')
     expect(await socket.closed).toMatchObject({ code: 4000 })
     await until(() => streamer.sockets === 0)
+  })
+
+  test('nothing is read for a client that closes while it is behind', async () => {
+    const { log, port, streamer, doors } = await startStream()
+    for (let n = 0; n < 8; n++) await append(log, 'c', ...range(1, 500).map(() => 'x'.repeat(1_000)))
+    const socket = await rawSocket(port)
+    const close = clientFrame(Buffer.from([3, 232]), { opcode: 8 })
+    socket.write(Buffer.concat([clientFrame('{"op":"hello"}'), clientFrame('{"op":"subscribe","channel":"c"}'), close]))
+    expect(await closeCode(socket)).toBe(1000)
+    await until(() => streamer.sockets === 0)
+    streamer.countDelivered()
+    expect(doors.metrics.reads.stream.events).toBe(0)
   })
 })

@@ -300,7 +300,7 @@ describe.each(SUBPROTOCOLS)('the streamer, %s', (subprotocol) => {
   })
 
   test('answers appends with their place, and again under the same key', async () => {
-    const { log, client } = await startStream()
+    const { log, client, doors } = await startStream()
     const socket = await client(subprotocol)
     const request = { op: 'append', channel: 'c', events: [{ data: 1, type: 't' }, { data: 2 }], idempotencyKey: 'k' }
     socket.send({ ...request, ref: 1 })
@@ -318,6 +318,8 @@ describe.each(SUBPROTOCOLS)('the streamer, %s', (subprotocol) => {
     expect(await socket.next()).toMatchObject({ op: 'error', ref: 4, code: 'seq-conflict', head: 2, epoch })
     socket.send({ op: 'append', ref: 5, channel: 'c', events: [{ data: 3 }], expectedSeq: 2 })
     expect(await socket.next()).toMatchObject({ op: 'appended', ref: 5, first: 3, last: 3 })
+    // What was only answered again was not appended again.
+    expect(doors.metrics.appends.stream).toMatchObject({ appends: 2, events: 3 })
   })
 
   test('takes 1,000 appends in flight and answers them in order, refused ones too', async () => {
