@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { headKey } from '../../src/log/level/keys.ts'
 import { Rows } from '../../src/log/level/merge.ts'
-import { damageIn, maskedCrc, scanLog, versionsOf } from '../../src/log/level/scan.ts'
+import { damageIn, maskedCrc, Reader, scanLog, versionsOf } from '../../src/log/level/scan.ts'
 import { Table, versionsIn } from '../../src/log/level/table.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
 import { range, tempDir } from '../parts.ts'
@@ -227,6 +227,48 @@ describe('the files of a level log', () => {
       expect(new Table(table.path).blocksBeside(first)).toEqual(expect.arrayContaining([...rest]))
     }
     table.close()
+  })
+
+  test('An index that claims what no file holds is a damaged block, whatever it claims', async () => {
+    const dir = await fill(true)
+    const path = filesOf(dir, '.ldb').at(-1)!
+    const bytes = readFileSync(path)
+    const footer = new Reader(bytes, bytes.length - 48)
+    const [, , offset, size] = [footer.varint(), footer.varint(), footer.varint(), footer.varint()]
+    // Of the first entry: shared, fresh and value lengths, the key, and the value, which is an offset and a size.
+    const keyBytes = bytes[offset + 1]!
+    const valueBytes = bytes[offset + 2]!
+    const end = offset + 3 + keyBytes + valueBytes
+    // The value grows at the cost of the key: its size becomes one of eight bytes and more.
+    bytes[offset + 1] = keyBytes - 6
+    bytes[offset + 2] = valueBytes + 6
+    bytes.fill(0xff, end - valueBytes - 5, end - 1)
+    bytes[end - valueBytes - 6] = 0
+    bytes[end - 1] = 0x3f
+    bytes.writeUInt32LE(maskedCrc(bytes, offset, offset + size + 1), offset + size + 1)
+    writeFileSync(path, bytes)
+    expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'data-loss', file: basename(path), offset: 0 })
+  })
+
+  test('Bytes behind a bad spot that look like records, however many, are compared with the record before it, which is put together once', async () => {
+    const dir = tempDir()
+    const log = await opened(dir)
+    // Sixteen bytes, each time a fragment by its type and length, a batch by its count and its number.
+    const trap = Buffer.from([0, 0, 0, 0, 9, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1])
+    await append(log, 'c', ['x'.repeat(200_000)])
+    await append(log, 'c', [1])
+    await log.close()
+    const path = filesOf(dir, '.log').at(-1)!
+    const bytes = readFileSync(path)
+    const long = scanLog(bytes).records.at(-2)!
+    expect(long.data.length).toBeGreaterThan(200_000)
+    const behind = Buffer.concat(Array<Buffer>(3_000).fill(trap))
+    const joined = vi.spyOn(Buffer, 'concat')
+    onTestFinished(() => joined.mockRestore())
+    const end = scanLog(bytes).records.at(-1)!.offset
+    const scan = scanLog(Buffer.concat([bytes.subarray(0, end), Buffer.from([1]), behind]))
+    expect(scan.records.at(-1)!.offset).toBe(long.offset)
+    expect(joined.mock.calls.length).toBeLessThan(10)
   })
 
   test('A flipped bit in the filter, by which LevelDB would not find a row that is there, is refused', async () => {

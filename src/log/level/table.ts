@@ -113,7 +113,8 @@ export class Table {
 
   /** A data block until the next one is passed: thousands are looked at one by one, and none is kept. */
   #pass({ offset, size }: Handle): Uint8Array {
-    const length = size + TRAILER_BYTES
+    // An index may claim anything.
+    const length = Math.min(size + TRAILER_BYTES, this.size)
     if (scratch.length < length) scratch = Buffer.allocUnsafe(2 * length)
     return this.#read({ offset, size: length }, scratch)
   }
