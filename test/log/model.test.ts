@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { Log, ReadLimits } from '../../src/log/log.ts'
+import type { Append, Appended, Log, Page, Place, ReadLimits } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { body, SEED, tempDir } from '../parts.ts'
 import { Model, type Send } from './model.ts'
@@ -24,6 +24,7 @@ type Step =
   | { readonly verb: 'append'; readonly sends: readonly Planned[] }
   | { readonly verb: 'retry'; readonly which: number; readonly changed: boolean }
   | { readonly verb: 'read'; readonly where: Where; readonly limits: ReadLimits }
+  | { readonly verb: 'goOn' }
   | { readonly verb: 'changed'; readonly where: Where }
   | { readonly verb: 'commit' | 'seek'; readonly where: Where; readonly client: string }
   | { readonly verb: 'forget'; readonly channel: string; readonly client: string }
@@ -73,6 +74,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   },
   { weight: 3, arbitrary: fc.record({ verb: fc.constant('retry' as const), which: fc.nat(), changed: fc.boolean() }) },
   { weight: 6, arbitrary: fc.record({ verb: fc.constant('read' as const), where, limits }) },
+  { weight: 8, arbitrary: fc.record({ verb: fc.constant('goOn' as const) }) },
   { weight: 2, arbitrary: fc.record({ verb: fc.constant('changed' as const), where }) },
   { weight: 4, arbitrary: fc.record({ verb: fc.constantFrom('commit' as const, 'seek' as const), where, client }) },
   { weight: 1, arbitrary: fc.record({ verb: fc.constant('forget' as const), channel, client }) },
@@ -90,6 +92,9 @@ class Pair {
   readonly model = new Model()
   readonly #dir: string
   readonly #tailBytes: number
+  /** Where the last read came to, in the history that it knew. */
+  #reader: { channel: string; place: Place; limits: ReadLimits } | undefined
+  #sends = 0
   log: Log
 
   constructor(dir: string, tailBytes: number, log: Log) {
@@ -112,7 +117,9 @@ class Pair {
         ])
       }
       case 'read':
-        return this.#read(step.where, step.limits)
+        return this.#readAt(step.where, step.limits)
+      case 'goOn':
+        return this.#reader && this.#read(this.#reader.channel, this.#reader.place, this.#reader.limits)
       case 'changed':
         return this.#changed(step.where)
       case 'commit':
@@ -190,7 +197,12 @@ class Pair {
       const send = decide()
       model.sent.push(send)
       const entries = send.entries.map(({ values, ...entry }) => ({ ...entry, body: body(...values) }))
-      const answer = settled(log.append(entries, send.key === undefined ? {} : { idempotencyKey: send.key }))
+      const one = entries.length === 1 && this.#sends++ % 2 === 0 ? entries[0] : undefined
+      const answer = settled(
+        one
+          ? submitted(log, one, send.key)
+          : log.append(entries, send.key === undefined ? {} : { idempotencyKey: send.key }),
+      )
       return { expected: model.append(send), answer }
     })
     for (const { expected, answer } of outcomes) {
@@ -226,11 +238,27 @@ class Pair {
     }
   }
 
-  async #read(where: Where, limits: ReadLimits): Promise<void> {
+  async #readAt(where: Where, limits: ReadLimits): Promise<void> {
     const { channel, ...place } = this.#place(where)
-    const refused = this.model.judge(channel, place.epoch, place.after)
+    await this.#read(channel, place, limits)
+  }
+
+  async #read(channel: string, place: Place, limits: ReadLimits): Promise<void> {
+    // What is in memory is what is on disk, refusals too.
+    const recent = await settled((async () => this.log.recent(channel, place, limits))())
+    if (recent !== undefined) this.#judge(channel, place, recent)
     const page = await settled(this.log.read(channel, place, limits))
-    if (refused !== undefined) return expect(page).toMatchObject({ code: refused })
+    this.#judge(channel, place, page)
+    if ('code' in page) return
+    this.#reader = { channel, place: { epoch: page.epoch, after: page.last }, limits }
+  }
+
+  #judge(channel: string, place: Place, page: Page | { code: string }): void {
+    const refused = this.model.judge(channel, place.epoch, place.after)
+    if (refused !== undefined) {
+      expect(page).toMatchObject({ code: refused })
+      return
+    }
     const { values, trimmed, epoch } = this.model.channels.get(channel)!
     expect(page).toMatchObject({ channel, epoch, after: place.after, head: values.length, trimmed })
     if ('code' in page) return
@@ -276,6 +304,25 @@ class Pair {
 /** The answer, or code and details of the refusal. */
 const settled = <T>(answer: Promise<T>): Promise<T | { code: string }> =>
   answer.catch((error) => ({ code: error.code, ...error.details }))
+
+/** An append by way of `submit`, which must tell it once. */
+function submitted(log: Log, { channel, body, expectedSeq }: Append, key: string | undefined): Promise<Appended[]> {
+  return new Promise((resolve, reject) => {
+    let told = 0
+    const once = (): void => expect(++told).toBe(1)
+    log.submit({
+      ...{ channel, body, expectedSeq, idempotencyKey: key, create: true },
+      appended: (answer) => {
+        once()
+        resolve([answer])
+      },
+      failed: (error) => {
+        once()
+        reject(error)
+      },
+    })
+  })
+}
 
 /** A refusal by its code, anything else as it is. */
 const like = (expected: unknown): unknown =>
