@@ -16,6 +16,8 @@ const sources = files.filter((file) => !file.startsWith('test/'))
 
 /** A lower floor knows nothing of a higher one. The client stands on the words alone, the console on both. */
 const FLOORS: readonly [string, RegExp, readonly string[]][] = [
+  // What the package gives to other programs.
+  ['package', /^src\/package\.ts$/, ['words', 'client']],
   ['words', /^src\/[^/]+\.ts$/, ['words']],
   ['client', /^src\/client\//, ['words', 'client']],
   ['port', /^src\/log\/(?:log|follow|verify)\.ts$/, ['words', 'port']],

@@ -84,6 +84,8 @@ if (!typescript) {
       : 'tidemark: no compiler here and no dist/: run npm ci with development packages',
   )
 } else {
+  // Of a source that is gone nothing stays to be published.
+  rmSync('dist/src', { recursive: true, force: true })
   execFileSync(process.execPath, [join(typescript, 'bin', 'tsc'), '-p', 'tsconfig.json'], { stdio: 'inherit' })
   // Checked by the compiler, run as bundled only.
   rmSync('dist/src/console', { recursive: true, force: true })
