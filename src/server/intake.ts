@@ -233,6 +233,8 @@ const EVENTS = WORDS.findIndex(({ text }) => text === 'events')
 class JsonMessage implements Fields {
   #bytes: Uint8Array = new Uint8Array()
   readonly #names: string[] = []
+  /** Those of them that are no word: there may be a hundred thousand. */
+  readonly #unknown = new Set<string>()
   /** By word: where its value stands; 0 for one that is not given. */
   readonly #starts = new Array<number>(WORDS.length).fill(0)
   readonly #ends = new Array<number>(WORDS.length).fill(0)
@@ -244,6 +246,7 @@ class JsonMessage implements Fields {
   read(bytes: Uint8Array): this {
     this.#bytes = bytes
     this.#names.length = 0
+    this.#unknown.clear()
     this.#starts.fill(0)
     this.#body = this.#fault = undefined
     let at = skipSpace(bytes, 0)
@@ -266,8 +269,10 @@ class JsonMessage implements Fields {
     let word = wordAt(WORDS, bytes, at + 1, nameEnd - 1)
     const name = word < 0 ? jsonString(bytes, at, nameEnd) : WORDS[word]!.text
     if (word < 0) word = WORDS.findIndex(({ text }) => text === name)
-    if (this.#names.includes(name)) refuse(`The field ${JSON.stringify(name)} is given twice`, { field: name })
+    if (word < 0 ? this.#unknown.has(name) : this.#starts[word]! > 0)
+      refuse(`The field ${JSON.stringify(name)} is given twice`, { field: name })
     this.#names.push(name)
+    if (word < 0) this.#unknown.add(name)
     const end = word === EVENTS ? this.#events(start) : skipValue(bytes, start, ROOM)
     if (word >= 0) {
       this.#starts[word] = start

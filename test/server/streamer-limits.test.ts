@@ -216,6 +216,18 @@ describe('JSON that is right but not as the protocol asks', () => {
     socket.ws.send(`{"ref":1,"op":"append","channel":"c","events":${'['.repeat(1_000_000)}`)
     expect(await socket.next()).toMatchObject({ op: 'error', ref: 1, code: 'bad-request' })
   })
+
+  test('so is a message of a hundred thousand fields', async () => {
+    const { client } = await startStream()
+    const socket = await client()
+    const fields = range(1, 100_000).map((n) => `"_${n.toString(36)}":0`)
+    socket.ws.send(`{"ref":1,"op":"ping",${fields.join()}}`)
+    expect(await socket.next()).toMatchObject({ op: 'error', ref: 1, code: 'bad-request', field: '_1' })
+    socket.ws.send(`{"ref":2,"op":"ping",${fields.join()},"_1":0}`)
+    expect(await socket.next()).toMatchObject({ op: 'error', ref: 2, code: 'bad-request', field: '_1' })
+    socket.ws.send('{"ref":3,"op":"ping"}')
+    expect(await socket.next()).toEqual({ op: 'pong', ref: 3 })
+  })
 })
 
 describe('MessagePack that is right but holds what JSON can not', () => {
