@@ -15,7 +15,7 @@ export default defineConfig({
     pool: 'forks',
     projects: [
       project('check', 'test/floors.test.ts', 'test/protocol.test.ts'),
-      project('words', 'test/block.test.ts', 'test/event.test.ts', 'test/golden/*.test.ts'),
+      project('words', 'test/!(floors|protocol).test.ts', 'test/golden/*.test.ts'),
       project('access', 'test/access/*.test.ts'),
       project('log', 'test/log/*.test.ts'),
       project('crash', 'test/crash/*.test.ts'),

@@ -4,10 +4,13 @@
  * A follower is a position and nothing else. It asks the log ("what continues this place?") and, at the head, waits
  * until the log has changed from this place (level-triggered), so that nothing can fall between history and live.
  */
-import { decodeBlock, readHeader } from '../block.ts'
+import { setImmediate } from 'node:timers/promises'
+import { crc32 } from 'node:zlib'
+import { buildBlock, decodeBlock, readHeader, sliceBlock, walkBlock } from '../block.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { type Position, sameHistory } from '../event.ts'
-import type { ChannelInfo, Log, Page, Place, ReadLimits } from './log.ts'
+import type { ChannelInfo, Page, Place, ReadLimits } from './log.ts'
+import type { Source } from './seen.ts'
 
 /** Where to start: any position, or a client's cursor. `epoch` is the history that the caller believes in. */
 export type From =
@@ -38,7 +41,7 @@ const NOWHERE = { epoch: null, after: 0, trimmed: 0, head: 0 } as const
 
 export class Follower {
   readonly channel: string
-  readonly #log: Log
+  readonly #log: Source
   /** Undefined until the channel exists. */
   #epoch: string | undefined
   #after = 0
@@ -47,7 +50,7 @@ export class Follower {
   #caughtUp = false
   #ended = false
 
-  private constructor(log: Log, channel: string) {
+  private constructor(log: Source, channel: string) {
     this.#log = log
     this.channel = channel
   }
@@ -56,13 +59,13 @@ export class Follower {
    * Finds the place. Never throws for a place that is gone: the first `next` tells it as `gap` or `reset`.
    * An unknown channel is waited for.
    */
-  static async open(log: Log, channel: string, from: From): Promise<{ follower: Follower; opened: Opened }> {
+  static async open(log: Source, channel: string, from: From): Promise<{ follower: Follower; opened: Opened }> {
     const follower = new Follower(log, channel)
     return { follower, opened: await follower.#open(from) }
   }
 
   /** As `open`, when all that has to be known is in memory and the place is in the history; undefined otherwise. */
-  static openAtOnce(log: Log, channel: string, place: Place): { follower: Follower; opened: Opened } | undefined {
+  static openAtOnce(log: Source, channel: string, place: Place): { follower: Follower; opened: Opened } | undefined {
     try {
       const page = log.recent(channel, place, ONE_BLOCK)
       if (page === undefined) return undefined
@@ -193,30 +196,66 @@ export interface Wait {
 
 /**
  * The page at a place, waiting for it while there is none: read, then wait until the log has changed, then read
- * again. When the wait is over: the empty page as it is then.
+ * again. Positions that pass without an event do not end the wait; the page tells them with what comes. When the wait
+ * is over: the page without events as it is then.
  * @throws as Log.read; an unknown channel is waited for unless the wait is over already.
  */
 export async function readOrWait(
-  log: Log,
+  log: Source,
   channel: string,
   from: Place,
   limits: ReadLimits,
   wait: Wait,
 ): Promise<Page> {
+  let at = from
+  let passed: Page | undefined
   for (;;) {
     try {
-      const page = log.recent(channel, from, limits) ?? (await log.read(channel, from, limits))
-      if (page.last > from.after || wait.isOver) return page
+      const read = log.recent(channel, at, limits) ?? (await log.read(channel, at, limits))
+      const page = passed ? behind(passed, read) : read
+      if (wait.isOver || hasEvents(read)) return page
+      if (read.last > at.after) {
+        passed = page
+        at = { epoch: page.epoch, after: page.last }
+        if (!page.caughtUp) {
+          // Pages from memory take no turn of the event loop.
+          await setImmediate()
+          continue
+        }
+      }
     } catch (error) {
-      const unknown = error instanceof TidemarkError && error.code === 'no-channel' && from.epoch === undefined
+      const unknown = error instanceof TidemarkError && error.code === 'no-channel' && at.epoch === undefined
       if (!unknown || wait.isOver) throw error
     }
-    await wait.changed(channel, from)
+    await wait.changed(channel, at)
   }
 }
 
+/** Whether there is an event on a page, and not only positions that pass. */
+export function hasEvents({ blocks, after, last }: Page): boolean {
+  return blocks.some((block) => {
+    const header = readHeader(block)
+    if (header.count === header.last - header.after) return true
+    let found = false
+    walkBlock(block, after, last, () => {
+      found = true
+      return false
+    })
+    return found
+  })
+}
+
+/** Two pages, one behind the other, as one. @param passed without events */
+export function behind(passed: Page, page: Page): Page {
+  const { channel, after, last } = passed
+  const nothing = buildBlock(channel, { after, last, time: 0 }, [], crc32) as Uint8Array
+  // What the second page holds from before its place is not for its reader.
+  const blocks = page.blocks.map((block) => sliceBlock(channel, block, page, crc32))
+  return page.with({ after, blocks: last > after ? [nothing, ...blocks] : blocks })
+}
+
 /** Undefined when there is no such channel. */
-export async function infoOrNone(log: Log, channel: string): Promise<ChannelInfo | undefined> {
+export async function infoOrNone(log: Source, channel: string): Promise<ChannelInfo | undefined> {
   try {
     return await log.info(channel)
   } catch (error) {
@@ -226,7 +265,7 @@ export async function infoOrNone(log: Log, channel: string): Promise<ChannelInfo
 }
 
 /** The seq that a starting point means in this history; `reset` when it belongs to another one or lies beyond the head. */
-export async function resolve(log: Log, info: ChannelInfo, from: From): Promise<number | 'reset'> {
+export async function resolve(log: Source, info: ChannelInfo, from: From): Promise<number | 'reset'> {
   if (from.epoch !== undefined && !sameHistory(from.epoch, info.epoch)) return 'reset'
   if ('client' in from) {
     const cursor = await log.cursor(from.client, info.channel)
@@ -238,7 +277,7 @@ export async function resolve(log: Log, info: ChannelInfo, from: From): Promise<
 }
 
 /** The seq of a position. Only a number can lie below `trimmed` or beyond the head. */
-export async function seqAt(log: Log, info: ChannelInfo, position: Position): Promise<number> {
+export async function seqAt(log: Source, info: ChannelInfo, position: Position): Promise<number> {
   switch (position.at) {
     case 'seq':
       return position.seq
@@ -254,7 +293,7 @@ export async function seqAt(log: Log, info: ChannelInfo, position: Position): Pr
 const ONE_BLOCK: ReadLimits = { events: 1, bytes: 1 }
 
 /** The last seq before the first event at or after `time`: a binary search over blocks, whose times never fall. */
-async function seqBefore(log: Log, info: ChannelInfo, time: number): Promise<number> {
+async function seqBefore(log: Source, info: ChannelInfo, time: number): Promise<number> {
   if (time > info.time) return info.head
   let low = info.trimmed
   let high = info.head
@@ -280,7 +319,7 @@ async function seqBefore(log: Log, info: ChannelInfo, time: number): Promise<num
 }
 
 /** One block at a place, or how far the channel has been trimmed past it meanwhile. */
-async function readOrTrimmed(log: Log, info: ChannelInfo, after: number): Promise<Page | number> {
+async function readOrTrimmed(log: Source, info: ChannelInfo, after: number): Promise<Page | number> {
   try {
     return await log.read(info.channel, { epoch: info.epoch, after }, ONE_BLOCK)
   } catch (error) {

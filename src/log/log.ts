@@ -269,6 +269,12 @@ export class Page {
     return this.last >= this.head
   }
 
+  /** A page of its own that differs in this. */
+  with(facts: Partial<Pick<Page, 'after' | 'blocks'>>): Page {
+    const { channel, epoch, after, last, head, trimmed, blocks } = this
+    return new Page({ channel, epoch, after, last, head, trimmed, blocks, ...facts })
+  }
+
   /**
    * This page in a door's own form (a frame, a JSON text), made once and kept as long as the page: followers at the
    * same place share it. The engine that keeps the page counts its bytes.

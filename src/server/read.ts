@@ -4,7 +4,8 @@ import { crc32 } from 'node:zlib'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { checkClient, checkEpoch, checkPosition, checkSeq, type Position, sameHistory } from '../event.ts'
 import { infoOrNone, readOrWait, seqAt, type Wait } from '../log/follow.ts'
-import type { ChannelInfo, Log, Page } from '../log/log.ts'
+import type { ChannelInfo, Page } from '../log/log.ts'
+import type { Source } from '../log/seen.ts'
 import { READ_BYTES, READ_EVENTS, READ_EVENTS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
 import { type PageAnswer, pageAnswer, type ReadType, sendAnswer, WITH_TO } from './bodies.ts'
 import type { Doors } from './doors.ts'
@@ -100,7 +101,7 @@ async function waitForPage(res: ServerResponse, doors: Doors, asked: Asked, seco
 const LOOKUPS_MAX = 3
 
 /** @throws as Log.read */
-function findPage(log: Log, asked: Asked, until?: Wait): Promise<Page> {
+function findPage(log: Source, asked: Asked, until?: Wait): Promise<Page> {
   const { client, after, epoch } = asked
   // The hot case: what the caller says is what is read.
   return client === undefined && after.at === 'seq'
@@ -108,13 +109,13 @@ function findPage(log: Log, asked: Asked, until?: Wait): Promise<Page> {
     : lookUpAndRead(log, asked, until)
 }
 
-function readFrom(log: Log, asked: Asked, after: number, epoch: string | undefined, until?: Wait): Promise<Page> {
+function readFrom(log: Source, asked: Asked, after: number, epoch: string | undefined, until?: Wait): Promise<Page> {
   const limits = { events: asked.limit, bytes: READ_BYTES }
   const from = epoch === undefined ? { after } : { after, epoch }
   return until ? readOrWait(log, asked.channel, from, limits, until) : log.read(asked.channel, from, limits)
 }
 
-async function lookUpAndRead(log: Log, asked: Asked, until?: Wait): Promise<Page> {
+async function lookUpAndRead(log: Source, asked: Asked, until?: Wait): Promise<Page> {
   for (let lookups = 1; ; lookups++) {
     const place = await lookUp(log, asked, until !== undefined)
     try {
@@ -134,7 +135,7 @@ interface LookedUp {
 }
 
 /** The place that a caller means. @throws no-channel, unless it `waits`; epoch-changed */
-async function lookUp(log: Log, asked: Asked, waits: boolean): Promise<LookedUp> {
+async function lookUp(log: Source, asked: Asked, waits: boolean): Promise<LookedUp> {
   const { channel, epoch, client, after } = asked
   const isEarliest = client === undefined && after.at === 'earliest'
   // Whoever names an epoch has known the channel, and hears that it is gone.

@@ -5,7 +5,7 @@
  */
 import { type ErrorCode, hasCode, TidemarkError } from '../errors.ts'
 import { checkChannel, EARLIEST } from '../event.ts'
-import { Follower, type From, type Item, type Opened, UNREAD } from '../log/follow.ts'
+import { behind, Follower, type From, hasEvents, type Item, type Opened, UNREAD } from '../log/follow.ts'
 import type { Page, Place, ReadLimits } from '../log/log.ts'
 import { READ_BYTES } from '../wire.ts'
 import type { Asked, AskedPoll } from './asked.ts'
@@ -36,6 +36,8 @@ export class Seat<Form extends Rendered> extends Standing {
   gap: { readonly after: number; readonly trimmed: number } | undefined
   reset = false
   page: { readonly page: Page; readonly form: Form } | undefined
+  /** Positions that passed without an event: they end no wait, and are told with what comes. */
+  passed: Page | undefined
   error: TidemarkError | undefined
   follower: Follower | undefined
   /** Nothing is to be read yet. */
@@ -58,6 +60,7 @@ export class Seat<Form extends Rendered> extends Standing {
   /** The channel was deleted: whoever follows it has its whole history to forget. */
   lost(): void {
     this.follower = undefined
+    this.passed = undefined
     this.reset = true
     this.epoch = null
     this.head = 0
@@ -115,6 +118,7 @@ export async function readSeats<Form extends Rendered>(
       over()
     }
   }
+  for (const seat of seats) if (seat.passed) seat.page = { page: seat.passed, form: render(seat.passed, limit) }
   return seats.filter((seat) => seat.speaks || seat.byWord)
 }
 
@@ -233,18 +237,25 @@ function take<Form extends Rendered>(
 ): boolean {
   switch (item?.is) {
     case 'gap':
-      seat.gap = { after: item.after, trimmed: item.trimmed }
+      seat.gap = { after: seat.passed?.after ?? item.after, trimmed: item.trimmed }
+      seat.passed = undefined
       seat.trimmed = item.trimmed
       return true
     case 'reset':
       seat.reset = true
+      seat.passed = undefined
       seat.epoch = item.epoch
       seat.head = item.head
       seat.trimmed = item.trimmed
       return true
-    case 'page':
-      seat.page = { page: item.page, form: render(item.page, limits.events) }
+    case 'page': {
+      const page = seat.passed ? behind(seat.passed, item.page) : item.page
+      if (hasEvents(item.page)) {
+        seat.passed = undefined
+        seat.page = { page, form: render(page, limits.events) }
+      } else seat.passed = page
       return false
+    }
     case 'ended':
       if (item.error.code === 'no-channel') seat.lost()
       else seat.error = item.error
