@@ -16,8 +16,6 @@ export interface Watched {
   /** Sockets included. */
   readonly connections: () => number
   readonly sockets: () => number
-  /** Counts what was delivered until now. */
-  readonly countDelivered: () => void
   /** Those whose other side takes least first, then the oldest. */
   readonly openConnections: (limit: number) => readonly ConnectionJson[]
   /** Where the server is reached. */
@@ -46,7 +44,6 @@ export function addFigures(app: App, doors: Doors, watched: Watched): void {
       },
     },
     async (): Promise<FiguresJson> => {
-      watched.countDelivered()
       const room = await disk?.figures()
       const { state, reason, pendingAppends, pendingBytes } = log.health()
       return {

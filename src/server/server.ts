@@ -100,7 +100,6 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
         startedAt,
         connections: () => connections.count,
         sockets: () => streamer.sockets,
-        countDelivered: () => streamer.countDelivered(),
         openConnections: (limit) =>
           connections.list(limit).map(([socket, since]) => ({
             address: `${socket.remoteAddress}:${socket.remotePort}`,

@@ -79,7 +79,6 @@ export class Streamer implements Host {
   #commitTimer: NodeJS.Timeout | undefined
   /** Commits under way of sockets that may be gone. */
   #background = 0
-  #delivered = { events: 0, bytes: 0 }
   readonly #closing = new AbortController()
   /** Resolves `close`. */
   #whenEmpty: (() => void) | undefined
@@ -162,8 +161,7 @@ export class Streamer implements Host {
   // ── For all sessions ───────────────────────────────────────────────────────────────────────────────────────────
 
   delivered(events: number, bytes: number): void {
-    this.#delivered.events += events
-    this.#delivered.bytes += bytes
+    this.doors.metrics.delivered('stream', events, bytes)
     this.rounds.gave(events, bytes)
   }
 
@@ -200,15 +198,6 @@ export class Streamer implements Host {
     const now = clock()
     for (const session of this.#sessions.keys()) session.sweep(now, this.#tick)
     this.backlog.sweep()
-    this.countDelivered()
-  }
-
-  /** Deliveries are counted together, once a sweep or when somebody asks. */
-  countDelivered(): void {
-    const { events, bytes } = this.#delivered
-    if (bytes === 0) return
-    this.#delivered = { events: 0, bytes: 0 }
-    this.doors.metrics.delivered('stream', events, bytes)
   }
 
   async #followSwitch(): Promise<void> {
@@ -243,7 +232,6 @@ export class Streamer implements Host {
     })
     clearInterval(this.#sweeper)
     clearTimeout(this.#commitTimer)
-    this.#sweep()
   }
 
   #checkEmpty(): void {
