@@ -3,7 +3,12 @@ import { expect, onTestFinished, test, vi } from 'vitest'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { range, tempDir } from '../parts.ts'
-import { append, BLOCKWISE, eventsOf, readAll, refusal, valueIn } from './reading.ts'
+import { failable } from './failable.ts'
+import { ALL, append, BLOCKWISE, eventsOf, readAll, refusal, valueIn } from './reading.ts'
+import type { Rows } from './stored.ts'
+
+/** Every key of a block of events. */
+const BLOCKS = { gte: Buffer.from('e'), lt: Buffer.from('f') }
 
 /** A log that keeps nothing in memory, whose channel `c` holds blocks of one event: 1 … `events`. */
 async function filled(events: number): Promise<Log> {
@@ -64,4 +69,46 @@ test('A reader who goes on for ever, page by page, does not keep one view of the
   expect(await iteratorsOver(0, 19, 1)).toBe(1)
   // 15 s: what LevelDB would drop or delete meanwhile is held up for a moment only.
   expect(await iteratorsOver(20, 49, 500)).toBeGreaterThanOrEqual(4)
+})
+
+test('A place that is trimmed while LevelDB fails to read there is a gap, not a loss', async () => {
+  const log = await filled(10)
+  const iterator = vi.spyOn(Level.prototype, 'iterator')
+  onTestFinished(() => iterator.mockRestore())
+  iterator.mockImplementationOnce(function (this: Rows, options: object) {
+    iterator.mockRestore()
+    return Object.assign(this.iterator(options), {
+      nextv: async () => {
+        await log.trim('c', 5)
+        await expect.poll(async () => (await this.keys(BLOCKS).all()).length).toBe(5)
+        throw Object.assign(new Error('Corruption'), { code: 'LEVEL_CORRUPTION' })
+      },
+    })
+  } as never)
+  expect(await refusal(log.read('c', { after: 0 }, ALL))).toMatchObject({ code: 'gap', trimmed: 5 })
+  expect((await readAll(log, 'c', { after: 5 })).map(valueIn)).toEqual(range(6, 10))
+})
+
+test('Readers amid failed writes and a close go on, or hear that the log is closing', async () => {
+  const { log, failNextWrite } = await failable({ tailBytes: 0 })
+  for (const value of range(1, 60)) await append(log, 'c', [value])
+  const heads: number[] = []
+  const readers = range(1, 12).map(async (reader) => {
+    for (let rounds = 0; ; rounds++) {
+      const limits = reader % 2 ? BLOCKWISE : { events: 7, bytes: 300 }
+      const events = await readAll(log, 'c', { after: reader }, limits).catch((error) => error)
+      if (!Array.isArray(events)) return { rounds, code: events.code }
+      expect(events.map(({ seq }) => seq)).toEqual(range(reader + 1, events.at(-1)!.seq))
+      heads.push(events.at(-1)!.seq)
+    }
+  })
+  for (let failed = 0; failed < 8; failed++) {
+    failNextWrite()
+    expect(await refusal(append(log, 'c', ['undecided']))).toMatchObject({ outcome: 'unknown' })
+    await expect.poll(() => log.health().state).toBe('ok')
+    await append(log, 'c', ['decided'])
+  }
+  await expect.poll(() => heads.at(-1)).toBe(68)
+  await log.close()
+  for (const { code } of await Promise.all(readers)) expect(code).toBe('unavailable')
 })

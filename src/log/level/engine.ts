@@ -132,14 +132,13 @@ class LevelLog implements Log {
     }
   }
 
-  async #read(name: string, from: Place, limits: ReadLimits): Promise<Page> {
+  async #read(name: string, from: Place, limits: ReadLimits, step?: number): Promise<Page> {
     const channel = this.#channels.need(name)
     const epoch = this.#channels.judge(channel, from)
-    return (
+    const page =
       this.#fromMemory(channel, epoch, from.after, limits) ??
-      (await this.#pages.read(this.#store.db, channel, epoch, from.after, limits)) ??
-      this.#read(name, from, limits)
-    )
+      (await this.#pages.read(this.#store.db, channel, epoch, from.after, limits, step))
+    return page instanceof Page ? page : this.#read(name, from, limits, page.step)
   }
 
   recent(name: string, from: Place, limits: ReadLimits): Page | undefined {

@@ -92,6 +92,11 @@ class Scan {
   }
 }
 
+/** The channel may have changed meanwhile: the place is to be judged anew, and read so many rows at once. */
+export interface Anew {
+  readonly step: number
+}
+
 const pieceOf = (bytes: number): number => Math.min(bytes, PIECE_BYTES)
 
 export class Pages {
@@ -102,7 +107,7 @@ export class Pages {
   /**
    * Blocks that continue `after`, up to the head of `channel`; a new iterator sees the same moment as `channel`, because
    * it is made in the same turn of the event loop, a kept one an earlier moment, and blocks are removed only after
-   * `trimmed` has moved past them. Undefined when a kept one does not go on here: the place is to be judged anew.
+   * `trimmed` has moved past them. `Anew` when a kept one does not go on here, or LevelDB fails to read many rows at once.
    * @throws data-loss { after, upTo }: reading on from `upTo` is what accepts the loss.
    */
   async read(
@@ -112,7 +117,7 @@ export class Pages {
     after: number,
     limits: ReadLimits,
     step = ROWS_AT_ONCE,
-  ): Promise<Page | undefined> {
+  ): Promise<Page | Anew> {
     const { name, head, trimmed } = channel
     const blocks: Uint8Array[] = []
     let position = after
@@ -140,7 +145,7 @@ export class Pages {
         if (!chains) {
           // What stands before the damage is whole; the next read begins at the damage and tells it.
           if (blocks.length > 0) return page()
-          if (kept) return undefined
+          if (kept) return { step }
           if (header) throw loss(header.after, 'no block continues this position')
           // A key that is damaged too may stand among another channel's: the next whole block tells what is lost.
           scan.pass()
@@ -159,15 +164,14 @@ export class Pages {
     } catch (error) {
       // LevelDB found damage of its own where it reads with checks: index, footer, compressed blocks.
       if ((error as { code?: string }).code !== 'LEVEL_CORRUPTION') throw error
-      if (blocks.length === 0 && kept) return undefined
       // Rows behind the damage come one by one; among many at once its error takes them along.
-      if (blocks.length === 0 && step > 1) return await this.read(db, channel, epoch, after, limits, 1)
+      if (blocks.length === 0 && (kept || step > 1)) return { step: kept ? step : 1 }
     } finally {
       if (keep) this.#keep(channel, position, scan)
       else await scan.close()
     }
     if (position > after) return page()
-    if (kept) return undefined
+    if (kept) return { step }
     throw loss(head, 'nothing stands between here and the head')
   }
 
