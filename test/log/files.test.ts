@@ -10,7 +10,7 @@ import { damageIn, maskedCrc, Reader, scanLog, versionsOf } from '../../src/log/
 import { Table, versionsIn } from '../../src/log/level/table.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
 import { range, tempDir } from '../parts.ts'
-import { ALL, append, eventsOf, readAll, refusal, valueIn } from './reading.ts'
+import { ALL, append, BLOCKWISE, eventsOf, readAll, refusal, valueIn } from './reading.ts'
 import { withRows } from './stored.ts'
 
 const READER = fileURLToPath(new URL('../../dist/test/log/reader.js', import.meta.url))
@@ -304,7 +304,7 @@ describe('the files of a level log', () => {
     expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'data-loss', file: basename(path) })
   })
 
-  test('Damage among events is not refused: it costs its own range alone', async () => {
+  test('Damage among events is not refused: it costs its own range alone, however it is read', async () => {
     const dir = tempDir()
     const log = await opened(dir)
     for (const i of range(1, 100)) for (const c of ['c', 'd']) await append(log, c, [`${i} ${'x'.repeat(1_000)}`])
@@ -313,23 +313,33 @@ describe('the files of a level log', () => {
     const path = filesOf(dir, '.ldb').at(-1)!
     const table = new Table(path)
     const block = table.blocks.find(({ before, upTo }) => before?.[0] === 0x65 && upTo?.[0] === 0x65)!
+    const rows = [...versionsIn(table.read(block).content)].length
     table.close()
-    flipAt(path, block.offset + 5_500)
-    const again = await opened(dir)
-    const told: unknown[] = []
-    const seen = { c: 0, d: 0 }
-    for (const channel of ['c', 'd'] as const)
-      for (let after = 0; after < 100; ) {
-        const page = await again.read(channel, { after }, ALL).catch((error) => error)
-        if (page.code === 'data-loss') {
-          told.push(channel)
-          after = page.details.upTo
-        } else {
-          seen[channel] += eventsOf(page).length
-          after = page.last
-        }
+    // In an event; and in what says how the block is compressed, over which LevelDB gives up on all of it.
+    for (const { at, lost } of [
+      { at: block.offset + 5_500, lost: 1 },
+      { at: block.offset + block.size, lost: rows },
+    ]) {
+      flipAt(path, at)
+      for (const limits of [ALL, BLOCKWISE, { events: 7, bytes: ALL.bytes }]) {
+        const again = await opened(dir)
+        const told: unknown[] = []
+        const seen = { c: 0, d: 0 }
+        for (const channel of ['c', 'd'] as const)
+          for (let after = 0; after < 100; ) {
+            const page = await again.read(channel, { after }, limits).catch((error) => error)
+            if (page.code === 'data-loss') {
+              told.push({ channel, events: page.details.upTo - page.details.after })
+              after = page.details.upTo
+            } else {
+              seen[channel] += eventsOf(page).length
+              after = page.last
+            }
+          }
+        expect({ told, seen }).toEqual({ told: [{ channel: 'c', events: lost }], seen: { c: 100 - lost, d: 100 } })
+        await again.close()
       }
-    expect(told).toEqual(['c'])
-    expect(seen).toEqual({ c: 99, d: 100 })
+      flipAt(path, at)
+    }
   })
 })
