@@ -32,6 +32,8 @@ test('While LevelDB does not open again every verb is unavailable, and for good 
       log.read('unknown', { after: 0 }, ALL),
       log.info('a'),
       log.info('unknown'),
+      log.bytes!('a'),
+      log.bytes!('unknown'),
       log.changed('unknown', { after: 0 }, never()),
       log.cursor('web', 'a'),
       list(log.cursors({ client: 'web' })),

@@ -281,6 +281,7 @@ class LevelLog implements Log {
   }
 
   async bytes(channel: string): Promise<number> {
+    await this.#opened()
     return this.#channels.bytes(channel)
   }
 

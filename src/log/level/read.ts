@@ -17,7 +17,7 @@ import type { Db } from './store.ts'
 const ROWS_AT_ONCE = 256
 /** Read from LevelDB in one piece: enough for a turn of its thread, and little enough to stay in the processor's cache. */
 const PIECE_BYTES = 256 * 1024
-/** Most iterators that are kept for the next page of their reader. Each holds up to three pieces. */
+/** Most iterators that are kept for the next page of their reader. Each holds up to two pieces, each with up to a block more. */
 const KEPT_MAX = 32
 /**
  * An iterator is made anew after this, ms, however often it is gone on with: it holds on to LevelDB's files and tables in
