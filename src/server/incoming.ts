@@ -18,6 +18,30 @@ const OPCODE = 0x0f
 /** Where whole messages go; text is UTF-8. */
 export interface Receiver {
   message(payload: Buffer, binary: boolean): void
+  /** There is no room for what came of a message that is not whole. */
+  crowded(): void
+}
+
+/** What came of messages that are not whole yet, of all sockets together. */
+export class Unfinished {
+  readonly #limit: number
+  #bytes = 0
+
+  constructor(limit: number) {
+    this.#limit = limit
+  }
+
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  get isTooMuch(): boolean {
+    return this.#bytes > this.#limit
+  }
+
+  account(before: number, after: number): void {
+    this.#bytes += after - before
+  }
 }
 
 /** The listener that `ws` has on the connection: takes bytes as they came. */
@@ -36,6 +60,9 @@ export class Incoming {
   readonly #socket: Duplex
   readonly #feed: Feed
   readonly #receiver: Receiver
+  readonly #unfinished: Unfinished
+  /** Bytes that `ws` keeps of a message that is not whole. */
+  #held = 0
   /** The beginning of a header whose end has not come. */
   #rest: Buffer | undefined
   /** Bytes that `ws` is still to get of the frame that it has begun. */
@@ -46,12 +73,13 @@ export class Incoming {
   /** What comes behind a close frame or a wrong one is thrown away, as `ws` by itself does: it tells of it only later. */
   #isOver = false
 
-  constructor(ws: WebSocket, reader: Writable, socket: Duplex, feed: Feed, receiver: Receiver) {
+  constructor(ws: WebSocket, reader: Writable, socket: Duplex, feed: Feed, receiver: Receiver, unfinished: Unfinished) {
     this.#ws = ws
     this.#reader = reader
     this.#socket = socket
     this.#feed = feed
     this.#receiver = receiver
+    this.#unfinished = unfinished
   }
 
   /** Takes what the connection gave; it is overwritten. */
@@ -81,16 +109,27 @@ export class Incoming {
     }
   }
 
-  /** What has not been given to anyone when the connection ends. */
+  /** The connection ends: gives what has not been given to anyone. */
   flush(): void {
     if (this.#rest) this.#give(this.#rest)
     this.#rest = undefined
+    this.#hold(0)
   }
 
   #give(bytes: Buffer): void {
     if (this.#isOver) return
     this.#feed.call(this.#socket, bytes)
     this.#isOver = !this.#reader.writable
+    // What it keeps when it is left to itself stays counted until the connection ends.
+    if (this.#isGivenUp) return
+    const isWhole = this.#owed === 0 && !this.#isFragmented
+    this.#hold(isWhole ? 0 : this.#held + bytes.length)
+    if (!isWhole && this.#unfinished.isTooMuch) this.#receiver.crowded()
+  }
+
+  #hold(bytes: number): void {
+    this.#unfinished.account(this.#held, bytes)
+    this.#held = bytes
   }
 
   #isOurs(bytes: Buffer, at: number, { start, end }: Extent): boolean {

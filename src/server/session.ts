@@ -338,6 +338,11 @@ export class Session {
     this.close(CLOSE.timeout, 'stalled')
   }
 
+  /** All sockets together have sent more of messages that are not whole than is kept. */
+  crowded(): void {
+    this.close(CLOSE.tryAgain, this.host.retryReason())
+  }
+
   /** Stops reading, answers what was taken, then closes. */
   finish(code: number, reason: string, last?: ServerMessage): void {
     if (this.#state === 'closing' || this.#state === 'over') return

@@ -10,7 +10,7 @@ import { CLOSE } from '../wire.ts'
 import { type Doors, retryAfter } from './doors.ts'
 import type { Following } from './following.ts'
 import { type Frames, JSON_FRAMES, MSGPACK_FRAMES } from './frames.ts'
-import { type Feed, FRAME_BYTES_MAX, Incoming } from './incoming.ts'
+import { type Feed, FRAME_BYTES_MAX, Incoming, Unfinished } from './incoming.ts'
 import { Backlog, clock } from './outlet.ts'
 import { Queue, Rounds } from './rounds.ts'
 import { type Host, Session, type StreamLimits } from './session.ts'
@@ -20,6 +20,8 @@ import type { Watches } from './watches.ts'
 const SOCKETS_MAX = 18_000
 /** What all sockets together have not taken, bytes: 128 MiB. Beyond it those that stand still are cut, the longest first. */
 const UNSENT_BYTES_MAX = 128 * 1024 * 1024
+/** What came of messages that are not whole, of all sockets, bytes: 128 MiB. Beyond it who sends more of one is closed 1013. */
+const UNFINISHED_BYTES_MAX = 128 * 1024 * 1024
 /** Most channels of one socket. */
 const SUBSCRIPTIONS_MAX = 1_000
 const HELLO_MS = 5_000
@@ -43,6 +45,8 @@ export interface StreamerOptions extends Partial<StreamLimits> {
   readonly sockets?: number
   /** Most bytes that all sockets together have not taken. */
   readonly unsentBytes?: number
+  /** Most bytes of messages that are not whole, of all sockets together. */
+  readonly unfinishedBytes?: number
 }
 
 const FRAMES: ReadonlyMap<string, Frames> = new Map(
@@ -71,6 +75,7 @@ export class Streamer implements Host {
   readonly rounds = new Rounds()
   readonly queue = new Queue()
   readonly #socketsMax: number
+  readonly unfinished: Unfinished
   readonly #server: WebSocketServer
   readonly #sessions = new Map<Session, () => void>()
   readonly #tick: number
@@ -93,6 +98,7 @@ export class Streamer implements Host {
     }
     this.backlog = new Backlog(options.unsentBytes ?? UNSENT_BYTES_MAX, this.queue)
     this.watches = doors.waits.watches
+    this.unfinished = new Unfinished(options.unfinishedBytes ?? UNFINISHED_BYTES_MAX)
     this.#socketsMax = options.sockets ?? SOCKETS_MAX
     this.#server = new WebSocketServer(SOCKET_OPTIONS)
     // Within `handleUpgrade`, so that the front answers it as everything else that it refuses.
@@ -144,7 +150,7 @@ export class Streamer implements Host {
   /** Whole messages are read past `ws`, which gets the rest by the listener that it has put there itself. */
   #takeOver(ws: StreamSocket, socket: Duplex & Held, session: Session): void {
     const feed = socket.listeners('data')[0] as Feed
-    socket[INCOMING] = new Incoming(ws, ws._receiver, socket, feed, session)
+    socket[INCOMING] = new Incoming(ws, ws._receiver, socket, feed, session, this.unfinished)
     socket.off('data', feed)
     socket.on('data', onData)
     socket.prependListener('close', onEnd)

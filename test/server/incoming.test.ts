@@ -3,7 +3,7 @@ import { Duplex, type Writable } from 'node:stream'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import * as ws from 'ws'
-import { FRAME_BYTES_MAX, Incoming } from '../../src/server/incoming.ts'
+import { FRAME_BYTES_MAX, Incoming, Unfinished } from '../../src/server/incoming.ts'
 
 /** How `ws` reads; its types do not tell of it. */
 const { Receiver } = ws as unknown as { Receiver: new (options: object) => Writable }
@@ -54,7 +54,9 @@ function heard(chunks: readonly Buffer[], isPast: boolean): unknown[] {
   const feed = (bytes: Buffer): void => {
     if (state.readyState === WebSocket.OPEN) receiver.write(bytes)
   }
-  const incoming = new Incoming(state as ws.WebSocket, receiver, new Duplex(), feed, { message: told })
+  const heardOf = { message: told, crowded: () => said.push('crowded') }
+  const unfinished = new Unfinished(FRAME_BYTES_MAX * 2)
+  const incoming = new Incoming(state as ws.WebSocket, receiver, new Duplex(), feed, heardOf, unfinished)
   for (const chunk of chunks) isPast ? incoming.take(Buffer.from(chunk)) : feed(Buffer.from(chunk))
   if (isPast) incoming.flush()
   return said

@@ -278,6 +278,40 @@ describe('frames that are not as RFC 6455 asks', () => {
     await expect(log.info('c')).rejects.toMatchObject({ code: 'no-channel' })
   })
 
+  test('what is kept of messages that are not whole is bounded, for all sockets together', async () => {
+    const { port, streamer } = await startStream({ unfinishedBytes: 1_000_000 })
+    const hello = (ref: number) => `{"op":"hello","ref":${ref}${' '.repeat(400_000)}}`
+    const open = async (ref: number, inPieces: boolean) => {
+      const socket = await rawSocket(port)
+      const text = hello(ref)
+      const [begun, rest] = inPieces
+        ? [clientFrame(text.slice(0, -1), { fin: false }), clientFrame(text.slice(-1), { opcode: 0 })]
+        : [clientFrame(text).subarray(0, -1), Buffer.from('}')]
+      await new Promise((resolve) => socket.write(begun, resolve))
+      return { socket, rest }
+    }
+    const first = await open(1, false)
+    const second = await open(2, true)
+    const third = await open(3, false)
+    const fourth = await open(4, true)
+    const ends = [first, second, third, fourth].map(({ socket }) => closeCode(socket))
+    await until(() => streamer.sockets === 2)
+    expect(streamer.unfinished.bytes).toBeGreaterThan(800_000)
+    for (const { socket, rest } of [first, second, third, fourth]) socket.end(rest)
+    expect((await Promise.all(ends)).filter((code) => code === 1013)).toHaveLength(2)
+    await until(() => streamer.sockets === 0)
+    expect(streamer.unfinished.bytes).toBe(0)
+    // There is room again, and what becomes whole takes none.
+    const socket = await rawSocket(port)
+    for (let ref = 1; ref <= 5; ref++) socket.write(clientFrame(hello(ref)))
+    let answers = ''
+    socket.on('data', (bytes) => {
+      answers += bytes
+    })
+    await until(() => answers.includes('"ref":5'))
+    expect(streamer.unfinished.bytes).toBe(0)
+  })
+
   test('a message in 60 fragments is a message', async () => {
     const { port } = await startStream()
     const socket = await rawSocket(port)
