@@ -162,8 +162,8 @@ export interface HeadsJson {
 
 export interface WorstCursorsJson {
   cursors: CursorJson[]
+  /** How many there are. */
   found: number
-  complete: boolean
 }
 
 export interface ConnectionJson {

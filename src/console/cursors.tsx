@@ -51,10 +51,8 @@ export function Cursors() {
 
 const isSame = (a: CursorJson, b: CursorJson): boolean => a.channel === b.channel && a.client === b.client
 
-function aboutOf({ cursors, found, complete }: WorstCursorsJson): string {
-  const shown = cursors.length < found ? `the ${count(cursors.length)} that lag most of ` : ''
-  return `${shown}${count(found)}${complete ? '' : ' that were looked at; there are more'}`
-}
+const aboutOf = ({ cursors, found }: WorstCursorsJson): string =>
+  cursors.length < found ? `the ${count(cursors.length)} that lag most of ${count(found)}` : count(found)
 
 type Change = (changed: CursorJson, now: CursorJson | undefined) => void
 

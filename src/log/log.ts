@@ -95,6 +95,13 @@ export interface Cursor {
   readonly time: number
 }
 
+/** Cursors with the channels that they are of, the one that lags most first. */
+export interface Lagging {
+  readonly cursors: readonly { readonly cursor: Cursor; readonly info: ChannelInfo }[]
+  /** How many there are in all. */
+  readonly found: number
+}
+
 export interface CursorMove {
   readonly seq: number
   /** The history that the client speaks of; another one moves nothing (`epoch-changed`). Absent: today's. */
@@ -190,6 +197,13 @@ export interface Log {
 
   /** Cursors of one channel or of one client, by name. One whose row is damaged is left out; `scrub` tells it. */
   cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor>
+
+  /**
+   * The `most` cursors that lag most (`lagOf`), of all channels or of one: only the engine knows how its rows lie.
+   * One walk over what is kept, in pieces between other work, with memory for `most` of them; damaged ones are left
+   * out. @throws no-channel
+   */
+  lagging(most: number, channel?: string): Promise<Lagging>
 
   /**
    * Drops events up to and with `upTo` (at most the head); `trimmed` is exactly that. A lower value changes nothing.

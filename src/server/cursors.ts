@@ -1,8 +1,9 @@
 /** The calls about cursors: what a client has handled in a channel, and how far behind it is. */
 import { Readable } from 'node:stream'
 import { TidemarkError } from '../errors.ts'
-import { formatTime, JSON_TYPE, sameHistory } from '../event.ts'
+import { formatTime, JSON_TYPE } from '../event.ts'
 import { infoOrNone } from '../log/follow.ts'
+import { lagOf } from '../log/lag.ts'
 import type { ChannelInfo, Cursor, Log } from '../log/log.ts'
 import type { CursorJson } from '../wire.ts'
 import { type App, sendAsIs } from './app.ts'
@@ -12,11 +13,10 @@ import * as schemas from './schemas.ts'
 /** A long list is written in pieces of about this many characters. */
 const LIST_PIECE = 16_384
 
-/** A cursor as it is answered. One of an older history lags by all that the channel retains. */
+/** A cursor as it is answered. */
 export function cursorJson(cursor: Cursor, info: ChannelInfo): CursorJson {
   const { client, channel, epoch, seq, time } = cursor
-  const from = sameHistory(epoch, info.epoch) ? Math.max(seq, info.trimmed) : info.trimmed
-  return { client, channel, epoch, seq, lag: Math.max(info.head - from, 0), time: formatTime(time) }
+  return { client, channel, epoch, seq, lag: lagOf(cursor, info), time: formatTime(time) }
 }
 
 export function addCursors(app: App, doors: Doors): void {

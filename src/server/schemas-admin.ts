@@ -1,7 +1,7 @@
 /** The shapes of the calls that a watching page makes: figures, heads, cursors and connections, each bounded. */
 import { z } from 'zod'
 import { Channel, Cursor, digits, Seq, Time } from './schemas.ts'
-import { SURVEY_CURSORS_MAX, SURVEYED_CHANNELS_MAX } from './survey.ts'
+import { SURVEYED_CHANNELS_MAX } from './survey.ts'
 
 /** Most rows of one answer; default LIST_ROWS. */
 export const LIST_ROWS_MAX = 1_000
@@ -63,10 +63,7 @@ export const ListCursors = z.strictObject({ limit, channel: Channel.optional() }
 export const WorstCursors = z
   .object({
     cursors: z.array(Cursor),
-    found: count('Cursors that were looked at'),
-    complete: z.boolean().meta({
-      description: `False when there were more than ${SURVEYED_CHANNELS_MAX} channels or ${SURVEY_CURSORS_MAX} cursors, or no time to look at all`,
-    }),
+    found: count('How many there are'),
   })
   .meta({ id: 'WorstCursors' })
 

@@ -1,18 +1,15 @@
 /**
- * Looks over all channels, for who watches: the heads that move most and the cursors that lag most. A look is bounded
- * in channels, cursors and time, goes on beside the doors, and is shared by all who ask at about the same time.
+ * Looks over all channels, for who watches: the heads that move most and the cursors that lag most. A look takes a
+ * bounded memory, goes on beside the doors, and is shared by all who ask at about the same time.
  */
 import { sameHistory } from '../event.ts'
-import type { ChannelInfo, Log } from '../log/log.ts'
-import type { CursorJson, HeadsJson, WorstCursorsJson } from '../wire.ts'
+import { Worst } from '../log/lag.ts'
+import type { Lagging, Log } from '../log/log.ts'
+import type { HeadsJson, WorstCursorsJson } from '../wire.ts'
 import { cursorJson } from './cursors.ts'
 
 /** Most channels of one look: fewer than the log keeps in memory, so that looking drives out none in use. */
 export const SURVEYED_CHANNELS_MAX = 15_000
-/** Most cursors of one look. */
-export const SURVEY_CURSORS_MAX = 50_000
-/** A look at all cursors ends after this, ms. */
-const SURVEY_MS = 2_000
 /** A look is given out again for so long, ms, and for so many times what it took. */
 const FRESH_MS = 4_000
 const REST = 10
@@ -44,7 +41,7 @@ class Look<Found> {
 export class Survey {
   readonly #log: Log
   readonly #headsLook = new Look<HeadsJson>()
-  readonly #cursorsLook = new Look<WorstCursorsJson>()
+  readonly #cursorsLook = new Look<Lagging>()
   #heads = new Map<string, { readonly epoch: string; readonly head: number }>()
   #headsAt = 0
   #forgetting: NodeJS.Timeout | undefined
@@ -85,51 +82,10 @@ export class Survey {
 
   /** The cursors that lag most, of one channel or of all. @throws no-channel */
   async cursors(limit: number, most: number, channel?: string): Promise<WorstCursorsJson> {
-    const looked =
+    const { cursors, found } =
       channel === undefined
-        ? await this.#cursorsLook.at(async () => this.#lookAtCursors(this.#log.channels(''), most))
-        : await this.#lookAtCursors([await this.#log.info(channel)], most)
-    return { ...looked, cursors: looked.cursors.slice(0, limit) }
-  }
-
-  async #lookAtCursors(
-    channels: AsyncIterable<ChannelInfo> | readonly ChannelInfo[],
-    most: number,
-  ): Promise<WorstCursorsJson> {
-    const worst = new Worst<CursorJson>(most, (a, b) => b.lag - a.lag)
-    const until = performance.now() + SURVEY_MS
-    let found = 0
-    let looked = 0
-    for await (const info of channels) {
-      if (looked++ === SURVEYED_CHANNELS_MAX) return { cursors: worst.sorted(), found, complete: false }
-      for await (const cursor of this.#log.cursors({ channel: info.channel })) {
-        if (found === SURVEY_CURSORS_MAX) return { cursors: worst.sorted(), found, complete: false }
-        found++
-        worst.add(cursorJson(cursor, info))
-      }
-      if (performance.now() > until) return { cursors: worst.sorted(), found, complete: false }
-    }
-    return { cursors: worst.sorted(), found, complete: true }
-  }
-}
-
-/** The first `most` of any number, in an order. */
-class Worst<Row> {
-  readonly #most: number
-  readonly #order: (a: Row, b: Row) => number
-  #rows: Row[] = []
-
-  constructor(most: number, order: (a: Row, b: Row) => number) {
-    this.#most = most
-    this.#order = order
-  }
-
-  add(row: Row): void {
-    this.#rows.push(row)
-    if (this.#rows.length >= this.#most * 2) this.#rows = this.sorted()
-  }
-
-  sorted(): Row[] {
-    return this.#rows.sort(this.#order).slice(0, this.#most)
+        ? await this.#cursorsLook.at(() => this.#log.lagging(most))
+        : await this.#log.lagging(limit, channel)
+    return { cursors: cursors.slice(0, limit).map(({ cursor, info }) => cursorJson(cursor, info)), found }
   }
 }

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import type { Cursor } from '../../src/log/log.ts'
+import type { ChannelInfo, Cursor } from '../../src/log/log.ts'
 import { range } from '../parts.ts'
 import { type Open, somewhere } from './contract.ts'
 import { append, list, refusal } from './reading.ts'
@@ -116,6 +116,68 @@ export function cursorContract(open: Open): void {
     expect(await log.commit('web', 'c', { seq: 1 })).toMatchObject({ seq: 1 })
   })
 
+  test('The cursors that lag most are told, of all channels or of one, with how many there are', async () => {
+    const log = await open()
+    const channels = range(1, 30).map((n) => `c/${n}`)
+    // Of many more rows than are read at once, and one channel with most of them.
+    const clients = (n: number) => range(1, n === 17 ? 1_200 : n % 4).map((i) => `client-${i}`)
+    for (const [i, channel] of channels.entries()) {
+      await append(log, channel, range(1, 40 + i))
+      if (i % 5 === 0) await log.trim(channel, 20)
+      const seqs = clients(i).map((_, at) => (at * 7 + i) % (40 + i))
+      await Promise.all(clients(i).map((client, at) => log.commit(client, channel, { seq: seqs[at]! })))
+    }
+    await append(log, channels[3]!, range(1, 500))
+    await log.forget('client-1', channels[5]!)
+    const all: Behind[] = []
+    for (const channel of channels) {
+      const info = await log.info(channel)
+      for (const cursor of await list(log.cursors({ channel })))
+        all.push({ lag: info.head - Math.max(cursor.seq, info.trimmed), cursor, info })
+    }
+    const expectWorst = async (most: number, channel?: string): Promise<void> => {
+      const { cursors, found } = await log.lagging(most, channel)
+      const wanted = all.filter(({ info }) => channel === undefined || info.channel === channel)
+      expect(found).toBe(wanted.length)
+      const lags = cursors.map(({ cursor, info }) => info.head - Math.max(cursor.seq, info.trimmed))
+      expect(lags).toEqual(
+        wanted
+          .map(({ lag }) => lag)
+          .sort((a, b) => b - a)
+          .slice(0, most),
+      )
+      const known = new Map(wanted.map(({ cursor, info }) => [`${cursor.channel} ${cursor.client}`, { cursor, info }]))
+      const told = new Set(cursors.map(({ cursor: { channel, client } }) => `${channel} ${client}`))
+      expect(told.size).toBe(cursors.length)
+      for (const each of cursors) expect(each).toEqual(known.get(`${each.cursor.channel} ${each.cursor.client}`))
+    }
+    for (const most of [1, 3, 40, 700, 5_000]) await expectWorst(most)
+    for (const channel of [channels[3]!, channels[4]!, channels[17]!]) await expectWorst(100, channel)
+    expect((await log.lagging(1)).cursors[0]!.cursor.channel).toBe(channels[3])
+    expect(await refusal(log.lagging(1, 'none'))).toMatchObject({ code: 'no-channel' })
+  })
+
+  test('Of a deleted channel no cursor lags, also while its name is used again', async () => {
+    const log = await open()
+    for (const channel of ['c', 'd']) await append(log, channel, range(1, 9))
+    for (const client of ['a', 'b']) for (const channel of ['c', 'd']) await log.commit(client, channel, { seq: 1 })
+    await log.delete('c')
+    const told = async () => {
+      const { cursors, found } = await log.lagging(10)
+      expect(found).toBe(cursors.length)
+      return cursors.map(({ cursor }) => names(cursor))
+    }
+    const ofD = [
+      ['a', 'd', 1],
+      ['b', 'd', 1],
+    ]
+    expect(await told()).toEqual(ofD)
+    await append(log, 'c', range(1, 99))
+    expect(await told()).toEqual(ofD)
+    await log.commit('b', 'c', { seq: 2 })
+    expect(await told()).toEqual([['b', 'c', 2], ...ofD])
+  })
+
   test('Commits, seeks and forgotten cursors survive closing and opening', async () => {
     const at = somewhere()
     const before = await open({ at })
@@ -162,3 +224,9 @@ export function cursorContract(open: Open): void {
 }
 
 const names = ({ client, channel, seq }: Cursor): unknown[] => [client, channel, seq]
+
+interface Behind {
+  readonly lag: number
+  readonly cursor: Cursor
+  readonly info: ChannelInfo
+}

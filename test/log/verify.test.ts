@@ -110,13 +110,20 @@ describe('verification of a stopped level log', () => {
       await withRows(dir, async (rows) => edit(rows, await numberOf(rows, 'c')))
       const log = await openLog({ dir })
       onTestFinished(() => log.close())
+      lag = (await log.lagging(10)).cursors.map(({ cursor: { client, channel } }) => `${client} ${channel}`)
       return brief(await verifyLog(log))
     }
+    let lag: string[] = []
     expect(await online(async () => {})).toEqual([])
+    expect(lag).toContain('web c')
     expect(await online((rows, c) => flip(rows, headKey(c), 77))).toEqual([['head', 'c']])
+    expect(lag).not.toContain('web c')
     expect(await online((rows, c) => rows.del(headKey(c)))).toEqual([['head', 'c']])
+    expect(lag).not.toContain('web c')
     expect(await online((rows) => flip(rows, nameKey('c'), 3))).toEqual([['head', 'c']])
+    expect(lag).not.toContain('web c')
     expect(await online((rows, c) => flip(rows, cursorKey(c, 'web'), 33))).toEqual([['cursor', 'c']])
+    expect(lag).not.toContain('web c')
     const receipt = await online(async (rows) => {
       for await (const key of rows.keys()) if (key[0] === 'i'.charCodeAt(0)) await flip(rows, key, 100)
     })

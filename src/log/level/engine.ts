@@ -3,7 +3,7 @@
  *
  * Reads come from the tail in memory or from disk with every block checked; writes are plans for the one writer.
  */
-import { hasCode, TidemarkError } from '../../errors.ts'
+import { TidemarkError } from '../../errors.ts'
 import { sameHistory } from '../../event.ts'
 import {
   type About,
@@ -15,6 +15,7 @@ import {
   type CursorMove,
   type Finding,
   type Health,
+  type Lagging,
   type Log,
   type Loss,
   Page,
@@ -28,24 +29,13 @@ import { Appending, ToldOne } from './appending.ts'
 import { type Channel, Channels, noChannel, Waiters } from './channels.ts'
 import { CHANGE_BYTES } from './entries.ts'
 import type { Draft, Group } from './group.ts'
-import {
-  type CursorRow,
-  channelOfClientKey,
-  clientOfCursorKey,
-  clientRange,
-  cursorKey,
-  cursorRange,
-  decodeCursor,
-  nameKey,
-  nameOfKey,
-  nameRange,
-  rangeOf,
-} from './keys.ts'
+import { type CursorRow, rangeOf } from './keys.ts'
+import { Lists } from './lists.ts'
 import { Pages } from './read.ts'
 import { Receipts } from './receipts.ts'
 import { Watermark } from './room.ts'
 import { knownLosses, scrubRows, scrubTables } from './scrub.ts'
-import { type Notice, RESERVE_BYTES, Store } from './store.ts'
+import { RESERVE_BYTES, Store } from './store.ts'
 import { Sweeper } from './sweep.ts'
 import { Tail } from './tail.ts'
 import { Writer } from './writer.ts'
@@ -56,8 +46,6 @@ const CLOCK_JUMP_MS = 3_600_000
 const TAIL_BYTES = 64 * 1024 * 1024
 /** How long a read waits while the store is opened again. */
 const GATE_MS = 5_000
-/** Rows of a listing that are read at once. */
-const LIST_ROWS = 500
 
 /** @throws in-use, data-loss, wrong-config, cannot-create, io-error */
 export async function openLevel(options: LogOptions): Promise<Log> {
@@ -67,7 +55,6 @@ export async function openLevel(options: LogOptions): Promise<Log> {
 class LevelLog implements Log {
   readonly about: About
   readonly #store: Store
-  readonly #notice: Notice
   readonly #channels: Channels
   readonly #waiters = new Waiters()
   readonly #tail: Tail
@@ -75,6 +62,7 @@ class LevelLog implements Log {
   readonly #writer: Writer
   readonly #sweeper: Sweeper
   readonly #receipts: Receipts
+  readonly #lists: Lists
   #closed: Promise<void> | undefined
 
   constructor(store: Store, options: LogOptions) {
@@ -82,8 +70,8 @@ class LevelLog implements Log {
     const notice = options.onNotice ?? (() => {})
     this.about = { engine: 'level', durability: 'fsync', capabilities: ['multiChannel'], idWindow }
     this.#store = store
-    this.#notice = notice
     this.#channels = new Channels(store)
+    this.#lists = new Lists(store, this.#channels, notice, () => this.#opened())
     this.#receipts = new Receipts(store, idWindow + CLOCK_JUMP_MS)
     this.#tail = new Tail(options.tailBytes ?? TAIL_BYTES)
     const watermark = new Watermark(store.dir, options.minFreeBytes, RESERVE_BYTES, notice)
@@ -179,13 +167,7 @@ class LevelLog implements Log {
 
   async cursor(client: string, channel: string): Promise<Cursor | undefined> {
     await this.#opened()
-    return this.#cursor(client, this.#channels.need(channel))
-  }
-
-  #cursor(client: string, { name: channel, number }: Channel): Cursor | undefined {
-    const key = cursorKey(number, client)
-    const row = this.#store.db.getSync(key)
-    return row && { client, channel, ...decodeCursor(key, row) }
+    return this.#lists.cursor(client, this.#channels.need(channel))
   }
 
   commit(client: string, channel: string, to: CursorMove): Promise<Cursor> {
@@ -237,25 +219,12 @@ class LevelLog implements Log {
     })
   }
 
-  async *cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor> {
-    await this.#opened()
-    if ('channel' in of) {
-      const { number } = this.#channels.need(of.channel)
-      for await (const [key, row] of this.#rows(cursorRange(number))) {
-        const cursor = this.#whole(() => decodeCursor(key, row))
-        if (cursor) yield { client: clientOfCursorKey(key), channel: of.channel, ...cursor }
-      }
-      return
-    }
-    for await (const [key] of this.#rows(clientRange(of.client))) {
-      await this.#opened()
-      const cursor = this.#whole(() => {
-        const channel = this.#channels.get(channelOfClientKey(key))
-        // A deleted channel's cursors are cleared a little later than its name.
-        return channel && this.#cursor(of.client, channel)
-      })
-      if (cursor) yield cursor
-    }
+  cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor> {
+    return this.#lists.cursors(of)
+  }
+
+  lagging(most: number, channel?: string): Promise<Lagging> {
+    return this.#lists.lagging(most, channel)
   }
 
   trim(channel: string, upTo: number, epoch?: string): Promise<ChannelInfo> {
@@ -285,50 +254,21 @@ class LevelLog implements Log {
     return this.#channels.bytes(channel)
   }
 
-  async *channels(prefix: string, after?: string): AsyncIterable<ChannelInfo> {
-    await this.#opened()
-    const { gte, lte } = nameRange(prefix)
-    const start = after !== undefined && Buffer.compare(nameKey(after), gte) >= 0 ? { gt: nameKey(after) } : { gte }
-    for await (const [key] of this.#rows({ ...start, lte })) {
-      const channel = this.#whole(() => this.#channels.get(nameOfKey(key)))
-      if (channel) yield this.#channels.info(channel)
-    }
-  }
-
-  /** What is read of one row of a listing: a damaged one is left out and noticed, and costs the others nothing. */
-  #whole<T>(read: () => T): T | undefined {
-    try {
-      return read()
-    } catch (error) {
-      if (!hasCode(error, 'data-loss')) throw error
-      this.#notice('error', 'A listing leaves out a damaged row', { why: (error as Error).message })
-      return undefined
-    }
-  }
-
-  /** Rows of a range, read in pieces with no iterator held open between them: a slow caller pins nothing. */
-  async *#rows(range: { gt?: Uint8Array; gte?: Uint8Array; lte: Uint8Array }): AsyncIterable<[Uint8Array, Uint8Array]> {
-    for (let start: typeof range = range; ; ) {
-      await this.#opened()
-      const rows = await this.#store.db.iterator({ ...start, limit: LIST_ROWS }).all()
-      yield* rows
-      const end = rows.at(-1)
-      if (!end || rows.length < LIST_ROWS) return
-      start = { gt: end[0], lte: range.lte }
-    }
+  channels(prefix: string, after?: string): AsyncIterable<ChannelInfo> {
+    return this.#lists.channels(prefix, after)
   }
 
   async *scrub(pace: (bytes: number) => Promise<void>): AsyncIterable<Finding> {
     yield* scrubRows(
       (key) => this.#store.db.getSync(key),
-      (range) => this.#rows(range),
+      (range) => this.#lists.rows(range),
       pace,
     )
     yield* scrubTables(this.#store.dir, pace)
   }
 
   losses(): Promise<readonly Loss[]> {
-    return knownLosses(this, this.#rows(rangeOf('l')), (name) => this.#channels.get(name)?.number)
+    return knownLosses(this, this.#lists.rows(rangeOf('l')), (name) => this.#channels.get(name)?.number)
   }
 
   close(): Promise<void> {
