@@ -89,10 +89,11 @@ export function checkClient(name: unknown): string {
 export const CURSOR_OWNER = '~'
 /** Most bytes of a subject, before what a name can not hold was encoded. */
 export const SUBJECT_BYTES_MAX = 128
+/** Most bytes of the whole name of a cursor, three for each byte of its subject. */
+export const CURSOR_NAME_BYTES_MAX = SUBJECT_BYTES_MAX * 3 + CURSOR_OWNER.length + CLIENT_BYTES_MAX
 /** A client's name, or the whole name of a subject's cursor: only admins say that. */
 export function checkCursorName(name: unknown): string {
-  if (typeof name === 'string' && name.length <= SUBJECT_BYTES_MAX * 3 + 1 + CLIENT_BYTES_MAX && OWNED.test(name))
-    return name
+  if (typeof name === 'string' && name.length <= CURSOR_NAME_BYTES_MAX && OWNED.test(name)) return name
   return checkClient(name)
 }
 

@@ -21,7 +21,7 @@ export const appendCommand = (terminal: Terminal): Command =>
         'up to 1,000. Prints the channel and the first and last seq. Asks again under the same idempotency key while ' +
         'the server gives no answer, so that nothing is appended twice. Who stops asking (--patience, Ctrl-C) is told ' +
         'whether that may have been appended: of one event with its key, of lines with their numbers.',
-      settings: ['url', 'json', 'patience'],
+      settings: ['url', 'tokenFile', 'json', 'patience'],
       options: [
         new Option('--data <JSON>', 'data of the event, a JSON value'),
         new Option('--file <FILE>', 'data of the event, the bytes of a file (- is stdin)').conflicts('data'),

@@ -1,4 +1,5 @@
 /** Asking a running server, as every command does that is not the server itself. */
+import { readFileSync } from 'node:fs'
 import { Backoff, pause } from '../src/client/backoff.ts'
 import { baseOf } from '../src/client/client.ts'
 import { type Call, Http, hintOf, isPassing, Token } from '../src/client/http.ts'
@@ -10,9 +11,20 @@ import type { Run } from './command.ts'
 /** Longest pause between two tries, ms. */
 const RETRY_MS_MAX = 2_000
 
+/** What a command shows the server: a key or token, never given as a flag. @throws wrong-config */
+export function credentialOf({ token, tokenFile }: Pick<Settings, 'token' | 'tokenFile'>): string | undefined {
+  if (tokenFile === undefined) return token
+  try {
+    return readFileSync(tokenFile, 'utf8').trim()
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    throw new TidemarkError('wrong-config', `The token file ${tokenFile} can not be read (${code})`, {}, { cause })
+  }
+}
+
 /** @param settings.url the server's address, or a whole base address where it serves under another path than `/v1`. */
-export function connect({ url }: Pick<Settings, 'url'>): Http {
-  return new Http(baseOf(url), new Token(undefined), fetch)
+export function connect(settings: Pick<Settings, 'url' | 'token' | 'tokenFile'>): Http {
+  return new Http(baseOf(settings.url), new Token(credentialOf(settings)), fetch)
 }
 
 /** One question, one answer. @throws as Http.call */

@@ -22,7 +22,7 @@ export const channelsCommand = (terminal: Terminal): Command =>
     {
       usage: 'channels [PREFIX]',
       summary: 'list the channels, or those whose name begins with PREFIX',
-      settings: ['url', 'json'],
+      settings: ['url', 'tokenFile', 'json'],
       examples: [
         ['tidemark channels', 'all of them'],
         ['tidemark channels repo/ --json', 'some, one JSON object a line'],

@@ -9,7 +9,7 @@ export const cursorsCommand = (terminal: Terminal): Command =>
     {
       usage: 'cursors <CHANNEL>',
       summary: 'list the cursors of a channel: who has handled how much, and how far behind they are',
-      settings: ['url', 'json'],
+      settings: ['url', 'tokenFile', 'json'],
       examples: [
         ['tidemark cursors orders', 'a table'],
         ['tidemark cursors orders --json', 'one JSON object a line'],

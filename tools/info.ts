@@ -9,7 +9,7 @@ export const infoCommand = (terminal: Terminal): Command =>
     {
       usage: 'info <CHANNEL>',
       summary: 'tell what there is to know of one channel',
-      settings: ['url', 'json'],
+      settings: ['url', 'tokenFile', 'json'],
       examples: [['tidemark info orders', 'head, trimmed, epoch, newest event, note']],
     },
     terminal,

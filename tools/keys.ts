@@ -1,5 +1,4 @@
 import { existsSync } from 'node:fs'
-import { resolve } from 'node:path'
 import { type Command, Option } from 'commander'
 import {
   changeKeys,
@@ -14,7 +13,6 @@ import {
   readKeys,
 } from '../src/access/keysfile.ts'
 import { readPattern } from '../src/access/pattern.ts'
-import type { Settings } from '../src/config.ts'
 import { TidemarkError } from '../src/errors.ts'
 import { wrongUsage } from './ask.ts'
 import { command, type Run } from './command.ts'
@@ -49,10 +47,6 @@ export const keysCommand = (terminal: Terminal): Command =>
     terminal,
     keys,
   )
-
-/** The file that these settings mean. */
-export const keysFileIn = ({ keys, data }: Pick<Settings, 'keys' | 'data'>): string =>
-  keys === undefined ? keysFileOf(resolve(data)) : resolve(keys)
 
 export async function keys(run: Run): Promise<void> {
   const [action, what] = run.args
@@ -89,7 +83,7 @@ async function createKey(run: Run, kind: KeyKind): Promise<void> {
     ...(expires !== undefined && { expires: endOf(expires) }),
     ...(note !== undefined && { note }),
   })
-  const file = keysFileIn(run.settings)
+  const file = keysFileOf(run.settings)
   const isFirst = !existsSync(file)
   changeKeys(file, ({ keys, issuers }) => ({ keys: [...keys, entry], issuers }))
   tellMade(run, file, isFirst)
@@ -103,7 +97,7 @@ async function createIssuer(run: Run): Promise<void> {
   const audience = given(run, 'audience')
   const note = given(run, 'note')
   const entry = makeIssuer({ iss, ...(audience !== undefined && { audience }), ...(note !== undefined && { note }) })
-  const file = keysFileIn(run.settings)
+  const file = keysFileOf(run.settings)
   const isFirst = !existsSync(file)
   changeKeys(file, ({ keys, issuers }) => ({ keys, issuers: [...issuers, entry] }))
   tellMade(run, file, isFirst)
@@ -117,7 +111,7 @@ function tellMade({ terminal }: Run, file: string, isFirst: boolean): void {
 
 async function list(run: Run): Promise<void> {
   const { settings, terminal } = run
-  const { keys, issuers } = readKeys(keysFileIn(settings)) ?? NO_KEYS
+  const { keys, issuers } = readKeys(keysFileOf(settings)) ?? NO_KEYS
   if (settings.json) {
     const told = { keys: keys.map(shown), issuers: issuers.map(({ secret: _, ...rest }) => rest) }
     return terminal.print(JSON.stringify(told))
@@ -142,7 +136,7 @@ const shown = ({ digest: _, ...rest }: KeyEntry): Omit<KeyEntry, 'digest'> => re
 
 async function revoke(run: Run, what: string): Promise<void> {
   only(run)
-  changeKeys(keysFileIn(run.settings), ({ keys, issuers }) => {
+  changeKeys(keysFileOf(run.settings), ({ keys, issuers }) => {
     const left = {
       keys: keys.filter(({ kid }) => kid !== what),
       issuers: issuers.filter(({ kid, iss }) => kid !== what && iss !== what),

@@ -2,6 +2,7 @@ import { resolve } from 'node:path'
 import closeWithGrace from 'close-with-grace'
 import type { Command } from 'commander'
 import { type Logger, pino } from 'pino'
+import { keysFileOf } from '../src/access/keysfile.ts'
 import { type Config, flagOf, type SettingName, type Settings } from '../src/config.ts'
 import { TidemarkError } from '../src/errors.ts'
 import type { Log } from '../src/log/log.ts'
@@ -21,6 +22,7 @@ const SERVED: readonly SettingName[] = [
   'host',
   'port',
   'data',
+  'keys',
   'create',
   'engine',
   'path',
@@ -44,8 +46,8 @@ export const serveCommand = (terminal: Terminal): Command =>
       more:
         'Writes its log to stdout, one JSON object a line; lines that stdout does not take are dropped. SIGTERM or ' +
         'Ctrl-C stops it: polls are answered, sockets closed with a hint when to come back, no answered append is lost; ' +
-        'a second signal ends it at once. Without keys it listens on loopback only, and everybody who can reach it ' +
-        'there may do everything.',
+        'a second signal ends it at once. It listens on loopback only. Without a keys file (tidemark keys create) ' +
+        'everybody who can reach it there may do everything; a change of that file holds within a second.',
       settings: SERVED,
       examples: [
         ['tidemark serve', 'on http://127.0.0.1:7070, the log in data/log'],
@@ -94,6 +96,7 @@ export async function serve({ settings, config, terminal }: Run): Promise<void> 
   logger.info(facts, 'Serving')
   const when = durability === 'fsync' ? 'an append is answered after its fsync' : `durability ${durability}`
   terminal.say(`tidemark: serving ${facts.url} from ${facts.data}, engine ${engine}, ${when}`)
+  if (!server.isOpen) return
   const warning = 'NO KEYS: every program and every user of this machine that can reach this address is its admin'
   logger.warn({ url: facts.url }, warning)
   terminal.say(`tidemark: ${warning}`)
@@ -113,7 +116,8 @@ export async function start(
   const groupFigures = new GroupFigures()
   const { host, port, path, createChannels, heartbeat, acceptCopy, acceptDataLoss } = settings
   const { origin: origins, hostName: hostNames } = settings
-  const about = { host, port, path, origins, hostNames, createChannels, heartbeat, version: version() }
+  const keys = keysFileOf(settings)
+  const about = { host, port, path, origins, hostNames, keys, createChannels, heartbeat, version: version() }
   // A log is opened, or made, only for a server that can run.
   checkOptions(about)
   const opening = openLog({

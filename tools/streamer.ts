@@ -9,7 +9,7 @@ export const streamerCommand = (terminal: Terminal): Command =>
       usage: 'streamer <on|off|status>',
       summary: 'turn the WebSocket streamer on or off, or tell where its switch stands',
       more: 'Turned off, sockets are closed and their clients go on by polling; turned on, they come back. Nothing is lost.',
-      settings: ['url', 'json'],
+      settings: ['url', 'tokenFile', 'json'],
       examples: [
         ['tidemark streamer status', 'on or off'],
         ['tidemark streamer off', 'clients poll from now on'],

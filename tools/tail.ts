@@ -5,7 +5,7 @@ import type { ChannelEvent, Item, Place, Start } from '../src/client/subscriptio
 import type { Settings } from '../src/config.ts'
 import { hasCode } from '../src/errors.ts'
 import { checkEpoch, checkPosition, checkSeq } from '../src/event.ts'
-import { askPatiently, channelOf, connect, pathOf, wrongUsage } from './ask.ts'
+import { askPatiently, channelOf, connect, credentialOf, pathOf, wrongUsage } from './ask.ts'
 import { command, type Run } from './command.ts'
 import { printable, type Terminal } from './terminal.ts'
 
@@ -22,7 +22,7 @@ export const tailCommand = (terminal: Terminal): Command =>
         'With --client the server keeps the place: what was printed is committed, and after a crash the last lines may ' +
         'come again. With --json each line is an event, or what happened to the history in its place among them: ' +
         '{ "is": "gap" | "reset", … }; after a reset, what was built from earlier events is void.',
-      settings: ['lines', 'after', 'client', 'follow', 'url', 'json', 'patience'],
+      settings: ['lines', 'after', 'client', 'follow', 'url', 'tokenFile', 'json', 'patience'],
       examples: [
         ['tidemark tail orders', 'the last 20, then each new one'],
         ['tidemark tail orders files -n 0', 'two channels, only what is new'],
@@ -49,7 +49,7 @@ export async function tail({ args, settings, terminal }: Run): Promise<void> {
   const end = () => ending.abort()
   const stopped = terminal.stopped()
   stopped.addEventListener('abort', end)
-  const client = join(settings.url, { client: settings.client })
+  const client = join(settings.url, { client: settings.client, token: credentialOf(settings) })
   let wasLost = false
   client.onState((state) => {
     if (state === 'waiting' && !wasLost) terminal.say('tidemark: the server does not answer; trying again')

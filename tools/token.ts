@@ -1,11 +1,11 @@
 import { type Command, Option } from 'commander'
-import { checkGroups, checkSubject, type IssuerEntry, readKeys } from '../src/access/keysfile.ts'
+import { checkGroups, checkSubject, type IssuerEntry, keysFileOf, readKeys } from '../src/access/keysfile.ts'
 import { OPERATIONS } from '../src/access/principal.ts'
 import { grantsOf, type Perm, signToken, TOKEN_SECONDS_MAX } from '../src/access/tokens.ts'
 import { TidemarkError } from '../src/errors.ts'
 import { wrongUsage } from './ask.ts'
 import { command, type Run } from './command.ts'
-import { keysFileIn, spanOf } from './keys.ts'
+import { spanOf } from './keys.ts'
 import type { Terminal } from './terminal.ts'
 
 export const tokenCommand = (terminal: Terminal): Command =>
@@ -40,7 +40,7 @@ export async function token({ settings, options, terminal }: Run): Promise<void>
   if (seconds < 1 || seconds > TOKEN_SECONDS_MAX) throw wrongUsage('--expires is 1s … 24h')
   const perm = allow === undefined ? [] : String(allow).split('\n').map(readAllow)
   grantsOf(perm)
-  const entry = issuerIn(keysFileIn(settings), iss)
+  const entry = issuerIn(keysFileOf(settings), iss)
   const text = await signToken(entry, {
     sub: checkSubject(sub),
     perm,

@@ -21,7 +21,7 @@ export const verifyCommand = (terminal: Terminal): Command =>
         'Reads the directory of a stopped server, and changes nothing there; with --url a running server verifies its ' +
         'own log, at most --rate bytes a second. Events that salvage could not find are told, but are no damage. Ends ' +
         'with 0 when the log is whole, with 65 when it is not.',
-      settings: ['data', 'url', 'rate', 'json'],
+      settings: ['data', 'url', 'tokenFile', 'rate', 'json'],
       examples: [
         ['tidemark verify', 'the log in data/log'],
         ['tidemark verify --data /var/lib/tidemark --json', 'elsewhere, one JSON object'],

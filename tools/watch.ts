@@ -29,7 +29,7 @@ export const watchCommand = (terminal: Terminal): Command =>
         'others write are put right. While the server can not be reached it goes on trying, and nothing is lost. Left ' +
         'out, told and counted: names that are not UTF-8 or hold control characters, paths over 1,024 bytes. A change ' +
         'that leaves size and mtime as they were is not seen. The directory of --data is left out if it lies in DIR.',
-      settings: ['channel', 'ignore', 'rescan', 'data', 'url', 'json'],
+      settings: ['channel', 'ignore', 'rescan', 'data', 'url', 'tokenFile', 'json'],
       examples: [
         ['tidemark watch ~/photos', 'into the channel files'],
         ["tidemark watch . --channel repo/42 --ignore node_modules --ignore '*.tmp'", 'leaving out what matches'],

@@ -227,7 +227,8 @@ export class Keyring {
     const before = this.#keys.get(kid)
     const isSame = before?.entry.digest === entry.digest && before.entry.kind === kind
     if (before && isSame && (before.entry.subject ?? kid) === subject) {
-      before.principal.change(grants, expires)
+      const isGranted = String(before.entry.channels) === String(entry.channels)
+      before.principal.change(isGranted ? before.principal.grants : grants, expires)
       return { ...before, entry, notBefore }
     }
     const source: Source = { isOver: false }

@@ -61,8 +61,9 @@ export interface Keys {
 
 export const NO_KEYS: Keys = { keys: [], issuers: [] }
 
-/** Beside the store of a log. */
-export const keysFileOf = (dir: string): string => join(dir, 'keys.json')
+/** The file that is named, else the one beside the store of a log. */
+export const keysFileOf = ({ keys, data }: { readonly keys: string | undefined; readonly data: string }): string =>
+  resolve(keys ?? join(data, 'keys.json'))
 
 /** Largest keys file: 4 MiB. */
 const FILE_BYTES_MAX = 4 * 1024 * 1024
@@ -82,7 +83,7 @@ export function readKeysText(file: string): string | undefined {
   } catch (error) {
     if (error instanceof TidemarkError) throw error
     const { code } = error as NodeJS.ErrnoException
-    if (code === 'ENOENT') return undefined
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
     throw new TidemarkError('wrong-config', `The keys file ${file} can not be read (${code})`, {}, { cause: error })
   }
 }

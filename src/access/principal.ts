@@ -6,6 +6,9 @@ import { TidemarkError } from '../errors.ts'
 import { CURSOR_OWNER, checkClient } from '../event.ts'
 import { matches, type Pattern } from './pattern.ts'
 
+/** Longest token, and longer than any key; characters. */
+export const TOKEN_CHARS_MAX = 8_192
+
 /** What can be granted on channels. Everything else is the admins'. */
 export const OPERATIONS = ['append', 'read', 'commit', 'seek', 'list'] as const
 export type Operation = (typeof OPERATIONS)[number]
@@ -71,6 +74,16 @@ export class Principal {
     return this.#expires
   }
 
+  /** What it is granted: another list when that has changed. */
+  get grants(): readonly Grant[] {
+    return this.#grants
+  }
+
+  /** Its credential was taken back; one that has expired was not. */
+  get isRevoked(): boolean {
+    return this.#source.isOver
+  }
+
   /** Its credential was revoked, or has expired. @param now ms since 1970 */
   isOver(now = Date.now()): boolean {
     return this.#source.isOver || this.#expires <= now
@@ -95,8 +108,13 @@ export class Principal {
   need(operation: Operation, channel: string): void {
     if (this.isAdmin) return
     this.known()
-    if (!this.may(operation, channel))
-      throw new TidemarkError('forbidden', `This caller may not ${operation} ${channel}`, { channel, operation })
+    if (!this.may(operation, channel)) throw forbidden(operation, channel)
+  }
+
+  /** After a wait: what has ended by itself meanwhile gets its answer. @throws unauthorized, forbidden */
+  stillNeed(operation: Operation, channel: string): void {
+    if (this.isRevoked) throw unauthorized()
+    if (!this.may(operation, channel)) throw forbidden(operation, channel)
   }
 
   /** @throws unauthorized for nobody, and for one who is over */
@@ -122,6 +140,9 @@ export class Principal {
     return whole.startsWith(this.#owner) ? whole.slice(this.#owner.length) : undefined
   }
 }
+
+export const forbidden = (operation: Operation, channel: string): TidemarkError =>
+  new TidemarkError('forbidden', `This caller may not ${operation} ${channel}`, { channel, operation })
 
 /** The same for every credential that is not good, so that nobody learns what is wrong with it. */
 export const unauthorized = (): TidemarkError =>

@@ -15,10 +15,8 @@ import {
 import { TidemarkError } from '../errors.ts'
 import { checkGroups, checkSubject, type IssuerEntry, jwksFileOf, secretOf } from './keysfile.ts'
 import { type Pattern, readPattern } from './pattern.ts'
-import { type Grant, OPERATIONS, type Operation, Principal, type Source } from './principal.ts'
+import { type Grant, OPERATIONS, type Operation, Principal, type Source, TOKEN_CHARS_MAX } from './principal.ts'
 
-/** Longest token, characters. */
-export const TOKEN_CHARS_MAX = 8_192
 /** A token ends within this time, s. */
 export const TOKEN_SECONDS_MAX = 24 * 60 * 60
 /** How far the clock of an issuer may be ahead of ours (`nbf`, `iat`), s. */

@@ -1,9 +1,9 @@
 /**
- * Who may call a server without keys (PROTOCOL.md, *Who may call*): decided from the head of a request or upgrade
- * alone, before anything of it is read or routed.
+ * From where a call may come (PROTOCOL.md, *Who may call*): decided from the head of a request or upgrade alone,
+ * before anything of it is read or routed. Who calls, and what that caller may do, is src/access.
  *
- * Such a server listens on loopback only, and everybody there is admin. What is left to keep out are web pages: a
- * browser on this machine carries any page's requests to it. A page of another site is told by `Origin` and
+ * The server listens on loopback only. Without keys everybody there is admin, and what is left to keep out are web
+ * pages: a browser on this machine carries any page's requests to it. A page of another site is told by `Origin` and
  * `Sec-Fetch-Site`, which pages can't forge; a page whose host name was rebound to 127.0.0.1 is told by `Host`.
  */
 import type { IncomingMessage } from 'node:http'

@@ -22,15 +22,22 @@ import {
   type ZodTypeProvider,
 } from 'fastify-type-provider-zod'
 import { TidemarkError } from '../errors.ts'
+import { checkChannel } from '../event.ts'
+import { callerOf } from './callers.ts'
 import type { Doors } from './doors.ts'
 import type { HotCall } from './front.ts'
 import { ALWAYS, readBody } from './http.ts'
 import { jsonFields, jsonValue } from './json.ts'
 import { JSON_BYTES_MAX } from './limits.ts'
+import { check, type Right, rightOf } from './rights.ts'
 
 export type App = FastifyInstance<Server, IncomingMessage, ServerResponse, FastifyBaseLogger, ZodTypeProvider>
 
 declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** What the route asks of its caller. */
+    right?: Right
+  }
   interface FastifyRequest {
     /** What its answer is written to. */
     answer: ServerResponse
@@ -50,7 +57,7 @@ export function sendAsIs(reply: unknown, type: string, payload: string | Buffer 
  */
 export const asRoute = (doors: Doors) => (call: HotCall) => ({
   onRequest: async (request: FastifyRequest, reply: FastifyReply) => {
-    await call(request.raw, reply.raw, doors)
+    await call(request.raw, reply.raw, doors, callerOf(request.raw))
     reply.hijack()
   },
   handler: unasked,
@@ -97,10 +104,18 @@ export async function makeApp(options: AppOptions): Promise<App> {
   })
 
   const methods = new Methods()
-  app.addHook('onRoute', ({ method, url }) => methods.add(url, method))
+  app.addHook('onRoute', (route) => {
+    const { method, url } = route
+    methods.add(url, method)
+    for (const each of [method].flat()) route.config = { ...route.config, right: rightOf(each, url) }
+  })
   app.addHook('onRequest', async (request, reply) => {
     request.answer = reply.raw
     reply.headers(ALWAYS)
+    const who = callerOf(request.raw)
+    const { right = 'known' } = request.routeOptions.config
+    const { channel } = request.params as { readonly channel?: string }
+    check(who, right, channel === undefined ? '' : checkChannel(channel))
     // Before a body is read for nothing.
     if (request.is404) throw methods.refusal(request.raw)
   })

@@ -1,5 +1,6 @@
 /** `POST /v1/channels/{channel}/events`: new events as JSON, NDJSON, MessagePack or raw bytes, to one channel. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Principal } from '../access/principal.ts'
 import { BODY_BYTES_MAX, type Body, encodeBody } from '../body.ts'
 import { TidemarkError } from '../errors.ts'
 import {
@@ -28,14 +29,15 @@ const MSGPACK_TYPE = 'application/msgpack'
 const EVENT_TYPES: ReadonlySet<string> = new Set([JSON_TYPE, NDJSON_TYPE, MSGPACK_TYPE])
 
 /** @throws what is told to the caller; nothing is sent then */
-export async function append(req: IncomingMessage, res: ServerResponse, doors: Doors): Promise<void> {
+export async function append(req: IncomingMessage, res: ServerResponse, doors: Doors, who: Principal): Promise<void> {
   checkMethod(req, 'POST')
   const type = bodyType(req)
   const query = parseQuery(req.url!, EVENT_TYPES.has(type) ? EVENT_QUERY : RAW_QUERY)
   const target = targetOf(req, query)
+  who.need('append', target.channel)
   checkRoom(doors)
   if (type === NDJSON_TYPE) {
-    const answer = await appendLines(req, res, doors, target)
+    const answer = await appendLines(req, res, doors, target, who)
     sendAppended(res, doors, answer, `,"appended":${answer.appended}`)
     return
   }

@@ -1,6 +1,6 @@
 /** What a `POST /v1/poll` asks for, read from its bytes: each field once, and none that is not known. */
 import { TidemarkError } from '../errors.ts'
-import { checkClient, checkEpoch, checkPosition, checkSeq, type Position } from '../event.ts'
+import { checkCursorName, checkEpoch, checkPosition, checkSeq, type Position } from '../event.ts'
 import { POLL_CHANNELS_MAX, READ_EVENTS, READ_EVENTS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
 import { jsonFields, jsonValue, knownFields, refuse, type Span } from './json.ts'
 
@@ -28,7 +28,7 @@ const CHANNEL = ['commit', 'after', 'epoch'] as const
 /** @throws bad-request */
 export function askedPoll(bytes: Uint8Array): AskedPoll {
   const fields = knownFields(jsonFields(bytes), POLL)
-  const client = given(bytes, fields.get('client'), checkClient)
+  const client = given(bytes, fields.get('client'), checkCursorName)
   const wait = given(bytes, fields.get('wait'), (value) => within('wait', value, 0, WAIT_SECONDS_MAX)) ?? 0
   const limit =
     given(bytes, fields.get('limit'), (value) => checkSeq(within('limit', value, 1, READ_EVENTS_MAX), 'limit')) ??

@@ -1,5 +1,6 @@
 /** The calls about cursors: what a client has handled in a channel, and how far behind it is. */
 import { Readable } from 'node:stream'
+import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
 import { formatTime, JSON_TYPE } from '../event.ts'
 import { infoOrNone } from '../log/follow.ts'
@@ -7,15 +8,16 @@ import { lagOf } from '../log/lag.ts'
 import type { ChannelInfo, Cursor, Log } from '../log/log.ts'
 import type { CursorJson } from '../wire.ts'
 import { type App, sendAsIs } from './app.ts'
+import { callerOf } from './callers.ts'
 import type { Doors } from './doors.ts'
 import * as schemas from './schemas.ts'
 
 /** A long list is written in pieces of about this many characters. */
 const LIST_PIECE = 16_384
 
-/** A cursor as it is answered. */
-export function cursorJson(cursor: Cursor, info: ChannelInfo): CursorJson {
-  const { client, channel, epoch, seq, time } = cursor
+/** A cursor as it is answered. @param client the name that the caller gave it */
+export function cursorJson(cursor: Cursor, info: ChannelInfo, client = cursor.client): CursorJson {
+  const { channel, epoch, seq, time } = cursor
   return { client, channel, epoch, seq, lag: lagOf(cursor, info), time: formatTime(time) }
 }
 
@@ -34,10 +36,10 @@ export function addCursors(app: App, doors: Doors): void {
         response: { 200: schemas.Cursor, default: schemas.Refusal },
       },
     },
-    async ({ params: { channel, client } }) => {
-      const cursor = await log.cursor(client, channel)
+    async ({ params: { channel, client }, raw }) => {
+      const cursor = await log.cursor(callerOf(raw).cursor(client), channel)
       if (cursor === undefined) throw neverSet(client, channel)
-      return cursorJson(cursor, await log.info(channel))
+      return cursorJson(cursor, await log.info(channel), client)
     },
   )
 
@@ -54,10 +56,13 @@ export function addCursors(app: App, doors: Doors): void {
         response: { 200: schemas.Cursor, default: schemas.Refusal },
       },
     },
-    async ({ params: { channel, client }, body: { seq, epoch, seek } }) => {
+    async ({ params: { channel, client }, body: { seq, epoch, seek }, raw }) => {
+      const who = callerOf(raw)
+      who.need(seek ? 'seek' : 'commit', channel)
       const to = epoch === undefined ? { seq } : { seq, epoch }
-      const cursor = seek ? await log.seek(client, channel, to) : await log.commit(client, channel, to)
-      return cursorJson(cursor, await log.info(channel))
+      const whole = who.cursor(client)
+      const cursor = seek ? await log.seek(whole, channel, to) : await log.commit(whole, channel, to)
+      return cursorJson(cursor, await log.info(channel), client)
     },
   )
 
@@ -72,8 +77,8 @@ export function addCursors(app: App, doors: Doors): void {
         response: { 204: schemas.Nothing, default: schemas.Refusal },
       },
     },
-    async ({ params: { channel, client } }, reply) => {
-      if (!(await log.forget(client, channel))) throw neverSet(client, channel)
+    async ({ params: { channel, client }, raw }, reply) => {
+      if (!(await log.forget(callerOf(raw).cursor(client), channel))) throw neverSet(client, channel)
       return reply.code(204).send()
     },
   )
@@ -83,18 +88,18 @@ export function addCursors(app: App, doors: Doors): void {
     {
       schema: {
         tags,
-        summary: 'All cursors of a channel, with their lag',
+        summary: 'The cursors of a channel, with their lag: all for admins, else the caller’s own',
         params: schemas.ChannelPath,
         querystring: schemas.NoQuery,
         response: { 200: schemas.Cursors, default: schemas.Refusal },
       },
     },
-    async ({ params: { channel } }, reply) => {
+    async ({ params: { channel }, raw }, reply) => {
       const info = await log.info(channel)
       return sendAsIs(
         reply,
         JSON_TYPE,
-        cursorList(log.cursors({ channel }), () => info),
+        cursorList(callerOf(raw), log.cursors({ channel }), () => info),
       )
     },
   )
@@ -110,12 +115,14 @@ export function addCursors(app: App, doors: Doors): void {
         response: { 200: schemas.Cursors, default: schemas.Refusal },
       },
     },
-    async ({ params: { client } }, reply) =>
-      sendAsIs(
+    async ({ params: { client }, raw }, reply) => {
+      const who = callerOf(raw)
+      return sendAsIs(
         reply,
         JSON_TYPE,
-        cursorList(log.cursors({ client }), ({ channel }) => infoOrNone(log, channel)),
-      ),
+        cursorList(who, log.cursors({ client: who.cursor(client) }), ({ channel }) => infoOrNone(log, channel)),
+      )
+    },
   )
 }
 
@@ -127,9 +134,10 @@ const neverSet = (client: string, channel: string): TidemarkError =>
 
 /**
  * `{"cursors":[…]}`, written as the log gives them out: a channel may have any number. A failure on the way cuts the
- * connection, so that half a list never looks whole.
+ * connection, so that half a list never looks whole. Of others than admins it holds their own, where they may list.
  */
 function cursorList(
+  who: Principal,
   cursors: ReturnType<Log['cursors']>,
   infoOf: (cursor: Cursor) => ChannelInfo | undefined | Promise<ChannelInfo | undefined>,
 ): Readable {
@@ -137,10 +145,12 @@ function cursorList(
     let text = '{"cursors":['
     let comma = ''
     for await (const cursor of cursors) {
+      const name = who.ownName(cursor.client)
+      if (name === undefined || !who.may('list', cursor.channel)) continue
       const info = await infoOf(cursor)
       // Its channel was deleted since it was listed.
       if (info === undefined) continue
-      text += comma + JSON.stringify(cursorJson(cursor, info))
+      text += comma + JSON.stringify(cursorJson(cursor, info, name))
       comma = ','
       if (text.length < LIST_PIECE) continue
       yield text

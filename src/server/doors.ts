@@ -5,6 +5,7 @@
  * code and counts it. A handler that has sent its headers already ends its answer itself and calls `Doors.failed`.
  */
 import type { Logger } from 'pino'
+import type { Keyring } from '../access/keyring.ts'
 import { TidemarkError } from '../errors.ts'
 import type { AppendOptions, Log } from '../log/log.ts'
 import type { Counts } from './counts.ts'
@@ -30,6 +31,8 @@ export interface DoorSettings {
 
 export interface Doors {
   readonly log: Log
+  /** The credentials that are good. */
+  readonly keyring: Keyring
   readonly switch: StreamerSwitch
   /** What waits for channels to change. */
   readonly waits: Waits

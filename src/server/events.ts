@@ -101,4 +101,4 @@ export function addEvents(app: App, doors: Doors): void {
   )
 }
 
-const wantingRead: HotCall = (req, res, doors) => (wantsStream(req) ? stream : read)(req, res, doors)
+const wantingRead: HotCall = (req, res, doors, who) => (wantsStream(req) ? stream : read)(req, res, doors, who)

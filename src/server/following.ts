@@ -2,6 +2,7 @@
  * All that one socket follows: its subscriptions take turns, page by page, while the socket has room. Nothing waits
  * here: events stay in the log until their turn.
  */
+import { forbidden } from '../access/principal.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
 import { formatTime, sameHistory } from '../event.ts'
 import { Follower, type From } from '../log/follow.ts'
@@ -62,10 +63,12 @@ export class Following implements Turn {
       throw new TidemarkError('too-many', `A socket follows at most ${limits.subscriptions} channels`, {
         limit: limits.subscriptions,
       })
-    const from: From = after === undefined ? { client: session.needClient(), epoch } : { after, epoch }
+    const from: From = after === undefined ? { client: session.needCursor(), epoch } : { after, epoch }
     this.#opening++
     const { follower, opened } = await Follower.open(doors.log, channel, from).finally(() => this.#opening--)
     if (!session.isOpen) return
+    // It may have lost its right meanwhile.
+    session.who.need('read', channel)
     this.#drop(channel)
     const subscription = new Subscription(this, session, follower, opened.epoch)
     if (epoch !== undefined && opened.epoch !== null && !sameHistory(epoch, opened.epoch)) subscription.wasReset = true
@@ -104,6 +107,13 @@ export class Following implements Turn {
     this.#last = undefined
   }
 
+  /** Ends what may no longer be read. */
+  recheck(): void {
+    const { who } = this.#session
+    for (const [channel, subscription] of [...this.#subscriptions])
+      if (!who.may('read', channel)) this.ended(subscription, forbidden('read', channel))
+  }
+
   /** The log ended it. */
   ended(subscription: Subscription, error: TidemarkError): void {
     const { channel } = subscription
@@ -125,7 +135,7 @@ export class Following implements Turn {
 
   /** @throws bad-request, epoch-changed; and as Log.commit when the commit is to be answered */
   commit({ ref, channel, seq, epoch: given }: CommitRequest): Promise<void> | void {
-    const client = this.#session.needClient()
+    const client = this.#session.needCursor()
     const subscription = this.#subscriptions.get(channel)
     const epoch = given ?? (subscription ? subscription.epochOf(seq) : this.#past?.get(channel))
     if (!subscription && epoch === undefined) refuse(`${channel} is not followed on this socket`, { field: 'channel' })
@@ -145,7 +155,9 @@ export class Following implements Turn {
     if (ref === undefined) return
     const { head } = await log.info(channel)
     const lag = Math.max(head - cursor.seq, 0)
-    this.#session.tell({ op: 'committed', ref, ...cursor, lag, time: formatTime(cursor.time) })
+    // The name that this client gave it.
+    const own = { client: this.#session.client ?? cursor.client, time: formatTime(cursor.time) }
+    this.#session.tell({ op: 'committed', ref, ...cursor, lag, ...own })
   }
 
   /** Commits that nobody waits for, the newest of each channel. */
@@ -159,7 +171,7 @@ export class Following implements Turn {
     const { channel } = subscription
     const session = this.#session
     const done = session.begin(0)
-    const work = this.#commitNow(session.needClient(), channel, commit)
+    const work = this.#commitNow(session.needCursor(), channel, commit)
       .catch((error: unknown) => session.refuse(error, undefined, channel))
       .then(done)
     session.host.background(work)

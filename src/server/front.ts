@@ -6,29 +6,33 @@ import { type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } 
 import type { Socket } from 'node:net'
 import { performance } from 'node:perf_hooks'
 import type { Duplex } from 'node:stream'
+import { type Principal, unauthorized } from '../access/principal.ts'
 import { TidemarkError, toProblem } from '../errors.ts'
 import { mediaType } from '../event.ts'
 import type { ConnectionJson } from '../wire.ts'
 import type { Access } from './access.ts'
+import { type Callers, setCaller } from './callers.ts'
 import { allowOrigin, answerPreflight, isPreflight } from './cors.ts'
 import { type Doors, retryAfter } from './doors.ts'
 import { logFailure } from './failure.ts'
 import { ALWAYS, holdContinue, parsePath, sendProblem } from './http.ts'
 import { BODY_PAUSE_MS } from './limits.ts'
 
-type Handle = (req: IncomingMessage, res: ServerResponse) => void
 /** A hot call: plain node:http. What it throws is answered by the front. */
-export type HotCall = (req: IncomingMessage, res: ServerResponse, doors: Doors) => Promise<void>
+export type HotCall = (req: IncomingMessage, res: ServerResponse, doors: Doors, who: Principal) => Promise<void>
 
 export interface FrontOptions {
   readonly doors: Doors
   readonly access: Access
+  readonly callers: Callers
   /** The call that is to be taken off before the router, if it is one. Looks at the address as it came first. */
   readonly hot: (req: IncomingMessage) => HotCall | undefined
-  /** The router. */
-  readonly route: Handle
-  /** `/v1/stream`, after it was admitted. */
-  readonly upgrade: (req: IncomingMessage, socket: Duplex, head: Buffer) => void
+  /** Whether a hot call asks for no credential. */
+  readonly isOpen: (call: HotCall) => boolean
+  /** The router, which asks `callerOf`. */
+  readonly route: (req: IncomingMessage, res: ServerResponse) => void
+  /** `/v1/stream`, after it was admitted. Who is nobody yet says in its hello who it is. */
+  readonly upgrade: (req: IncomingMessage, socket: Duplex, head: Buffer, who: Principal) => void
 }
 
 /** What a handler finds in `req.url`, whatever the prefix outside. */
@@ -65,7 +69,7 @@ export class Front {
   }
 
   #request(req: IncomingMessage, res: ServerResponse): void {
-    const { doors, access, hot, route } = this.#options
+    const { doors, access, callers } = this.#options
     this.#answers.set(req.socket, res)
     if (doors.logger.isLevelEnabled('debug')) this.#logWhenOver(req, res)
     // A connection whose server is leaving gets this answer and is closed.
@@ -82,9 +86,25 @@ export class Front {
       if ((req.headers['content-encoding'] ?? 'identity') !== 'identity')
         throw new TidemarkError('unsupported-type', 'A body is taken as it is, without Content-Encoding')
       req.url = this.#withoutPrefix(req.url!)
+      const who = callers.of(req)
+      if (who instanceof Promise) void who.then((found) => this.#perform(req, res, found))
+      else this.#perform(req, res, who)
+    } catch (error) {
+      this.fail(req, res, error)
+    }
+  }
+
+  #perform(req: IncomingMessage, res: ServerResponse, who: Principal): void {
+    const { doors, hot, isOpen, route } = this.#options
+    try {
       const call = hot(req) ?? hot(inOneForm(req))
-      if (call === undefined) route(req, res)
-      else call(req, res, doors).catch((error: unknown) => this.fail(req, res, error))
+      if (call === undefined) {
+        setCaller(req, who)
+        route(req, res)
+        return
+      }
+      if (who.isNobody && !isOpen(call)) throw unauthorized()
+      call(req, res, doors, who).catch((error: unknown) => this.fail(req, res, error))
     } catch (error) {
       this.fail(req, res, error)
     }
@@ -123,19 +143,39 @@ export class Front {
         asRequest(server, req, socket, head)
         return
       }
-      this.#options.access.admit(req)
+      const { access, callers } = this.#options
+      access.admit(req)
       const path = pathOf(this.#withoutPrefix(req.url!))
       if (path !== `${INNER_PATH}/stream`) throw new TidemarkError('not-found', 'Sockets are opened at /v1/stream')
       if (this.#doors.stopping.aborted)
         throw new TidemarkError('unavailable', 'The server is stopping', { retryAfter: retryAfter(this.#doors) })
-      this.#upgraded.add(socket)
-      this.#options.upgrade(req, socket, head)
+      const who = callers.ofUpgrade(req)
+      const open = (found: Principal): void => {
+        socket.removeListener('error', dropped)
+        if (!socket.destroyed) this.#open(req, socket, head, found)
+      }
+      if (who instanceof Promise) void who.then(open)
+      else open(who)
     } catch (error) {
-      this.#tell(error, { upgrade: true, path: pathOf(req.url!) })
-      endWithProblem(socket, error, ['Sec-WebSocket-Version: 13'])
-    } finally {
       socket.removeListener('error', dropped)
+      this.#refuse(req, socket, error)
     }
+  }
+
+  #open(req: IncomingMessage, socket: Duplex, head: Buffer, who: Principal): void {
+    try {
+      // Whoever shows nothing says it in its hello; what is shown here has to be good.
+      if (who.isNobody && req.headers.authorization !== undefined) throw unauthorized()
+      this.#upgraded.add(socket)
+      this.#options.upgrade(req, socket, head, who)
+    } catch (error) {
+      this.#refuse(req, socket, error)
+    }
+  }
+
+  #refuse(req: IncomingMessage, socket: Duplex, error: unknown): void {
+    this.#tell(error, { upgrade: true, path: pathOf(req.url!) })
+    endWithProblem(socket, error, ['Sec-WebSocket-Version: 13'])
   }
 
   /** What never became a request, or stopped being one: too slow, too large, or not HTTP. */
@@ -248,6 +288,7 @@ function endWithProblem(socket: Duplex, error: unknown, headers: readonly string
     ...headers,
     'Connection: close',
   ]
+  if (problem.status === 401) lines.push('WWW-Authenticate: Bearer')
   if (typeof problem.retryAfter === 'number') lines.push(`Retry-After: ${Math.ceil(problem.retryAfter / 1_000)}`)
   socket.on('error', () => socket.destroy())
   socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy())

@@ -21,6 +21,11 @@ const PROBES: ReadonlyMap<string, HotCall> = new Map([
   ['/livez', live],
 ])
 
+const OPEN: ReadonlySet<HotCall> = new Set(PROBES.values())
+
+/** Whether it asks for no credential; every other one asks for the right on each of its channels. */
+export const isOpenCall = (call: HotCall): boolean => OPEN.has(call)
+
 /** The hot call that a request is; undefined when it is none. @throws not-acceptable */
 export function hotCall(req: IncomingMessage): HotCall | undefined {
   const url = req.url!

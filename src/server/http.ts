@@ -3,7 +3,7 @@
  */
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { type Problem, TidemarkError, toProblem } from '../errors.ts'
-import { checkChannel, checkClient, JSON_TYPE } from '../event.ts'
+import { checkChannel, checkCursorName, JSON_TYPE } from '../event.ts'
 import { Gather } from './gather.ts'
 import { refuse } from './json.ts'
 import { BODIES_BYTES_MAX, LEFTOVER_BYTES, LINGER_BYTES_MAX, LINGER_MS } from './limits.ts'
@@ -38,7 +38,7 @@ export function parsePath(url: string): Path | undefined {
   if (RESOURCES.has(word)) return { resource: word as Resource, channel: checkChannel(path.slice(0, last)) }
   const owner = path.lastIndexOf('/', last - 1)
   if (owner > 0 && path.slice(owner + 1, last) === 'cursors')
-    return { resource: 'cursor', channel: checkChannel(path.slice(0, owner)), client: checkClient(word) }
+    return { resource: 'cursor', channel: checkChannel(path.slice(0, owner)), client: checkCursorName(word) }
   return { resource: 'channel', channel: checkChannel(path) }
 }
 
@@ -247,6 +247,7 @@ export function sendProblem(res: ServerResponse, error: unknown): void {
     'Content-Length': Buffer.byteLength(body),
     ...ALWAYS,
     ...retryAfterOf(problem),
+    ...(problem.status === 401 && { 'WWW-Authenticate': 'Bearer' }),
     ...(Array.isArray(problem.allow) && { Allow: problem.allow.join(', ') }),
     ...(rest !== 'none' && rest !== 'short' && { Connection: 'close' }),
   })
@@ -300,7 +301,10 @@ function retryAfterOf(problem: Problem): OutgoingHttpHeaders {
  * A signal that aborts when the caller is gone or when the server stops, for a stream; polls wait by waits.ts. `end`
  * frees what it holds; call it when the stream is over.
  */
-export function untilGone(res: ServerResponse, stopping: AbortSignal): { readonly signal: AbortSignal; end(): void } {
+export function untilGone(
+  res: ServerResponse,
+  stopping: AbortSignal,
+): { readonly signal: AbortSignal; abort(): void; end(): void } {
   const over = new AbortController()
   const abort = (): void => over.abort()
   res.once('close', abort)
@@ -308,6 +312,7 @@ export function untilGone(res: ServerResponse, stopping: AbortSignal): { readonl
   if (stopping.aborted || res.destroyed) abort()
   return {
     signal: over.signal,
+    abort,
     end() {
       res.off('close', abort)
       stopping.removeEventListener('abort', abort)

@@ -2,12 +2,13 @@
  * Frames from a client → checked requests. A frame that is no message at all is a `BadFrame` (close 4400); one that is
  * a message but not as the protocol asks is a `refused` request, which its sender gets told under its own `ref`.
  */
+import { TOKEN_CHARS_MAX } from '../access/principal.ts'
 import { BODY_BYTES_MAX, type Body } from '../body.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
 import {
   APPEND_EVENTS_MAX,
   checkChannel,
-  checkClient,
+  checkCursorName,
   checkEpoch,
   checkIdempotencyKey,
   checkPosition,
@@ -36,8 +37,6 @@ import { decodeMsgpack, msgpackEvents, readJsonEvents } from './parse.ts'
 
 /** Longest `ref` that is text, characters. */
 const REF_MAX = 64
-/** Longest token, characters. */
-const TOKEN_MAX = 8_192
 
 export class BadFrame extends Error {}
 
@@ -78,12 +77,12 @@ export interface Refused extends Asked {
 }
 
 export type Request =
-  | (Asked & { readonly op: 'hello'; readonly client: string | null })
+  | (Asked & { readonly op: 'hello'; readonly token: string | undefined; readonly client: string | null })
   | SubscribeRequest
   | (Asked & { readonly op: 'unsubscribe'; readonly channel: string })
   | CommitRequest
   | AppendRequest
-  | (Asked & { readonly op: 'refresh' })
+  | (Asked & { readonly op: 'refresh'; readonly token: string })
   | (Asked & { readonly op: 'ping' })
   | Refused
 
@@ -138,9 +137,14 @@ function check(fields: Fields, told: { ref?: Ref; op?: string; channel?: string 
   const channel = told.channel!
   switch (op as keyof typeof FIELDS) {
     case 'hello': {
-      checkToken(fields.value('token'))
+      const token = fields.value('token')
       const client = fields.value('client')
-      return { op: 'hello', ref, client: client === undefined ? null : checkClient(client) }
+      return {
+        op: 'hello',
+        ref,
+        token: token === undefined ? undefined : checkToken(token),
+        client: client === undefined ? null : checkCursorName(client),
+      }
     }
     case 'subscribe':
       return subscribe(fields, ref, channel)
@@ -151,9 +155,7 @@ function check(fields: Fields, told: { ref?: Ref; op?: string; channel?: string 
     case 'append':
       return append(fields, ref, channel)
     case 'refresh':
-      if (fields.value('token') === undefined) refuse('refresh has a token', { field: 'token' })
-      checkToken(fields.value('token'))
-      return { op: 'refresh', ref }
+      return { op: 'refresh', ref, token: checkToken(fields.value('token')) }
     case 'ping':
       return { op: 'ping', ref }
   }
@@ -215,9 +217,10 @@ function checkRef(ref: unknown): Ref | undefined {
   return refuse(`ref is 1–${REF_MAX} characters or a whole number`, { field: 'ref' })
 }
 
-function checkToken(token: unknown): void {
-  if (token !== undefined && (typeof token !== 'string' || token.length > TOKEN_MAX))
-    refuse('token is text', { field: 'token' })
+function checkToken(token: unknown): string {
+  return typeof token === 'string' && token.length <= TOKEN_CHARS_MAX
+    ? token
+    : refuse(`token is text of at most ${TOKEN_CHARS_MAX} characters`, { field: 'token' })
 }
 
 // ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Principal } from '../access/principal.ts'
 import type { Body } from '../body.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
 import type { Appended } from '../log/log.ts'
@@ -39,9 +40,10 @@ export async function appendLines(
   res: ServerResponse,
   doors: Doors,
   target: Target,
+  who: Principal,
 ): Promise<LinesAppended> {
   const reader = new NdjsonReader(APPEND_BYTES_MAX)
-  const pieces = new Pieces(doors, target)
+  const pieces = new Pieces(doors, target, who)
   continueBody(req, res)
   try {
     // The request stays open when a line is refused: its answer is still to be sent.
@@ -68,13 +70,15 @@ function cutOr(req: IncomingMessage, error: unknown): unknown {
 class Pieces {
   readonly #doors: Doors
   readonly #target: Target
+  readonly #who: Principal
   #count = 0
   #underWay: Promise<void> | undefined
   #answer: LinesAppended | undefined
 
-  constructor(doors: Doors, target: Target) {
+  constructor(doors: Doors, target: Target, who: Principal) {
     this.#doors = doors
     this.#target = target
+    this.#who = who
   }
 
   get answer(): LinesAppended | undefined {
@@ -84,6 +88,8 @@ class Pieces {
   /** Begins to append a piece when the one before it is durable. @throws what the one before it threw */
   async append(piece: Body): Promise<void> {
     await this.written()
+    // A body may go on for longer than the right to send it.
+    this.#who.need('append', this.#target.channel)
     this.#underWay = this.#append(piece)
     // It is asked about later, by the next piece or at the end.
     this.#underWay.catch(() => {})

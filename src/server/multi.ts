@@ -5,6 +5,7 @@ import { checkChannel, checkIdempotencyKey, checkSeq, isSystemChannel } from '..
 import type { Append } from '../log/log.ts'
 import { POLL_CHANNELS_MAX } from '../wire.ts'
 import type { App } from './app.ts'
+import { callerOf } from './callers.ts'
 import { appendOptions, checkRoom, type Doors } from './doors.ts'
 import { jsonFields, jsonItems, jsonValue, knownFields } from './json.ts'
 import { MULTI_APPEND_BYTES_MAX } from './limits.ts'
@@ -34,6 +35,8 @@ export function addMultiAppend(app: App, doors: Doors): void {
       const key = request.headers['idempotency-key']
       const options = appendOptions(doors, key === undefined ? undefined : checkIdempotencyKey(key))
       const entries = readAppends(request.bytes ?? noBody())
+      const who = callerOf(request.raw)
+      for (const { channel } of entries) who.need('append', channel)
       const answers = await log.append(entries, options)
       const duplicate = answers[0]!.duplicate
       if (!duplicate) {

@@ -1,5 +1,6 @@
 /** What a server is told, and what can be said of it before a log is opened for it. */
 import type { Logger } from 'pino'
+import { readKeys } from '../access/keysfile.ts'
 import { TidemarkError } from '../errors.ts'
 import type { SettingJson } from '../wire.ts'
 import { Access, isLoopback, openWithoutKeys } from './access.ts'
@@ -16,6 +17,8 @@ export interface ServerOptions {
   readonly origins?: readonly string[]
   /** Host names under which this server may be called beside the loopback names. */
   readonly hostNames?: readonly string[]
+  /** File of the keys that are good; while there is none, everybody is admin. Default: no file, for ever. */
+  readonly keys?: string
   /** Whether an append makes its channel. Default true. */
   readonly createChannels?: boolean
   /** Streams and sockets without anything else to say show that they live this often, ms. Default HEARTBEAT_MS. */
@@ -48,6 +51,7 @@ export interface ServerOptions {
 export function checkOptions(options: ServerOptions): { host: string; path: string; access: Access } {
   const host = options.host ?? '127.0.0.1'
   if (!isLoopback(host)) throw openWithoutKeys(host)
+  if (options.keys !== undefined) readKeys(options.keys)
   const path = checkPath(options.path ?? '/v1')
   const access = new Access({ hostNames: options.hostNames ?? [], origins: options.origins ?? [] })
   return { host, path, access }

@@ -8,8 +8,9 @@
  */
 import { createHash } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
+import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
-import { checkChannel, checkClient, checkEpoch, checkPosition, EARLIEST, SEQ_MAX, sameHistory } from '../event.ts'
+import { checkChannel, checkCursorName, checkEpoch, checkPosition, EARLIEST, SEQ_MAX, sameHistory } from '../event.ts'
 import type { From, Opened } from '../log/follow.ts'
 import { SSE_CHANNELS_MAX } from '../wire.ts'
 import { parsePath, parseQuery } from './http.ts'
@@ -30,17 +31,17 @@ export interface AskedStream {
 }
 
 /** What a stream is asked for: by its address, or by the id of the last message that the client saw. @throws bad-request, not-found */
-export function askedStream(req: IncomingMessage): AskedStream {
+export function askedStream(req: IncomingMessage, who: Principal): AskedStream {
   const url = req.url!
   const lastId = req.headers['last-event-id']
   const id = typeof lastId === 'string' && lastId !== '' ? lastId : undefined
   const path = parsePath(url)
-  if (path?.resource === 'events') return oneChannel(url, path.channel, id)
+  if (path?.resource === 'events') return oneChannel(url, path.channel, id, who)
   if (path === undefined && url.split('?', 1)[0] === '/v1/events') return severalChannels(url, id)
   throw new TidemarkError('not-found', 'There is nothing at this address')
 }
 
-function oneChannel(url: string, channel: string, id: string | undefined): AskedStream {
+function oneChannel(url: string, channel: string, id: string | undefined, who: Principal): AskedStream {
   const query = parseQuery(url, ['after', 'epoch', 'client', 'named'])
   const given = (name: string): string | undefined => query.get(name)?.[0]
   const client = given('client')
@@ -48,7 +49,9 @@ function oneChannel(url: string, channel: string, id: string | undefined): Asked
     refuse('A stream begins at after or at the cursor of client, not both')
   const epoch = query.has('epoch') ? checkEpoch(given('epoch')) : undefined
   const asked: From =
-    client === undefined ? { after: checkPosition(given('after')), epoch } : { client: checkClient(client), epoch }
+    client === undefined
+      ? { after: checkPosition(given('after')), epoch }
+      : { client: who.cursor(checkCursorName(client)), epoch }
   const from = id === undefined ? asked : fromId(id)
   return { starts: [{ channel, from }], named: isNamed(given('named')), digest: undefined }
 }

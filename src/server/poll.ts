@@ -1,6 +1,7 @@
 /** `POST /v1/poll`: many channels with their cursors in one request. seats.ts reads; here the answer is made. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Packr } from 'msgpackr'
+import type { Principal } from '../access/principal.ts'
 import { readHeader } from '../block.ts'
 import { TidemarkError, toProblem } from '../errors.ts'
 import { JSON_TYPE, mediaType } from '../event.ts'
@@ -19,18 +20,19 @@ const POLL_TYPES = [JSON_TYPE, MSGPACK_TYPE] as const
 const packr = new Packr({ useRecords: false })
 
 /** @throws what is told to the caller; nothing is sent then */
-export async function poll(req: IncomingMessage, res: ServerResponse, doors: Doors): Promise<void> {
+export async function poll(req: IncomingMessage, res: ServerResponse, doors: Doors, who: Principal): Promise<void> {
   checkMethod(req, 'POST')
   const type = acceptedType(req, POLL_TYPES)
   if (mediaType(req.headers['content-type'] ?? '') !== JSON_TYPE)
     throw new TidemarkError('unsupported-type', 'This call takes application/json')
+  who.known()
   const asked = askedPoll(await readBody(req, res, POLL_BYTES_MAX))
-  const wait = asked.wait === 0 ? undefined : doors.waits.begin(res, asked.wait * 1_000, true)
+  const wait = asked.wait === 0 ? undefined : doors.waits.begin(res, asked.wait * 1_000, who, true)
   try {
     const answer =
       type === JSON_TYPE
-        ? jsonAnswer(doors, await readSeats(doors, asked, renderJson, wait))
-        : msgpackAnswer(doors, await readSeats(doors, asked, renderBlocks, wait))
+        ? jsonAnswer(doors, await readSeats(doors, asked, who, renderJson, wait))
+        : msgpackAnswer(doors, await readSeats(doors, asked, who, renderBlocks, wait))
     if (res.destroyed) return
     const { body, events } = answer
     doors.metrics.delivered('poll', events, body.length)

@@ -1,8 +1,9 @@
 /** `GET /v1/channels/{channel}/events`: a page from a position, at once or as soon as there is one. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { crc32 } from 'node:zlib'
+import type { Principal } from '../access/principal.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
-import { checkClient, checkEpoch, checkPosition, checkSeq, type Position, sameHistory } from '../event.ts'
+import { checkCursorName, checkEpoch, checkPosition, checkSeq, type Position, sameHistory } from '../event.ts'
 import { infoOrNone, readOrWait, seqAt, type Wait } from '../log/follow.ts'
 import type { ChannelInfo, Page } from '../log/log.ts'
 import type { Source } from '../log/seen.ts'
@@ -25,11 +26,12 @@ interface Asked {
 }
 
 /** @throws what is told to the caller; nothing is sent then */
-export async function read(req: IncomingMessage, res: ServerResponse, doors: Doors): Promise<void> {
+export async function read(req: IncomingMessage, res: ServerResponse, doors: Doors, who: Principal): Promise<void> {
   checkMethod(req, 'GET')
   const type = acceptedType(req, READ_TYPES)
   const asked = askedOf(req.url!)
-  const page = asked.wait ? await waitForPage(res, doors, asked, asked.wait) : await findPage(doors.log, asked)
+  who.need('read', asked.channel)
+  const page = asked.wait ? await waitForPage(res, doors, asked, who) : await findPage(doors.log, asked, who)
   if (res.destroyed) return
   const answer = pageAnswer(page, type, asked.limit)
   const tag = mayKeep(page, answer, asked) ? tagOf(page, type, answer.last) : undefined
@@ -70,7 +72,7 @@ function readAsked(url: string): Asked {
   return {
     channel: path.channel,
     epoch: epoch === undefined ? undefined : checkEpoch(epoch),
-    client: client === undefined ? undefined : checkClient(client),
+    client: client === undefined ? undefined : checkCursorName(client),
     after: checkPosition(given('after')),
     limit: within('limit', given('limit'), 1, READ_EVENTS_MAX) ?? READ_EVENTS,
     wait: within('wait', given('wait'), 0, WAIT_SECONDS_MAX),
@@ -86,11 +88,13 @@ function within(field: string, given: string | undefined, least: number, most: n
 // ── Finding the page ─────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Ends, with an empty page if there is no other, when the time is over, the caller is gone or the server stops. */
-async function waitForPage(res: ServerResponse, doors: Doors, asked: Asked, seconds: number): Promise<Page> {
-  const wait = doors.waits.begin(res, seconds * 1_000)
+async function waitForPage(res: ServerResponse, doors: Doors, asked: Asked, who: Principal): Promise<Page> {
+  const wait = doors.waits.begin(res, asked.wait! * 1_000, who)
   const over = doors.metrics.follows('poll')
   try {
-    return await findPage(doors.log, asked, wait)
+    const page = await findPage(doors.log, asked, who, wait)
+    who.stillNeed('read', asked.channel)
+    return page
   } finally {
     over()
     wait.end()
@@ -101,12 +105,12 @@ async function waitForPage(res: ServerResponse, doors: Doors, asked: Asked, seco
 const LOOKUPS_MAX = 3
 
 /** @throws as Log.read */
-function findPage(log: Source, asked: Asked, until?: Wait): Promise<Page> {
+function findPage(log: Source, asked: Asked, who: Principal, until?: Wait): Promise<Page> {
   const { client, after, epoch } = asked
   // The hot case: what the caller says is what is read.
   return client === undefined && after.at === 'seq'
     ? readFrom(log, asked, after.seq, epoch, until)
-    : lookUpAndRead(log, asked, until)
+    : lookUpAndRead(log, asked, who, until)
 }
 
 function readFrom(log: Source, asked: Asked, after: number, epoch: string | undefined, until?: Wait): Promise<Page> {
@@ -115,9 +119,9 @@ function readFrom(log: Source, asked: Asked, after: number, epoch: string | unde
   return until ? readOrWait(log, asked.channel, from, limits, until) : log.read(asked.channel, from, limits)
 }
 
-async function lookUpAndRead(log: Source, asked: Asked, until?: Wait): Promise<Page> {
+async function lookUpAndRead(log: Source, asked: Asked, who: Principal, until?: Wait): Promise<Page> {
   for (let lookups = 1; ; lookups++) {
-    const place = await lookUp(log, asked, until !== undefined)
+    const place = await lookUp(log, asked, who, until !== undefined)
     try {
       return await readFrom(log, asked, place.after, place.epoch, until)
     } catch (error) {
@@ -135,7 +139,7 @@ interface LookedUp {
 }
 
 /** The place that a caller means. @throws no-channel, unless it `waits`; epoch-changed */
-async function lookUp(log: Source, asked: Asked, waits: boolean): Promise<LookedUp> {
+async function lookUp(log: Source, asked: Asked, who: Principal, waits: boolean): Promise<LookedUp> {
   const { channel, epoch, client, after } = asked
   const isEarliest = client === undefined && after.at === 'earliest'
   // Whoever names an epoch has known the channel, and hears that it is gone.
@@ -143,7 +147,7 @@ async function lookUp(log: Source, asked: Asked, waits: boolean): Promise<Looked
   if (info === undefined) return { after: 0, epoch, isEarliest }
   if (epoch !== undefined) checkHistory(info, epoch)
   if (client === undefined) return { after: await seqAt(log, info, after), epoch: info.epoch, isEarliest }
-  const cursor = await log.cursor(client, channel)
+  const cursor = await log.cursor(who.cursor(client), channel)
   if (cursor === undefined) return { after: info.trimmed, epoch: info.epoch, isEarliest: true }
   checkHistory(info, cursor.epoch)
   return { after: cursor.seq, epoch: info.epoch, isEarliest }

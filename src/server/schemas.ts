@@ -7,9 +7,9 @@ import { ERRORS, TidemarkError } from '../errors.ts'
 import {
   APPEND_EVENTS_MAX,
   CHANNEL_BYTES_MAX,
-  CLIENT_BYTES_MAX,
+  CURSOR_NAME_BYTES_MAX,
   checkChannel,
-  checkClient,
+  checkCursorName,
   checkEpoch,
   checkPosition,
   checkSeq,
@@ -52,8 +52,9 @@ export const Channel = word(z.string().max(CHANNEL_BYTES_MAX), checkChannel).met
   description: 'A channel; in a path `/` and `%2F` mean the same',
   examples: ['orders'],
 })
-export const Client = word(z.string().max(CLIENT_BYTES_MAX), checkClient).meta({
-  description: 'A client: the name that one follower keeps its cursors under',
+export const Client = word(z.string().max(CURSOR_NAME_BYTES_MAX), checkCursorName).meta({
+  description:
+    'A client: the name that one follower keeps its cursors under. Admins say and are told whole names, with the subject before a ~',
   examples: ['web-42'],
 })
 export const Epoch = word(z.string().max(32), checkEpoch).meta({
@@ -311,7 +312,11 @@ const ABOUT = {
   streamer: z.enum(['on', 'off']),
 }
 
-export const Ready = z.object(ABOUT).meta({ id: 'Ready' })
+export const Ready = z
+  .object(ABOUT)
+  .partial()
+  .required({ state: true })
+  .meta({ id: 'Ready', description: 'Only the state for who is no admin' })
 
 export const Status = z
   .object({

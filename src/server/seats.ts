@@ -3,6 +3,7 @@
  * when none has anything to say, the call waits until one has. Each channel has a seat; what it says is rendered by
  * the caller.
  */
+import type { Principal } from '../access/principal.ts'
 import { type ErrorCode, hasCode, TidemarkError } from '../errors.ts'
 import { checkChannel, EARLIEST } from '../event.ts'
 import { behind, Follower, type From, hasEvents, type Item, type Opened, UNREAD } from '../log/follow.ts'
@@ -90,16 +91,18 @@ export class Seat<Form extends Rendered> extends Standing {
 export async function readSeats<Form extends Rendered>(
   doors: Doors,
   options: AskedPoll,
+  who: Principal,
   render: Render<Form>,
   wait: CallWait | undefined,
 ): Promise<Seat<Form>[]> {
-  const { channels, client, limit } = options
+  const { channels, limit } = options
+  const client = options.client === undefined ? undefined : who.cursor(options.client)
   const seats: Seat<Form>[] = []
   const taking: Promise<void>[] = []
   for (const [channel, asked] of channels) {
     const seat = new Seat<Form>(channel)
     seats.push(seat)
-    if (!takeAtOnce(doors, seat, asked)) taking.push(takeSeat(doors, seat, asked, client))
+    if (!takeAtOnce(doors, seat, asked, who)) taking.push(takeSeat(doors, seat, asked, who, client))
   }
   if (taking.length > 0) await Promise.all(taking)
   // So that no channel starves behind a busy one.
@@ -117,17 +120,33 @@ export async function readSeats<Form extends Rendered>(
     } finally {
       over()
     }
+    for (const seat of seats) judge(seat, who)
   }
   for (const seat of seats) if (seat.passed) seat.page = { page: seat.passed, form: render(seat.passed, limit) }
   return seats.filter((seat) => seat.speaks || seat.byWord)
+}
+
+/** After a wait its caller may be told less. @throws unauthorized */
+function judge<Form extends Rendered>(seat: Seat<Form>, who: Principal): void {
+  try {
+    who.stillNeed('read', seat.channel)
+  } catch (error) {
+    seat.error ??= ofOneChannel(error)
+    seat.page = undefined
+  }
 }
 
 /**
  * The usual case, without waiting for anything: the caller says a seq, has nothing to commit, and the channel is in
  * memory. False: `takeSeat` has to look.
  */
-function takeAtOnce<Form extends Rendered>(doors: Doors, seat: Seat<Form>, asked: Asked | undefined): boolean {
-  if (asked?.after?.at !== 'seq' || asked.commit !== undefined) return false
+function takeAtOnce<Form extends Rendered>(
+  doors: Doors,
+  seat: Seat<Form>,
+  asked: Asked | undefined,
+  who: Principal,
+): boolean {
+  if (asked?.after?.at !== 'seq' || asked.commit !== undefined || !who.may('read', seat.channel)) return false
   const after = asked.after.seq
   const place = asked.epoch === undefined ? { after } : { after, epoch: asked.epoch }
   const opened = Follower.openAtOnce(doors.log, seat.channel, place)
@@ -143,12 +162,15 @@ async function takeSeat<Form extends Rendered>(
   doors: Doors,
   seat: Seat<Form>,
   asked: Asked | undefined,
+  who: Principal,
   client: string | undefined,
 ): Promise<void> {
   const { channel } = seat
   try {
     if (asked === undefined) throw new TidemarkError('bad-request', `${channel} can not be polled`)
-    const from = await placeOf(doors, checkChannel(channel), asked, client)
+    who.need('read', checkChannel(channel))
+    if (asked.commit !== undefined) who.need('commit', channel)
+    const from = await placeOf(doors, channel, asked, client)
     seat.byWord = 'after' in from && from.after.at !== 'seq'
     seat.begin(await Follower.open(doors.log, channel, from))
     // The caller handled events of a channel that is no more, under whatever epoch.

@@ -2,15 +2,17 @@
 import { setMaxListeners } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { pino } from 'pino'
+import { Keyring } from '../access/keyring.ts'
 import { formatTime } from '../event.ts'
 import type { Log } from '../log/log.ts'
+import { Callers } from './callers.ts'
 import { Connections } from './connections.ts'
 import { Counts } from './counts.ts'
 import type { Doors } from './doors.ts'
 import { logFailure } from './failure.ts'
 import { Front } from './front.ts'
 import { CLIENT_FILE } from './home.ts'
-import { hotCall } from './hot.ts'
+import { hotCall, isOpenCall } from './hot.ts'
 import * as limits from './limits.ts'
 import { checkOptions, type ServerOptions } from './options.ts'
 import { Router } from './router.ts'
@@ -22,6 +24,8 @@ export interface RunningServer {
   /** `http://127.0.0.1:7070` */
   readonly url: string
   readonly port: number
+  /** There are no keys: everybody who gets in is admin. */
+  readonly isOpen: boolean
   /**
    * Stops within STOP_MS and a little: `/readyz` red, nothing more accepted, polls answered, streams and sockets ended
    * with a hint when to come back, appends under way answered. The log is its owner's to close, after this.
@@ -40,11 +44,13 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   const stopping = new AbortController()
   // Every stream listens to it.
   setMaxListeners(0, stopping.signal)
+  const keyring = options.keys === undefined ? Keyring.none() : await Keyring.open(options.keys, logger)
   const streamerSwitch = await LogSwitch.open(log, logger)
   const doors: Doors = {
     log,
+    keyring,
     switch: streamerSwitch,
-    waits: new Waits(log, streamerSwitch, stopping.signal),
+    waits: new Waits(log, streamerSwitch, keyring, stopping.signal),
     logger,
     metrics,
     stopping: stopping.signal,
@@ -77,9 +83,11 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   const front: Front = new Front({
     doors,
     access,
+    callers: new Callers(keyring),
     hot: hotCall,
+    isOpen: isOpenCall,
     route: (req, res) => router.route(req, res),
-    upgrade: (req, socket, head) => streamer.upgrade(req, socket, head),
+    upgrade: (req, socket, head, who) => streamer.upgrade(req, socket, head, who),
   })
   const connections = new Connections(server, {
     busy: (socket) => front.busy(socket),
@@ -118,7 +126,10 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   }, fail)
   front.attach(server)
 
-  const release = () => Promise.all([streamerSwitch.close(), router.close()])
+  const release = () => {
+    keyring.close()
+    return Promise.all([streamerSwitch.close(), router.close()])
+  }
   const { url, port } = await connections.listen(host, options.port ?? PORT).catch(async (error) => {
     connections.close()
     await Promise.all([streamer.close(), release()])
@@ -139,6 +150,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   return {
     url,
     port,
+    isOpen: keyring.isOpen,
     close: () => {
       stopped ??= stop()
       return stopped

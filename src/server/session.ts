@@ -6,19 +6,20 @@
  */
 import type { Duplex } from 'node:stream'
 import type { WebSocket } from 'ws'
+import { type Principal, unauthorized } from '../access/principal.ts'
 import { ERRORS, TidemarkError, toTidemarkError } from '../errors.ts'
 import { APPEND_EVENTS_MAX } from '../event.ts'
 import { CLOSE, type Ref, type ServerMessage } from '../wire.ts'
-import type { Doors } from './doors.ts'
 import { Flights } from './flights.ts'
 import { Following } from './following.ts'
 import { type Frames, PING } from './frames.ts'
+import type { Host } from './host.ts'
 import { FRAME_BYTES_MAX } from './incoming.ts'
 import { BadFrame, type Refused, type Request, readRequest } from './intake.ts'
 import { refuse } from './json.ts'
-import { type Backlog, clock, Outlet } from './outlet.ts'
-import type { Queue, Rounds } from './rounds.ts'
-import type { Watches } from './watches.ts'
+import { clock, Outlet } from './outlet.ts'
+import { Speaker } from './speaker.ts'
+import { Turns } from './turns.ts'
 
 /** Requests of one socket that are under way, bytes: beyond this it is not read until answers went out. */
 const UNDER_WAY_BYTES_MAX = 1024 * 1024
@@ -27,47 +28,18 @@ const REQUEST_BYTES = 256
 /** Requests that were taken before a stop are answered within this time, or not at all; ms. */
 const ANSWERS_MS = 4_000
 
-export interface StreamLimits {
-  /** A socket without another frame for this long gets a `heartbeat`; each gets a PING this often. ms */
-  readonly heartbeat: number
-  /** Time for the `hello`, ms. */
-  readonly helloMs: number
-  /** A socket that takes no byte for this long while some wait is closed, ms. */
-  readonly stalledMs: number
-  /** Most channels of one socket. */
-  readonly subscriptions: number
-}
-
-/** What the sessions of one server share. */
-export interface Host {
-  readonly doors: Doors
-  readonly limits: StreamLimits
-  readonly backlog: Backlog
-  readonly watches: Watches
-  readonly rounds: Rounds
-  readonly queue: Queue
-  delivered(events: number, bytes: number): void
-  /** Calls `flushCommits` within a second. */
-  commitSoon(following: Following): void
-  /** Work that goes on when the socket is gone. */
-  background(work: Promise<void>): void
-  /** `retry=1234`, random within the server's window. */
-  retryReason(): string
-  gone(session: Session): void
-}
-
 export class Session {
   readonly host: Host
   readonly frames: Frames
   readonly outlet: Outlet
   readonly following: Following
   readonly #ws: WebSocket
+  readonly #speaker: Speaker
   #state: 'greeting' | 'open' | 'closing' | 'over' = 'greeting'
   /** When this state began, as clock(). */
   #since = clock()
   #client: string | null = null
-  /** Requests about one channel are taken up one after the other. */
-  #turns: Map<string, Promise<void>> | undefined
+  readonly #turns: Turns
   #flights: Flights | undefined
   /** Requests under way, and their bytes. */
   #underWay = 0
@@ -77,12 +49,14 @@ export class Session {
   #pingAt = this.#since
   #awaitsPong = false
 
-  constructor(ws: WebSocket, socket: Duplex, frames: Frames, host: Host) {
+  constructor(ws: WebSocket, socket: Duplex, frames: Frames, host: Host, who: Principal) {
     this.#ws = ws
+    this.#speaker = new Speaker(host.doors.keyring, who)
     this.host = host
     this.frames = frames
     this.outlet = new Outlet(ws, socket, host.backlog, this)
     this.following = new Following(this)
+    this.#turns = new Turns(this)
   }
 
   get isOpen(): boolean {
@@ -94,9 +68,15 @@ export class Session {
     return this.#client
   }
 
-  /** The name of this socket's client. @throws bad-request when hello gave none */
-  needClient(): string {
-    return this.#client ?? refuse('This socket has no client: hello gives its name', { field: 'client' })
+  get who(): Principal {
+    return this.#speaker.who
+  }
+
+  /** The whole name of this socket's cursors. @throws bad-request when hello gave none */
+  needCursor(): string {
+    return this.who.cursor(
+      this.#client ?? refuse('This socket has no client: hello gives its name', { field: 'client' }),
+    )
   }
 
   // ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,6 +84,10 @@ export class Session {
   message(bytes: Buffer, binary: boolean): void {
     if (this.#state === 'closing' || this.#state === 'over') return
     this.#awaitsPong = false
+    if (this.#speaker.isHeld) {
+      this.#speaker.hold(bytes, binary)
+      return
+    }
     if (binary !== this.frames.binary) {
       this.close(CLOSE.unsupported, `${this.frames.subprotocol} has ${binary ? 'text' : 'binary'} frames`)
       return
@@ -137,14 +121,35 @@ export class Session {
       this.close(CLOSE.badFrame, 'hello comes first')
       return
     }
+    const { ref, token, client } = request
+    if (token === undefined) this.#welcome(ref, client, this.who)
+    else this.#identify(token, (who) => this.#welcome(ref, client, who))
+  }
+
+  /** Nothing more is read until it is known who that is: requests keep their order. */
+  #identify(credential: string, found: (who: Principal) => void): void {
+    this.#speaker.identify(credential, found, (bytes, binary) => this.message(bytes, binary))
+  }
+
+  #welcome(ref: Ref | undefined, client: string | null, who: Principal): void {
+    if (this.#state !== 'greeting') return
     const { doors, limits } = this.host
+    try {
+      if (!this.#speaker.greet(who, client)) {
+        this.#expire()
+        return
+      }
+    } catch (error) {
+      this.refuse(error, ref)
+      return
+    }
     this.#enter('open')
-    this.#client = request.client
+    this.#client = client
     this.tell({
       op: 'welcome',
-      ref: request.ref,
+      ref,
       server: doors.settings.server,
-      client: request.client,
+      client,
       heartbeat: limits.heartbeat,
       limits: {
         frameBytes: FRAME_BYTES_MAX,
@@ -152,29 +157,34 @@ export class Session {
         appendEvents: APPEND_EVENTS_MAX,
       },
     })
+    this.#regulate()
   }
 
   #perform(request: Request, bytes: number): void {
     const { ref } = request
+    const refused = this.#speaker.refusal(request)
+    if (refused) {
+      this.#refused(refused, bytes)
+      return
+    }
     switch (request.op) {
       case 'append':
         this.#appends.begin(request, bytes)
         break
       case 'subscribe':
-        this.#inTurn(request, bytes, () => this.following.subscribe(request))
+        this.#turns.take(request, bytes, () => this.following.subscribe(request))
         break
       case 'unsubscribe':
-        this.#inTurn(request, bytes, () => this.following.unsubscribe(request.channel, ref))
+        this.#turns.take(request, bytes, () => this.following.unsubscribe(request.channel, ref))
         break
       case 'commit':
-        this.#inTurn(request, bytes, () => this.following.commit(request))
+        this.#turns.take(request, bytes, () => this.following.commit(request))
         break
       case 'ping':
         this.tell({ op: 'pong', ref })
         break
       case 'refresh':
-        // Nobody's token ends on a server without keys: the new one is as good as the old one.
-        this.tell({ op: 'refreshed', ref })
+        this.#identify(request.token, (who) => this.#refresh(ref, who))
         break
       case 'hello':
         this.refuse(new TidemarkError('bad-request', 'hello is said once'), ref)
@@ -183,6 +193,32 @@ export class Session {
         this.#refused(request, bytes)
         break
     }
+  }
+
+  /** What is followed is looked at again, under what the new token grants. */
+  #refresh(ref: Ref | undefined, who: Principal): void {
+    if (this.#state !== 'open') return
+    try {
+      this.#speaker.renew(who)
+    } catch (error) {
+      this.refuse(error, ref)
+      return
+    }
+    this.following.recheck()
+    this.tell({ op: 'refreshed', ref })
+    this.#regulate()
+  }
+
+  /** The keys have changed. */
+  recheck(): void {
+    if (this.#state === 'over' || this.#state === 'closing') return
+    if (this.who.isOver()) this.#expire()
+    else if (this.#state === 'open') this.following.recheck()
+  }
+
+  #expire(): void {
+    this.host.doors.failed('stream', unauthorized())
+    this.finish(CLOSE.unauthorized, 'unauthorized')
   }
 
   /** An idle socket keeps no list of them. */
@@ -203,35 +239,6 @@ export class Session {
       return
     }
     this.#appends.refuse(this.failure(error, ref, channel), bytes)
-  }
-
-  /** Begins `work` when the requests before it about the same channel are done, and tells its failure. */
-  #inTurn(
-    { ref, channel }: { readonly ref: Ref | undefined; readonly channel: string },
-    bytes: number,
-    work: () => Promise<void> | void,
-  ): void {
-    const before = this.#turns?.get(channel)
-    let begun: Promise<void> | void
-    try {
-      begun = before ? before.then(work) : work()
-    } catch (error) {
-      this.refuse(error, ref, channel)
-      return
-    }
-    if (!begun) return
-    this.#turns ??= new Map()
-    const turns = this.#turns
-    const done = this.begin(bytes)
-    const turn = begun
-      .catch((error: unknown) => this.refuse(error, ref, channel))
-      .then(() => {
-        if (turns.get(channel) === turn) turns.delete(channel)
-        // An idle socket keeps no empty map.
-        if (turns.size === 0 && this.#turns === turns) this.#turns = undefined
-        done()
-      })
-    turns.set(channel, turn)
   }
 
   // ── Answers ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -283,7 +290,8 @@ export class Session {
 
   /** Stops reading while too much is under way or unread, and for good when no more is taken. */
   #regulate(): void {
-    const pause = this.#state === 'closing' || this.#underWayBytes > UNDER_WAY_BYTES_MAX || this.outlet.isClogged
+    const isHeld = this.#state === 'closing' || this.#speaker.isHeld
+    const pause = isHeld || this.#underWayBytes > UNDER_WAY_BYTES_MAX || this.outlet.isClogged
     if (pause === this.#isPaused || this.#state === 'over') return
     this.#isPaused = pause
     if (pause) this.#ws.pause()
@@ -316,6 +324,7 @@ export class Session {
     if (this.#state === 'greeting' && age >= helloMs) this.close(CLOSE.timeout, 'no hello')
     else if (this.#ending && age >= ANSWERS_MS) this.close(this.#ending.code, this.#ending.reason)
     else if (this.outlet.standstill(now) >= stalledMs) this.stalled()
+    else if (this.#speaker.hasEnded) this.#expire()
     else if (this.#state === 'open') this.#beat(now, heartbeat, tick)
   }
 

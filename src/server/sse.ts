@@ -7,6 +7,7 @@
  * gives up for good on any other answer, and comes back after a closed connection.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Principal } from '../access/principal.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { Follower, type Item } from '../log/follow.ts'
 import type { Page } from '../log/log.ts'
@@ -26,14 +27,16 @@ const RETRY_MS = 1_000
 const ENDED_RETRY_MS = 30_000
 
 /** @throws what is wrong with the request; nothing is sent then */
-export async function stream(req: IncomingMessage, res: ServerResponse, doors: Doors): Promise<void> {
+export async function stream(req: IncomingMessage, res: ServerResponse, doors: Doors, who: Principal): Promise<void> {
   checkMethod(req, 'GET')
-  const asked = askedStream(req)
+  const asked = askedStream(req, who)
+  for (const { channel } of asked.starts) who.need('read', channel)
   if (doors.stopping.aborted) {
     res.destroy()
     return
   }
   const gone = untilGone(res, doors.stopping)
+  const release = doors.waits.streamed(who, gone.abort)
   const over = doors.metrics.follows('sse')
   const way = new Way(res, gone.signal, Math.min(doors.settings.heartbeat, COMMENT_MS))
   try {
@@ -47,6 +50,7 @@ export async function stream(req: IncomingMessage, res: ServerResponse, doors: D
     way.end(RETRY_MS + retryAfter(doors))
   } finally {
     over()
+    release()
     gone.end()
   }
 }

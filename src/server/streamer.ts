@@ -5,15 +5,17 @@
 import type { IncomingMessage } from 'node:http'
 import type { Duplex, Writable } from 'node:stream'
 import { type RawData, type ServerOptions, WebSocket, WebSocketServer } from 'ws'
+import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
 import { CLOSE } from '../wire.ts'
 import { type Doors, retryAfter } from './doors.ts'
 import type { Following } from './following.ts'
 import { type Frames, JSON_FRAMES, MSGPACK_FRAMES } from './frames.ts'
+import type { Host, StreamLimits } from './host.ts'
 import { type Feed, FRAME_BYTES_MAX, Incoming, Unfinished } from './incoming.ts'
 import { Backlog, clock } from './outlet.ts'
 import { Queue, Rounds } from './rounds.ts'
-import { type Host, Session, type StreamLimits } from './session.ts'
+import { Session } from './session.ts'
 import type { Watches } from './watches.ts'
 
 /** Most sockets; further ones are closed 4429. Fewer than a server's connections, so that calls still get in. */
@@ -109,6 +111,9 @@ export class Streamer implements Host {
     this.#tick = Math.min(SWEEP_MS, Math.max(10, Math.min(heartbeat, helloMs, stalledMs) / 5))
     this.#sweeper = setInterval(() => this.#sweep(), this.#tick)
     this.#sweeper.unref()
+    doors.keyring.onChange(() => {
+      for (const session of this.#sessions.keys()) session.recheck()
+    })
     void this.#followSwitch()
   }
 
@@ -124,11 +129,11 @@ export class Streamer implements Host {
   }
 
   /** Takes over an upgrade whose access was checked. @throws bad-request for a handshake that is none */
-  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
-    this.#server.handleUpgrade(req, socket, head, (ws) => this.#open(ws as StreamSocket, socket))
+  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, who: Principal): void {
+    this.#server.handleUpgrade(req, socket, head, (ws) => this.#open(ws as StreamSocket, socket, who))
   }
 
-  #open(ws: StreamSocket, socket: Duplex & Held): void {
+  #open(ws: StreamSocket, socket: Duplex & Held, who: Principal): void {
     // What is wrong with a frame closes the socket within ws; what is wrong with the connection is its `close`.
     ws.on('error', nothing)
     const refusal = this.#refusal()
@@ -136,7 +141,7 @@ export class Streamer implements Host {
       ws.close(refusal.code, refusal.reason)
       return
     }
-    const session = new Session(ws, socket, FRAMES.get(ws.protocol) ?? JSON_FRAMES, this)
+    const session = new Session(ws, socket, FRAMES.get(ws.protocol) ?? JSON_FRAMES, this, who)
     ws[SESSION] = session
     socket[SESSION] = session
     ws.on('message', onMessage)

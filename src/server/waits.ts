@@ -4,6 +4,8 @@
  * a few entries in sets, not signals.
  */
 import type { ServerResponse } from 'node:http'
+import type { Keyring } from '../access/keyring.ts'
+import type { Grant, Principal } from '../access/principal.ts'
 import type { Wait } from '../log/follow.ts'
 import type { Log, Place } from '../log/log.ts'
 import type { StreamerSwitch } from './switch.ts'
@@ -31,28 +33,46 @@ export class Waits {
   readonly #stopping: AbortSignal
   readonly #switch: StreamerSwitch
   readonly #waiting = new Set<CallWait>()
+  readonly #streams = new Set<StreamLease>()
   readonly #bySwitch = new Set<CallWait>()
   /** Woken in this turn of the event loop. */
   #woken: CallWait[] = []
 
-  constructor(log: Log, streamerSwitch: StreamerSwitch, stopping: AbortSignal) {
+  constructor(log: Log, streamerSwitch: StreamerSwitch, keyring: Keyring, stopping: AbortSignal) {
     this.watches = new Watches(log)
     this.#switch = streamerSwitch
     this.#stopping = stopping
     stopping.addEventListener('abort', () => endAll(this.#waiting), { once: true })
+    keyring.onChange(() => this.#judge())
     void this.#followSwitch()
   }
 
   /**
-   * Begins a wait that is over when the caller is gone, when the server stops, after `ms`, or when the streamer's
-   * switch is turned, if it is to be ended `bySwitch`. `end` it, whatever comes.
+   * Begins a wait that is over when the caller is gone or may no more what it did, when the server stops, after `ms`,
+   * or when the streamer's switch is turned, if it is to be ended `bySwitch`. `end` it, whatever comes.
    */
-  begin(res: ServerResponse, ms: number, bySwitch = false): CallWait {
-    const wait = new CallWait(this, res, ms)
+  begin(res: ServerResponse, ms: number, who: Principal, bySwitch = false): CallWait {
+    const left = who.expires === Number.POSITIVE_INFINITY ? ms : Math.min(ms, Math.max(who.expires - Date.now(), 0))
+    const wait = new CallWait(this, res, left, who)
     if (this.#stopping.aborted || res.destroyed) wait.over()
     this.#waiting.add(wait)
     if (bySwitch) this.#bySwitch.add(wait)
     return wait
+  }
+
+  /** Calls `end` when a stream's caller is over or may do something else; returns how to stop that. */
+  streamed(who: Principal, end: () => void): () => void {
+    const lease = new StreamLease(who, end)
+    this.#streams.add(lease)
+    return () => {
+      lease.release()
+      this.#streams.delete(lease)
+    }
+  }
+
+  #judge(): void {
+    for (const wait of this.#waiting) if (hasChanged(wait)) wait.over()
+    for (const stream of this.#streams) if (hasChanged(stream)) stream.end()
   }
 
   ended(wait: CallWait): void {
@@ -85,15 +105,54 @@ function endAll(waits: ReadonlySet<CallWait>): void {
   for (const wait of waits) wait.over()
 }
 
+/** What lasts as long as its caller may do what it might when it began. */
+interface Lasting {
+  readonly who: Principal
+  readonly grants: readonly Grant[]
+}
+
+const hasChanged = ({ who, grants }: Lasting): boolean => who.isRevoked || who.grants !== grants
+
+/** The longest time that a timer takes, ms. */
+const TIMER_MS_MAX = 2 ** 31 - 1
+
+class StreamLease implements Lasting {
+  readonly who: Principal
+  readonly grants: readonly Grant[]
+  readonly end: () => void
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(who: Principal, end: () => void) {
+    this.who = who
+    this.grants = who.grants
+    this.end = end
+    if (who.expires !== Number.POSITIVE_INFINITY) this.#watch()
+  }
+
+  #watch(): void {
+    const left = this.who.expires - Date.now()
+    if (left <= 0) this.end()
+    else this.#timer = setTimeout(() => this.#watch(), Math.min(left, TIMER_MS_MAX))
+  }
+
+  release(): void {
+    clearTimeout(this.#timer)
+  }
+}
+
 /** The wait of one call. */
-export class CallWait implements Wait {
+export class CallWait implements Wait, Lasting {
+  readonly who: Principal
+  readonly grants: readonly Grant[]
   readonly #waits: Waits
   readonly #timer: NodeJS.Timeout
   #isOver = false
   #round: Ending | undefined
 
-  constructor(waits: Waits, res: ServerResponse, ms: number) {
+  constructor(waits: Waits, res: ServerResponse, ms: number, who: Principal) {
     this.#waits = waits
+    this.who = who
+    this.grants = who.grants
     const over = (): void => this.over()
     this.#timer = setTimeout(over, ms)
     // It stays: to take it off costs more than to do nothing.

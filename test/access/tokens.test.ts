@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { base64url, exportJWK, type JWK, SignJWT } from 'jose'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { type IssuerEntry, makeIssuer, secretOf } from '../../src/access/keysfile.ts'
-import type { Principal } from '../../src/access/principal.ts'
-import { type Issuer, openIssuer, readToken, signToken, TOKEN_CHARS_MAX } from '../../src/access/tokens.ts'
+import { type Principal, TOKEN_CHARS_MAX } from '../../src/access/principal.ts'
+import { type Issuer, openIssuer, readToken, signToken } from '../../src/access/tokens.ts'
 import { tempDir } from '../parts.ts'
 
 const now = Math.floor(Date.now() / 1_000)

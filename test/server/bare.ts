@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { crc32 } from 'node:zlib'
 import { pino } from 'pino'
 import { onTestFinished } from 'vitest'
+import { Keyring } from '../../src/access/keyring.ts'
 import { decodeBlock, sealBlock } from '../../src/block.ts'
 import type { Body } from '../../src/body.ts'
 import { toTidemarkError } from '../../src/errors.ts'
@@ -42,12 +43,14 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
   const stopping = new AbortController()
   setMaxListeners(0, stopping.signal)
   const failures: string[] = []
+  const keyring = Keyring.none()
   const doors: Doors = {
     log,
+    keyring,
     logger,
     metrics,
     switch: streamerSwitch,
-    waits: new Waits(log, streamerSwitch, stopping.signal),
+    waits: new Waits(log, streamerSwitch, keyring, stopping.signal),
     stopping: stopping.signal,
     settings: { server: 'tidemark/test', path: '/v1', retryWindow: 100, createChannels: true, heartbeat: 25_000 },
     failed: (_door, error) => void failures.push(toTidemarkError(error).code),
@@ -60,7 +63,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
       if (!res.destroyed) sendProblem(res, error)
     }
     underWay++
-    const call = handler(req, res, doors)
+    const call = handler(req, res, doors, keyring.anybody)
       .catch(failed)
       .finally(() => underWay--)
     calls.push(call)

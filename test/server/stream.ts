@@ -5,6 +5,7 @@ import { Packr, unpack } from 'msgpackr'
 import { pino } from 'pino'
 import { onTestFinished } from 'vitest'
 import { type ClientOptions, WebSocket } from 'ws'
+import { Keyring } from '../../src/access/keyring.ts'
 import { decodeBlock, splitBlocks } from '../../src/block.ts'
 import { toTidemarkError } from '../../src/errors.ts'
 import type { Log } from '../../src/log/log.ts'
@@ -41,12 +42,14 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
   const metrics = new Counts()
   const failures: string[] = []
   const stopping = new AbortController().signal
+  const keyring = Keyring.none()
   const doors: Doors = {
     log,
+    keyring,
     logger,
     metrics,
     switch: streamerSwitch,
-    waits: new Waits(log, streamerSwitch, stopping),
+    waits: new Waits(log, streamerSwitch, keyring, stopping),
     stopping,
     settings: { server: 'tidemark/test', path: '/v1', retryWindow: 400, createChannels: true, heartbeat: 25_000 },
     failed(door, error) {
@@ -57,7 +60,7 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
   }
   const streamer = new Streamer(doors, options)
   const server = createServer()
-  server.on('upgrade', (req, socket, head) => streamer.upgrade(req, socket, head))
+  server.on('upgrade', (req, socket, head) => streamer.upgrade(req, socket, head, keyring.anybody))
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const { port } = server.address() as AddressInfo
   const url = `ws://127.0.0.1:${port}/v1/stream`

@@ -1,0 +1,90 @@
+/** Who speaks on one socket: nobody until its hello, unless its handshake said it; the same subject until its end. */
+import type { Keyring } from '../access/keyring.ts'
+import type { Principal } from '../access/principal.ts'
+import { TidemarkError, toTidemarkError } from '../errors.ts'
+import type { Refused, Request } from './intake.ts'
+import { check, OP_RIGHTS } from './rights.ts'
+
+interface Frame {
+  readonly bytes: Buffer
+  readonly binary: boolean
+}
+
+export class Speaker {
+  readonly #keyring: Keyring
+  #who: Principal
+  /** What came while a token is read. */
+  #held: Frame[] | undefined
+
+  constructor(keyring: Keyring, who: Principal) {
+    this.#keyring = keyring
+    this.#who = who
+  }
+
+  get who(): Principal {
+    return this.#who
+  }
+
+  /** Its token has ended. Who never ends costs no look at the clock. */
+  get hasEnded(): boolean {
+    return this.#who.expires !== Number.POSITIVE_INFINITY && this.#who.isOver()
+  }
+
+  /** A token is being read: what comes is held, and no more should come. */
+  get isHeld(): boolean {
+    return this.#held !== undefined
+  }
+
+  hold(bytes: Buffer, binary: boolean): void {
+    this.#held!.push({ bytes, binary })
+  }
+
+  /**
+   * Finds who shows this credential, and tells it: at once, or, with what was held meanwhile in its order, when that is
+   * known.
+   */
+  identify(credential: string, found: (who: Principal) => void, goOn: (bytes: Buffer, binary: boolean) => void): void {
+    const who = this.#keyring.of(credential)
+    if (!(who instanceof Promise)) {
+      found(who)
+      return
+    }
+    const held: Frame[] = []
+    this.#held = held
+    void who.then((known) => {
+      this.#held = undefined
+      found(known)
+      // Another token among them holds the rest anew.
+      for (const { bytes, binary } of held) goOn(bytes, binary)
+    })
+  }
+
+  /** False for who may not speak here. @throws bad-request for a client that it can not name */
+  greet(who: Principal, client: string | null): boolean {
+    if (who.isNobody || who.isOver()) return false
+    if (client !== null) who.cursor(client)
+    this.#who = who
+    return true
+  }
+
+  /** The same subject with another token. @throws unauthorized, forbidden */
+  renew(who: Principal): void {
+    who.known()
+    if (who.sub !== this.#who.sub || who.kind !== this.#who.kind)
+      throw new TidemarkError('forbidden', 'A new token is of the same subject as the one before it')
+    this.#who = who
+  }
+
+  /** What a request is refused with; undefined where it may be done. */
+  refusal(request: Request): Refused | undefined {
+    if (this.#who.isAdmin || request.op === 'refused') return undefined
+    const { op, ref } = request
+    const channel = 'channel' in request ? request.channel : undefined
+    try {
+      check(this.#who, OP_RIGHTS[op], channel ?? '')
+      return undefined
+    } catch (error) {
+      return { op: 'refused', of: op, ref, channel, error: toTidemarkError(error) }
+    }
+  }
+}
