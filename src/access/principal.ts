@@ -2,6 +2,7 @@
  * Who calls, and what that caller may do. One rule for every door: `need` before an operation on a channel, `cursor`
  * for the name of a cursor. How a credential becomes a principal is keyring.ts.
  */
+import type { Reader } from '../audience.ts'
 import { TidemarkError } from '../errors.ts'
 import { CURSOR_OWNER, checkClient } from '../event.ts'
 import { matches, type Pattern } from './pattern.ts'
@@ -48,8 +49,8 @@ export class Principal {
   readonly sub: string | null
   /** Of a client: the groups whose addressed events it is given. */
   readonly groups: readonly string[]
-  /** Is given every event, whoever it is addressed to, and told to whom. */
-  readonly seesAll: boolean
+  /** Whose addressed events it is given; undefined for one who is given every event, and told whom it is for. */
+  readonly reader: Reader | undefined
   readonly #source: Source
   /** Before the name of each of its cursors; empty for admins. */
   readonly #owner: string
@@ -62,7 +63,7 @@ export class Principal {
     this.isNobody = kind === 'nobody'
     this.sub = sub
     this.groups = groups
-    this.seesAll = kind === 'admin' || kind === 'publish'
+    this.reader = kind === 'admin' || kind === 'publish' ? undefined : { sub: sub ?? '', groups }
     this.#source = source
     this.#owner = sub === null ? '' : ownerOf(sub)
     this.#grants = grants

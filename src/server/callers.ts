@@ -2,6 +2,8 @@
 import type { IncomingMessage } from 'node:http'
 import type { Keyring } from '../access/keyring.ts'
 import { NOBODY, type Principal } from '../access/principal.ts'
+import type { Log } from '../log/log.ts'
+import { type Source, seenBy } from '../log/seen.ts'
 
 const CALLER = Symbol('caller')
 type Called = IncomingMessage & { [CALLER]?: Principal }
@@ -12,6 +14,9 @@ export function setCaller(req: IncomingMessage, who: Principal): void {
 
 /** Whoever did not come through the front is nobody. */
 export const callerOf = (req: IncomingMessage): Principal => (req as Called)[CALLER] ?? NOBODY
+
+/** The log as this caller may see it: what is addressed to others is withheld. */
+export const seenByCaller = (log: Log, { reader }: Principal): Source => (reader ? seenBy(log, () => reader) : log)
 
 export class Callers {
   readonly #keyring: Keyring

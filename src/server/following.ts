@@ -58,14 +58,14 @@ export class Following implements Turn {
   /** Until `subscribed` is told, an older subscription to the channel goes on. @throws bad-request, too-many, … */
   async subscribe({ ref, channel, after, epoch }: SubscribeRequest): Promise<void> {
     const session = this.#session
-    const { limits, doors } = session.host
+    const { limits } = session.host
     if (!this.#subscriptions.has(channel) && this.#subscriptions.size + this.#opening >= limits.subscriptions)
       throw new TidemarkError('too-many', `A socket follows at most ${limits.subscriptions} channels`, {
         limit: limits.subscriptions,
       })
     const from: From = after === undefined ? { client: session.needCursor(), epoch } : { after, epoch }
     this.#opening++
-    const { follower, opened } = await Follower.open(doors.log, channel, from).finally(() => this.#opening--)
+    const { follower, opened } = await Follower.open(session.source, channel, from).finally(() => this.#opening--)
     if (!session.isOpen) return
     // It may have lost its right meanwhile.
     session.who.need('read', channel)

@@ -9,6 +9,7 @@ import type { ChannelInfo, Page } from '../log/log.ts'
 import type { Source } from '../log/seen.ts'
 import { READ_BYTES, READ_EVENTS, READ_EVENTS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
 import { type PageAnswer, pageAnswer, type ReadType, sendAnswer, WITH_TO } from './bodies.ts'
+import { seenByCaller } from './callers.ts'
 import type { Doors } from './doors.ts'
 import { acceptedType, checkMethod, parsePath, parseQuery, READ_TYPES } from './http.ts'
 import { refuse } from './json.ts'
@@ -31,7 +32,9 @@ export async function read(req: IncomingMessage, res: ServerResponse, doors: Doo
   const type = acceptedType(req, READ_TYPES)
   const asked = askedOf(req.url!)
   who.need('read', asked.channel)
-  const page = asked.wait ? await waitForPage(res, doors, asked, who) : await findPage(doors.log, asked, who)
+  const page = asked.wait
+    ? await waitForPage(res, doors, asked, who)
+    : await findPage(seenByCaller(doors.log, who), asked, who)
   if (res.destroyed) return
   const answer = pageAnswer(page, type, asked.limit)
   const tag = mayKeep(page, answer, asked) ? tagOf(page, type, answer.last) : undefined
@@ -92,7 +95,7 @@ async function waitForPage(res: ServerResponse, doors: Doors, asked: Asked, who:
   const wait = doors.waits.begin(res, asked.wait! * 1_000, who)
   const over = doors.metrics.follows('poll')
   try {
-    const page = await findPage(doors.log, asked, who, wait)
+    const page = await findPage(seenByCaller(doors.log, who), asked, who, wait)
     who.stillNeed('read', asked.channel)
     return page
   } finally {

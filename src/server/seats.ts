@@ -10,6 +10,7 @@ import { behind, Follower, type From, hasEvents, type Item, type Opened, UNREAD 
 import type { Page, Place, ReadLimits } from '../log/log.ts'
 import { READ_BYTES } from '../wire.ts'
 import type { Asked, AskedPoll } from './asked.ts'
+import { seenByCaller } from './callers.ts'
 import type { Doors } from './doors.ts'
 import { type CallWait, Standing } from './waits.ts'
 
@@ -149,7 +150,7 @@ function takeAtOnce<Form extends Rendered>(
   if (asked?.after?.at !== 'seq' || asked.commit !== undefined || !who.may('read', seat.channel)) return false
   const after = asked.after.seq
   const place = asked.epoch === undefined ? { after } : { after, epoch: asked.epoch }
-  const opened = Follower.openAtOnce(doors.log, seat.channel, place)
+  const opened = Follower.openAtOnce(seenByCaller(doors.log, who), seat.channel, place)
   if (opened === undefined) return false
   seat.begin(opened)
   // Nothing is to be read there; what comes meanwhile ends the wait.
@@ -172,7 +173,7 @@ async function takeSeat<Form extends Rendered>(
     if (asked.commit !== undefined) who.need('commit', channel)
     const from = await placeOf(doors, channel, asked, client)
     seat.byWord = 'after' in from && from.after.at !== 'seq'
-    seat.begin(await Follower.open(doors.log, channel, from))
+    seat.begin(await Follower.open(seenByCaller(doors.log, who), channel, from))
     // The caller handled events of a channel that is no more, under whatever epoch.
     if (seat.epoch === null && asked.commit) seat.reset = true
   } catch (error) {

@@ -9,6 +9,7 @@ import type { WebSocket } from 'ws'
 import { type Principal, unauthorized } from '../access/principal.ts'
 import { ERRORS, TidemarkError, toTidemarkError } from '../errors.ts'
 import { APPEND_EVENTS_MAX } from '../event.ts'
+import { type Source, seenBy } from '../log/seen.ts'
 import { CLOSE, type Ref, type ServerMessage } from '../wire.ts'
 import { Flights } from './flights.ts'
 import { Following } from './following.ts'
@@ -70,6 +71,12 @@ export class Session {
 
   get who(): Principal {
     return this.#speaker.who
+  }
+
+  /** The log as this caller may see it, also with a token that it shows later. */
+  get source(): Source {
+    const { log } = this.host.doors
+    return this.who.reader ? seenBy(log, () => this.who.reader) : log
   }
 
   /** The whole name of this socket's cursors. @throws bad-request when hello gave none */

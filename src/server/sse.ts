@@ -11,6 +11,8 @@ import type { Principal } from '../access/principal.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { Follower, type Item } from '../log/follow.ts'
 import type { Page } from '../log/log.ts'
+import type { Source } from '../log/seen.ts'
+import { seenByCaller } from './callers.ts'
 import { type Doors, retryAfter } from './doors.ts'
 import { ALWAYS, checkMethod, untilGone } from './http.ts'
 import { COMMENT_MS } from './limits.ts'
@@ -40,7 +42,7 @@ export async function stream(req: IncomingMessage, res: ServerResponse, doors: D
   const over = doors.metrics.follows('sse')
   const way = new Way(res, gone.signal, Math.min(doors.settings.heartbeat, COMMENT_MS))
   try {
-    const streamed = new Stream(way, doors, asked, gone.signal)
+    const streamed = new Stream(way, doors, who, asked, gone.signal)
     const allEnded = await streamed.run()
     way.end((allEnded ? ENDED_RETRY_MS : RETRY_MS) + retryAfter(doors))
   } catch (error) {
@@ -66,6 +68,7 @@ interface Feed {
 class Stream {
   readonly #way: Way
   readonly #doors: Doors
+  readonly #source: Source
   readonly #asked: AskedStream
   readonly #gone: AbortSignal
   #told = new Told(undefined, [])
@@ -76,9 +79,10 @@ class Stream {
   #wake = (): void => {}
   #failure: unknown
 
-  constructor(way: Way, doors: Doors, asked: AskedStream, gone: AbortSignal) {
+  constructor(way: Way, doors: Doors, who: Principal, asked: AskedStream, gone: AbortSignal) {
     this.#way = way
     this.#doors = doors
+    this.#source = seenByCaller(doors.log, who)
     this.#asked = asked
     this.#gone = gone
   }
@@ -123,7 +127,7 @@ class Stream {
   /** A channel whose place can't be found has ended before it began. @throws unavailable */
   async #find({ channel, from }: Start): Promise<Found> {
     try {
-      return await Follower.open(this.#doors.log, channel, from)
+      return await Follower.open(this.#source, channel, from)
     } catch (error) {
       if (!(error instanceof TidemarkError) || error.code === 'unavailable') throw error
       return { error }

@@ -46,7 +46,7 @@ test('a key is its principal, and nothing that looks like it', async () => {
   const keyring = await opened(file)
   expect(await keyring.of(admin.text)).toMatchObject({ isAdmin: true, sub: null })
   const who = await keyring.ofHeader(`bearer ${bot.text}`)
-  expect(who).toMatchObject({ kind: 'publish', sub: 'bot', seesAll: true })
+  expect(who).toMatchObject({ kind: 'publish', sub: 'bot', reader: undefined })
   expect([who.may('append', 'in/a'), who.may('append', 'out')]).toEqual([true, false])
   const other = makeKey({ kind: 'admin' }).text
   const wrong = [

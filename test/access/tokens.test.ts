@@ -73,7 +73,8 @@ describe('good tokens', () => {
       seconds: 60,
     })
     const principal = await readToken(token, issuers)
-    expect(principal).toMatchObject({ kind: 'client', sub: 'anna@example.com', groups: ['/staff'], seesAll: false })
+    expect(principal).toMatchObject({ kind: 'client', sub: 'anna@example.com', groups: ['/staff'] })
+    expect(principal.reader).toEqual({ sub: 'anna@example.com', groups: ['/staff'] })
     expect(principal.expires).toBeGreaterThan(Date.now() + 50_000)
     expect(principal.expires).toBeLessThanOrEqual(Date.now() + 60_000)
     expect([principal.may('read', 'orders/1'), principal.may('append', 'orders/1')]).toEqual([true, false])
