@@ -27,16 +27,17 @@ const CHANNEL = ['commit', 'after', 'epoch'] as const
 
 /** @throws bad-request */
 export function askedPoll(bytes: Uint8Array): AskedPoll {
-  const fields = knownFields(jsonFields(bytes), POLL)
+  const fields = knownFields(bytes, undefined, POLL)
   const client = given(bytes, fields.get('client'), checkCursorName)
   const wait = given(bytes, fields.get('wait'), (value) => within('wait', value, 0, WAIT_SECONDS_MAX)) ?? 0
   const limit =
     given(bytes, fields.get('limit'), (value) => checkSeq(within('limit', value, 1, READ_EVENTS_MAX), 'limit')) ??
     READ_EVENTS
-  const { start, end } = fields.get('channels') ?? refuse('channels is an object', { field: 'channels' })
-  const named = jsonFields(bytes, start, end)
-  if (named.size > POLL_CHANNELS_MAX)
-    refuse(`A poll names at most ${POLL_CHANNELS_MAX} channels`, { limit: POLL_CHANNELS_MAX })
+  const span = fields.get('channels') ?? refuse('channels is an object', { field: 'channels' })
+  const named = jsonFields(bytes, span, (_, before) => {
+    if (before === POLL_CHANNELS_MAX)
+      refuse(`A poll names at most ${POLL_CHANNELS_MAX} channels`, { limit: POLL_CHANNELS_MAX })
+  })
   const channels = new Map<string, Asked | undefined>()
   for (const [name, span] of named) channels.set(name, askedOf(bytes, name, span, client))
   return { client, channels, wait, limit }
@@ -46,7 +47,7 @@ function askedOf(bytes: Uint8Array, name: string, span: Span, client: string | u
   // A caller who keeps channels as an object's fields never means it.
   if (name === '__proto__') return undefined
   const where = `channels/${name}/`
-  const fields = knownFields(jsonFields(bytes, span.start, span.end), CHANNEL, where)
+  const fields = knownFields(bytes, span, CHANNEL, where)
   const commit = given(bytes, fields.get('commit'), (value) =>
     checkSeq(within(`${where}commit`, value, 0, Number.MAX_SAFE_INTEGER), `${where}commit`),
   )

@@ -259,19 +259,26 @@ function smallNumber(bytes: Uint8Array, start: number, end: number): number {
 /**
  * The fields of a JSON object, by name, each with the span of its value. The whole text is checked: JSON, depth,
  * numbers; a name given twice is refused. UTF-8 is checked when no part is named (a part lies in a checked text).
+ * @param allow throws for a name that is not taken, or when there are too many: a text of many names ends with the
+ * first wrong one
  * @throws bad-request
  */
-export function jsonFields(bytes: Uint8Array, start?: number, end?: number): Map<string, Span> {
-  if (start === undefined) checkUtf8(bytes)
+export function jsonFields(
+  bytes: Uint8Array,
+  span?: Span,
+  allow?: (name: string, before: number) => void,
+): Map<string, Span> {
+  if (span === undefined) checkUtf8(bytes)
   const fields = new Map<string, Span>()
-  const stop = end ?? bytes.length
-  let at = skipSpace(bytes, start ?? 0)
+  const stop = span?.end ?? bytes.length
+  let at = skipSpace(bytes, span?.start ?? 0)
   if (bytes[at] !== OPEN_OBJECT) refuse('An object is asked for', { at })
   at = skipSpace(bytes, at + 1)
   while (bytes[at] !== CLOSE_OBJECT || fields.size > 0) {
     const nameEnd = skipName(bytes, at)
     const value = skipColon(bytes, nameEnd)
     const name = jsonValue(bytes, { start: at, end: nameEnd }) as string
+    allow?.(name, fields.size)
     if (fields.has(name)) refuse(`The field ${JSON.stringify(name)} is given twice`, { field: name })
     at = skipValue(bytes, value, LEVELS_AROUND + DEPTH_MAX)
     fields.set(name, { start: value, end: at })
@@ -284,10 +291,15 @@ export function jsonFields(bytes: Uint8Array, start?: number, end?: number): Map
 }
 
 /** The fields, none of which is unknown. @param where they stand, told with the one that is @throws bad-request */
-export function knownFields(fields: Map<string, Span>, known: readonly string[], where = ''): Map<string, Span> {
-  for (const name of fields.keys())
+export function knownFields(
+  bytes: Uint8Array,
+  span: Span | undefined,
+  known: readonly string[],
+  where = '',
+): Map<string, Span> {
+  return jsonFields(bytes, span, (name) => {
     if (!known.includes(name)) refuse(`${JSON.stringify(name)} is not known here`, { field: where + name })
-  return fields
+  })
 }
 
 /** The items of a JSON list. @throws bad-request, also beyond `most` items */

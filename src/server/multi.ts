@@ -7,7 +7,7 @@ import { POLL_CHANNELS_MAX } from '../wire.ts'
 import type { App } from './app.ts'
 import { callerOf } from './callers.ts'
 import { appendOptions, checkRoom, type Doors } from './doors.ts'
-import { jsonFields, jsonItems, jsonValue, knownFields } from './json.ts'
+import { jsonItems, jsonValue, knownFields, type Span } from './json.ts'
 import { MULTI_APPEND_BYTES_MAX } from './limits.ts'
 import { parseJsonEvents } from './parse.ts'
 import * as schemas from './schemas.ts'
@@ -63,19 +63,17 @@ const noBody = (): never => {
 
 /** @throws bad-request, too-large, forbidden (a system channel) */
 function readAppends(bytes: Uint8Array): Append[] {
-  const fields = knownFields(jsonFields(bytes), ['appends'], '')
+  const fields = knownFields(bytes, undefined, ['appends'])
   const entries = jsonItems(bytes, fields.get('appends') ?? refuse('appends is a list', 'appends'), POLL_CHANNELS_MAX)
   if (entries.length === 0) refuse('appends has at least one entry', 'appends')
-  return entries.map(({ start, end }, i) => readAppend(bytes, jsonFields(bytes, start, end), `appends/${i}/`))
+  return entries.map((span, i) => readAppend(bytes, span, `appends/${i}/`))
 }
 
-type Fields = ReturnType<typeof jsonFields>
-
-function readAppend(bytes: Uint8Array, given: Fields, where: string): Append {
-  const fields = knownFields(given, ['channel', 'events', 'expectedSeq'], where)
+function readAppend(bytes: Uint8Array, span: Span, where: string): Append {
+  const fields = knownFields(bytes, span, ['channel', 'events', 'expectedSeq'], where)
   const value = (name: string): unknown => {
-    const span = fields.get(name)
-    return span && jsonValue(bytes, span)
+    const at = fields.get(name)
+    return at && jsonValue(bytes, at)
   }
   const channel = checkChannel(value('channel'))
   if (isSystemChannel(channel)) throw new TidemarkError('forbidden', 'Only the server appends to it', { channel })

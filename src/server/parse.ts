@@ -6,16 +6,17 @@
  */
 import { BODY_BYTES_MAX, type Body, BodyWriter } from '../body.ts'
 import { TidemarkError } from '../errors.ts'
-import { APPEND_EVENTS_MAX } from '../event.ts'
+import { APPEND_EVENTS_MAX, AUDIENCE_NAMES_MAX } from '../event.ts'
 import { DATA, EventFields, FIELDS, noEvents, placed, tooMany } from './fields.ts'
 import { Gather } from './gather.ts'
 import {
   asBuffer,
   checkEnd,
   checkUtf8,
-  jsonFields,
+  jsonItems,
   jsonString,
   jsonValue,
+  knownFields,
   lineBreaksPassed,
   refuse,
   type Span,
@@ -129,7 +130,8 @@ function setField(
 
 function readAudience(bytes: Uint8Array, span: Span): unknown {
   // A name given twice must not silently lose a reader.
-  jsonFields(bytes, span.start, span.end)
+  const lists = knownFields(bytes, span, ['users', 'groups'], 'to/')
+  for (const list of lists.values()) if (bytes[list.start] === OPEN_LIST) jsonItems(bytes, list, AUDIENCE_NAMES_MAX)
   return jsonValue(bytes, span)
 }
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { jsonFields, jsonItems, jsonLine, jsonValue } from '../../src/server/json.ts'
+import { jsonFields, jsonItems, jsonLine, jsonValue, knownFields } from '../../src/server/json.ts'
 import { codeOf, law } from '../random.ts'
 
 // A hundred thousand texts are refused here; where in our code does not matter.
@@ -143,10 +143,24 @@ test('Fields and items of a part end with that part.', () => {
   const fields = jsonFields(text)
   const items = jsonItems(text, fields.get('list')!, 3)
   expect(items.map((span) => jsonValue(text, span))).toEqual([{ a: 1 }, 2, [3]])
-  expect([...jsonFields(text, items[0]!.start, items[0]!.end).keys()]).toEqual(['a'])
+  expect([...jsonFields(text, items[0]!).keys()]).toEqual(['a'])
   expect(jsonItems(text, fields.get('none')!, 0)).toEqual([])
   expect(codeOf(() => jsonItems(text, fields.get('list')!, 2))).toBe('bad-request')
   expect(codeOf(() => jsonItems(text, fields.get('more')!, 9))).toBe('bad-request')
   // A part that is cut short must not be completed by what stands behind it.
-  expect(codeOf(() => jsonFields(text, items[0]!.start, items[0]!.end - 1))).toBe('bad-request')
+  expect(codeOf(() => jsonFields(text, { start: items[0]!.start, end: items[0]!.end - 1 }))).toBe('bad-request')
+})
+
+test('Of an object the first field that is not known is the last one that is read', () => {
+  const text = bytes(`{"a":1,"b":{"x":[1]},"c":${'['.repeat(100)}`)
+  expect(codeOf(() => knownFields(text, undefined, ['a', 'b', 'c']))).toBe('bad-request')
+  const looked: string[] = []
+  const stop = new Error('no further')
+  const allow = (name: string, before: number): void => {
+    looked.push(`${before} ${name}`)
+    if (name === 'b') throw stop
+  }
+  expect(() => jsonFields(text, undefined, allow)).toThrow(stop)
+  expect(looked).toEqual(['0 a', '1 b'])
+  expect([...knownFields(bytes('{"a":1,"b":2}'), undefined, ['b', 'a']).keys()]).toEqual(['a', 'b'])
 })
