@@ -21,14 +21,20 @@ export interface ChartProps {
   readonly text: (value: number) => string
   /** What the scale reaches at least. */
   readonly reach?: number
+  /** The smallest step of the scale that `text` can tell apart. */
+  readonly step: number
 }
 
 const HEIGHT = 150
+/** Steps of the time, seconds. */
+const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900]
+/** What a chart of less than two moments reaches back, seconds. */
+const FIRST_S = 60
 /** All charts show the moment that the pointer is at in one of them. */
 const SYNC = uPlot.sync('moments')
 const dark = matchMedia('(prefers-color-scheme: dark)')
 
-export function Chart({ title, about, times, lines, text, reach = 0 }: ChartProps) {
+export function Chart({ title, about, times, lines, text, reach = 0, step }: ChartProps) {
   const place = useRef<HTMLDivElement>(null)
   const plot = useRef<uPlot>(undefined)
   const hovered = useSignal<number | null>(null)
@@ -38,7 +44,7 @@ export function Chart({ title, about, times, lines, text, reach = 0 }: ChartProp
   useLayoutEffect(() => {
     const make = () => {
       plot.current?.destroy()
-      plot.current = draw(place.current!, data, { lines, text, reach }, (at) => {
+      plot.current = draw(place.current!, data, { lines, text, reach, step }, (at) => {
         hovered.value = at
       })
     }
@@ -84,7 +90,7 @@ export function Chart({ title, about, times, lines, text, reach = 0 }: ChartProp
 function draw(
   place: HTMLElement,
   data: uPlot.AlignedData,
-  { lines, text, reach }: Required<Pick<ChartProps, 'lines' | 'text' | 'reach'>>,
+  { lines, text, reach, step }: Required<Pick<ChartProps, 'lines' | 'text' | 'reach' | 'step'>>,
   onMoment: (index: number | null) => void,
 ): uPlot {
   const style = getComputedStyle(document.documentElement)
@@ -99,13 +105,22 @@ function draw(
     {
       width: Math.max(place.clientWidth, 60),
       height: HEIGHT,
-      padding: [8, 8, 0, 0],
+      // The last moment's text is centred at the edge.
+      padding: [8, 26, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { setScale: false }, points: { size: 6 }, sync: { key: SYNC.key } },
-      scales: { y: { range: (_, __, most) => [0, Math.max(most * 1.1, reach) || 1] } },
+      scales: {
+        x: {
+          range: ({ data: [times] }, from, to) => {
+            const [only = Date.now() / 1_000] = times
+            return times.length > 1 ? [from, to] : [only - FIRST_S, only]
+          },
+        },
+        y: { range: (_, __, most) => [0, Math.max(most * 1.1, reach) || 1] },
+      },
       axes: [
-        { ...axis, space: 70, size: 26, values: (_, times) => times.map(minutes) },
-        { ...axis, space: 32, size: 54, values: (_, values) => values.map(text) },
+        { ...axis, space: 70, size: 24, incrs: TIME_STEPS, values: (_, times) => times.map(minutes) },
+        { ...axis, space: 26, size: 54, incrs: stepsFrom(step), values: (_, values) => values.map(text) },
       ],
       series: [
         {},
@@ -123,6 +138,10 @@ function draw(
     place,
   )
 }
+
+/** 1, 2, 5, 10 … times the smallest one. */
+const stepsFrom = (least: number): number[] =>
+  Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((n) => n * least * 10 ** power)).flat()
 
 const minutes = (time: number): string =>
   new Date(time * 1_000).toLocaleTimeString('en-GB', { hour12: false, timeStyle: 'medium' })

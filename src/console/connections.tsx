@@ -54,7 +54,7 @@ export function Connections() {
               <th scope="col">Address</th>
               <th scope="col">Door</th>
               <th scope="col">Client</th>
-              <th scope="col" class="number">
+              <th scope="col" class="number wide">
                 Channels
               </th>
               <th scope="col" class="number">
@@ -68,12 +68,12 @@ export function Connections() {
           <tbody>
             {connections.map(({ address, door, client, subscriptions, waiting, since }) => (
               <tr key={address}>
-                <td>{address}</td>
-                <td>{DOORS[door] ?? door}</td>
+                <td class="whole">{address}</td>
+                <td class="whole">{DOORS[door] ?? door}</td>
                 <td>{client ?? '–'}</td>
-                <td class="number">{door === 'stream' ? count(subscriptions) : '–'}</td>
+                <td class="number wide">{door === 'stream' ? count(subscriptions) : '–'}</td>
                 <td class={waiting > 0 ? 'number lags' : 'number'}>{bytes(waiting)}</td>
-                <td class="wide">{age(since)}</td>
+                <td class="wide whole">{age(since)}</td>
               </tr>
             ))}
           </tbody>

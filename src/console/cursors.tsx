@@ -88,7 +88,7 @@ function List({ cursors, onChange }: { cursors: readonly CursorJson[]; onChange:
               </td>
               <td class={cursor.lag > 0 ? 'number lags' : 'number'}>{count(cursor.lag)}</td>
               <td class="number wide">{count(cursor.seq)}</td>
-              <td class="wide">{age(cursor.time)}</td>
+              <td class="wide whole">{age(cursor.time)}</td>
               <td class="does">
                 <button type="button" onClick={() => seek(cursor, onChange)}>
                   Seek …

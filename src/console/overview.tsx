@@ -5,7 +5,7 @@ import { ask, useEvery, wordsOf } from './ask.ts'
 import { Chart, type Line } from './chart.tsx'
 import { figures, headSamples, heads, lookAtHeads, type Sample, samples } from './history.ts'
 import { channelHref } from './route.ts'
-import { bytes, count, duration, rate } from './text.ts'
+import { bytes, count, duration, rate, span } from './text.ts'
 
 const HEADS_MS = 5_000
 const LINES = ['--line-1', '--line-2', '--line-3', '--line-4', '--line-5'] as const
@@ -152,6 +152,7 @@ function Charts() {
         about="a second"
         times={times}
         text={rate}
+        step={0.1}
         lines={[
           line('appended', '--line-1', ({ appended }) => appended),
           line('delivered', '--line-2', ({ delivered }) => delivered),
@@ -162,6 +163,7 @@ function Charts() {
         about="events a second of the busiest channels"
         times={moved.map(({ time }) => time)}
         text={rate}
+        step={0.1}
         lines={busiest().map((name, i) => ({
           name,
           color: LINES[i]!,
@@ -173,7 +175,8 @@ function Charts() {
         title="Writes"
         about="time of one write with its fsync"
         times={times}
-        text={duration}
+        text={span}
+        step={0.01}
         lines={[
           line('mean', '--line-1', ({ write }) => write),
           line('99 of 100', '--line-3', ({ slowWrite }) => slowWrite),
@@ -185,6 +188,7 @@ function Charts() {
         reach={4}
         times={times}
         text={count}
+        step={1}
         lines={[
           line('sockets', '--line-1', ({ sockets }) => sockets),
           line('event streams', '--line-2', ({ streams }) => streams),

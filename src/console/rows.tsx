@@ -62,7 +62,15 @@ export function Rows(props: RowsProps) {
   }
 
   useLayoutEffect(() => {
-    const resized = new ResizeObserver(measure)
+    // What was in sight stays in sight: the end, or where the keyboard is.
+    const resized = new ResizeObserver(() => {
+      const { top, height } = seen.value
+      const y = at.value * ROW_PX
+      if (atEnd?.value) box.current!.scrollTop = box.current!.scrollHeight
+      else if (y >= top && y + 2 * ROW_PX <= top + height) reveal(at.value)
+      before.current.top = box.current!.scrollTop
+      measure()
+    })
     resized.observe(box.current!)
     return () => resized.disconnect()
   }, [])
@@ -80,7 +88,7 @@ export function Rows(props: RowsProps) {
 
   // Coming back, the place is in sight.
   useLayoutEffect(() => {
-    if (at.value >= 0) move(at.value)
+    if (at.value >= 0) reveal(at.value)
   }, [])
 
   const first = Math.max(0, Math.floor(seen.value.top / ROW_PX) - BEYOND)
@@ -88,14 +96,16 @@ export function Rows(props: RowsProps) {
   useLayoutEffect(() => onSeen?.(first, last), [first, last, count])
 
   const move = (to: number) => {
-    const next = Math.min(count - 1, Math.max(0, to))
-    at.value = next
+    at.value = Math.min(count - 1, Math.max(0, to))
+    reveal(at.value)
+  }
+  const reveal = (index: number) => {
     const element = box.current!
     const { scrollTop: top, clientHeight: height } = element
-    if (next * ROW_PX < top) {
-      element.scrollTop = next * ROW_PX
+    if (index * ROW_PX < top) {
+      element.scrollTop = index * ROW_PX
       if (atEnd) atEnd.value = false
-    } else if ((next + 2) * ROW_PX > top + height) element.scrollTop = (next + 2) * ROW_PX - height
+    } else if ((index + 2) * ROW_PX > top + height) element.scrollTop = (index + 2) * ROW_PX - height
   }
   const onKeyDown = (event: KeyboardEvent) => {
     const page = Math.max(1, Math.floor(seen.value.height / ROW_PX) - 2)

@@ -61,7 +61,7 @@ export function Settings() {
           </tbody>
         </table>
         <h2>Limits</h2>
-        <table>
+        <table class="limits">
           <tbody>
             {Object.entries(limits).map(([name, value]) => (
               <tr key={name}>

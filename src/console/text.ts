@@ -16,16 +16,24 @@ export function bytes(n: number): string {
   return `${fine.format(n / 1024 ** step)} ${SIZES[step]}`
 }
 
-export function duration(ms: number): string {
+/** A short time, as a chart's scale tells it: no two of its steps alike. */
+export function span(ms: number): string {
   if (ms === 0) return '0'
   if (ms < 1) return `${fine.format(ms * 1_000)} µs`
-  if (ms < 1_000) return `${fine.format(ms)} ms`
+  return ms < 1_000 ? `${fine.format(ms)} ms` : `${fine.format(ms / 1_000)} s`
+}
+
+export function duration(ms: number): string {
+  if (ms < 1_000) return span(ms)
   const s = Math.floor(ms / 1_000)
   if (s < 60) return `${s} s`
-  if (s < 3_600) return `${Math.floor(s / 60)} min ${s % 60} s`
-  if (s < 86_400) return `${Math.floor(s / 3_600)} h ${Math.floor((s % 3_600) / 60)} min`
-  return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3_600)} h`
+  if (s < 3_600) return parts(Math.floor(s / 60), 'min', s % 60, 's')
+  if (s < 86_400) return parts(Math.floor(s / 3_600), 'h', Math.floor((s % 3_600) / 60), 'min')
+  return parts(Math.floor(s / 86_400), 'd', Math.floor((s % 86_400) / 3_600), 'h')
 }
+
+const parts = (n: number, unit: string, rest: number, ofRest: string): string =>
+  rest === 0 ? `${n} ${unit}` : `${n} ${unit} ${rest} ${ofRest}`
 
 /** How long ago a time is. */
 export const age = (time: string | null): string => (time === null ? '–' : agoText(Date.now() - Date.parse(time)))

@@ -1,6 +1,6 @@
 /** What the console makes of numbers and of foreign text. */
 import { expect, test } from 'vitest'
-import { bytes, duration, preview, rate, visible, weigh } from '../../src/console/text.ts'
+import { bytes, duration, preview, rate, span, visible, weigh } from '../../src/console/text.ts'
 import { writesOf } from '../../src/console/writes.ts'
 
 test('numbers have the unit that a person would choose', () => {
@@ -12,8 +12,12 @@ test('numbers have the unit that a person would choose', () => {
     '1.5 MiB',
     '2,728.5 TiB',
   ])
-  expect([0, 0.25, 2.5, 59_999, 61_000, 3_700_000, 90_000_000].map(duration)).toEqual([
-    ...['0', '250 µs', '2.5 ms', '59 s', '1 min 1 s', '1 h 1 min', '1 d 1 h'],
+  expect([0, 0.25, 2.5, 59_999, 60_000, 61_000, 3_700_000, 90_000_000].map(duration)).toEqual([
+    ...['0', '250 µs', '2.5 ms', '59 s', '1 min', '1 min 1 s', '1 h 1 min', '1 d 1 h'],
+  ])
+  // Steps of a scale differ.
+  expect([0, 0.05, 0.5, 500, 1_000, 1_200, 1_400].map(span)).toEqual([
+    ...['0', '50 µs', '500 µs', '500 ms', '1 s', '1.2 s', '1.4 s'],
   ])
 })
 
