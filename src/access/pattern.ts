@@ -18,6 +18,8 @@ export interface Pattern {
   readonly segments: readonly Segment[]
   /** Ends in `**`: one or more segments behind the others. */
   readonly isDeep: boolean
+  /** How every name begins that it reaches. */
+  readonly beginning: string
   /** Only such a pattern reaches a system channel. */
   readonly isSystem: boolean
 }
@@ -35,7 +37,9 @@ export function readPattern(given: unknown): Pattern {
     const isOpen = part.endsWith('*')
     return { text: isOpen ? part.slice(0, -1) : part, isOpen }
   })
-  return { text: given, segments, isDeep, isSystem: given.startsWith('_') }
+  const star = given.indexOf('*')
+  const beginning = star < 0 ? given : given.slice(0, star)
+  return { text: given, segments, isDeep, beginning, isSystem: given.startsWith('_') }
 }
 
 function refuse(given: unknown): never {

@@ -105,6 +105,14 @@ export class Principal {
     return false
   }
 
+  /** How the names begin of channels on which it may do this: in their order, none of them within another. */
+  beginnings(operation: Operation): readonly string[] {
+    if (this.isAdmin) return ['']
+    const granted = this.#grants.filter(({ operations }) => operations.includes(operation))
+    const sorted = [...new Set(granted.map(({ pattern }) => pattern.beginning))].sort()
+    return sorted.filter((text, i) => !sorted.slice(0, i).some((before) => text.startsWith(before)))
+  }
+
   /** @throws unauthorized, forbidden: the same whether there is such a channel or not */
   need(operation: Operation, channel: string): void {
     if (this.isAdmin) return

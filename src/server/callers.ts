@@ -4,6 +4,8 @@ import type { Keyring } from '../access/keyring.ts'
 import { NOBODY, type Principal } from '../access/principal.ts'
 import type { Log } from '../log/log.ts'
 import { type Source, seenBy } from '../log/seen.ts'
+import type { Admitted } from './access.ts'
+import type { Cookies } from './cookies.ts'
 
 const CALLER = Symbol('caller')
 type Called = IncomingMessage & { [CALLER]?: Principal }
@@ -20,18 +22,31 @@ export const seenByCaller = (log: Log, { reader }: Principal): Source => (reader
 
 export class Callers {
   readonly #keyring: Keyring
+  readonly #cookies: Cookies
 
-  constructor(keyring: Keyring) {
+  constructor(keyring: Keyring, cookies: Cookies) {
     this.#keyring = keyring
+    this.#cookies = cookies
   }
 
   /** At once but for a token that is seen for the first time. */
-  of(req: IncomingMessage): Principal | Promise<Principal> {
-    return this.#keyring.ofHeader(req.headers.authorization)
+  of(req: IncomingMessage, admitted: Admitted): Principal | Promise<Principal> {
+    const { authorization, cookie } = req.headers
+    if (authorization === undefined && cookie !== undefined && !this.#keyring.isOpen)
+      return req.method === 'GET' && isOwnPage(req, admitted) ? this.#cookies.of(cookie) : NOBODY
+    return this.#keyring.ofHeader(authorization)
   }
 
-  /** Of a socket: whoever can not send a header is nobody until its hello. */
+  /** Of a socket, never by a cookie: who can not send a header is nobody until its hello. */
   ofUpgrade(req: IncomingMessage): Principal | Promise<Principal> {
     return this.#keyring.ofHeader(req.headers.authorization)
   }
+}
+
+/** Browsers send a cookie for whatever page asks; only this server's own page may have it counted. */
+function isOwnPage({ headers }: IncomingMessage, { origin: listed }: Admitted): boolean {
+  const site = headers['sec-fetch-site']
+  if (site !== undefined) return site === 'same-origin'
+  // Older browsers; an origin that is not listed and was admitted is this server's.
+  return headers.origin !== undefined && listed === undefined
 }

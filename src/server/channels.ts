@@ -1,4 +1,5 @@
 /** The calls about channels as a whole: list, look, set, trim, compact, delete. */
+import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkTime, formatTime, isSystemChannel } from '../event.ts'
 import { seqAt } from '../log/follow.ts'
@@ -16,8 +17,19 @@ const withBytes = async (log: Log, info: ChannelInfo) => ({
   bytes: await log.bytes?.(info.channel).catch(() => undefined),
 })
 
-/** Most channels that one page of the list looks at for a caller who may list few of them. */
-const LOOKED_AT_MAX = 10_000
+/** The channels that a caller may list, in the order of their names: only where there can be some is looked. */
+async function* listed(
+  log: Log,
+  who: Principal,
+  prefix: string,
+  after: string | undefined,
+): AsyncGenerator<ChannelInfo> {
+  for (const beginning of who.beginnings('list')) {
+    if (!beginning.startsWith(prefix) && !prefix.startsWith(beginning)) continue
+    const longer = beginning.length > prefix.length ? beginning : prefix
+    for await (const info of log.channels(longer, after)) if (who.may('list', info.channel)) yield info
+  }
+}
 
 export function addChannels(app: App, doors: Doors): void {
   const { log } = doors
@@ -34,19 +46,14 @@ export function addChannels(app: App, doors: Doors): void {
       },
     },
     async ({ query: { prefix, after, limit, bytes }, raw }) => {
-      const who = callerOf(raw)
       const channels: ChannelInfo[] = []
       let next: { next?: string } = {}
-      let last = ''
-      let lookedAt = 0
-      for await (const info of log.channels(prefix, after)) {
-        if (channels.length === limit || lookedAt === LOOKED_AT_MAX) {
-          next = { next: last }
+      for await (const info of listed(log, callerOf(raw), prefix, after)) {
+        if (channels.length === limit) {
+          next = { next: channels.at(-1)!.channel }
           break
         }
-        last = info.channel
-        lookedAt++
-        if (who.may('list', last)) channels.push(info)
+        channels.push(info)
       }
       return {
         channels: await Promise.all(channels.map((info) => (bytes ? withBytes(log, info) : infoJson(info)))),

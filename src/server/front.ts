@@ -75,7 +75,8 @@ export class Front {
     // A connection whose server is leaving gets this answer and is closed.
     if (doors.stopping.aborted) res.shouldKeepAlive = false
     try {
-      const { origin } = access.admit(req)
+      const admitted = access.admit(req)
+      const { origin } = admitted
       if (origin !== undefined) {
         allowOrigin(res, origin)
         if (isPreflight(req)) {
@@ -86,7 +87,7 @@ export class Front {
       if ((req.headers['content-encoding'] ?? 'identity') !== 'identity')
         throw new TidemarkError('unsupported-type', 'A body is taken as it is, without Content-Encoding')
       req.url = this.#withoutPrefix(req.url!)
-      const who = callers.of(req)
+      const who = callers.of(req, admitted)
       if (who instanceof Promise) void who.then((found) => this.#perform(req, res, found))
       else this.#perform(req, res, who)
     } catch (error) {

@@ -44,6 +44,10 @@ export const ROUTE_RIGHTS: Readonly<Record<string, Right>> = {
   'POST /v1/channels/:channel/trim': 'admin',
   'POST /v1/channels/:channel/compact': 'admin',
 
+  // Only a token becomes a cookie; who leaves needs none.
+  'POST /v1/session': 'known',
+  'DELETE /v1/session': 'open',
+
   'GET /v1/admin/status': 'admin',
   'GET /v1/admin/streamer': 'admin',
   'PUT /v1/admin/streamer': 'admin',

@@ -3,6 +3,7 @@ import { addAdmin } from './admin.ts'
 import { type App, type AppOptions, makeApp } from './app.ts'
 import { addChannels } from './channels.ts'
 import { addConsole } from './console.ts'
+import type { Cookies } from './cookies.ts'
 import { addCursors } from './cursors.ts'
 import type { Doors } from './doors.ts'
 import { addEvents } from './events.ts'
@@ -10,10 +11,13 @@ import { addFigures, type Watched } from './figures.ts'
 import { CONSOLE_DIR } from './home.ts'
 import { addMultiAppend } from './multi.ts'
 import { addPages } from './pages.ts'
+import { addSession } from './sign-in.ts'
 import { addVerify } from './verify.ts'
 
 export interface RoutesOptions extends AppOptions {
   readonly watched: Watched
+  /** Sessions of pages. */
+  readonly cookies: Cookies
   /** What `/client.js` gives out. */
   readonly clientFile: string
 }
@@ -28,6 +32,7 @@ export async function makeRoutes(doors: Doors, options: RoutesOptions): Promise<
   addAdmin(app, doors, options.watched, options.version)
   addFigures(app, doors, options.watched)
   addVerify(app, doors)
+  addSession(app, doors, options.cookies)
   addPages(app, options.clientFile)
   addConsole(app, CONSOLE_DIR, doors.settings.path)
   await app.ready()

@@ -7,6 +7,7 @@ import { formatTime } from '../event.ts'
 import type { Log } from '../log/log.ts'
 import { Callers } from './callers.ts'
 import { Connections } from './connections.ts'
+import { Cookies } from './cookies.ts'
 import { Counts } from './counts.ts'
 import type { Doors } from './doors.ts'
 import { logFailure } from './failure.ts'
@@ -80,10 +81,11 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   server.on('drop', () => metrics.failed('http', 'too-many'))
 
   const streamer = new Streamer(doors, {})
+  const cookies = new Cookies()
   const front: Front = new Front({
     doors,
     access,
-    callers: new Callers(keyring),
+    callers: new Callers(keyring, cookies),
     hot: hotCall,
     isOpen: isOpenCall,
     route: (req, res) => router.route(req, res),
@@ -121,6 +123,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
         dir: options.dir,
         connectionsMax: server.maxConnections,
       },
+      cookies,
       clientFile: options.clientFile ?? CLIENT_FILE,
     })
   }, fail)

@@ -135,7 +135,11 @@ export class Session {
 
   /** Nothing more is read until it is known who that is: requests keep their order. */
   #identify(credential: string, found: (who: Principal) => void): void {
-    this.#speaker.identify(credential, found, (bytes, binary) => this.message(bytes, binary))
+    const told = (who: Principal): void => {
+      found(who)
+      this.#regulate()
+    }
+    this.#speaker.identify(credential, told, (bytes, binary) => this.message(bytes, binary))
   }
 
   #welcome(ref: Ref | undefined, client: string | null, who: Principal): void {
@@ -164,7 +168,6 @@ export class Session {
         appendEvents: APPEND_EVENTS_MAX,
       },
     })
-    this.#regulate()
   }
 
   #perform(request: Request, bytes: number): void {
@@ -213,7 +216,6 @@ export class Session {
     }
     this.following.recheck()
     this.tell({ op: 'refreshed', ref })
-    this.#regulate()
   }
 
   /** The keys have changed. */

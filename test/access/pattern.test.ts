@@ -24,6 +24,11 @@ test.each(cases)('%s reaches what it says and nothing else', (text, reached, not
   expect(not.filter((channel) => matches(pattern, channel))).toEqual([])
 })
 
+test('every name that is reached begins as the pattern says', () => {
+  for (const [text, reached] of cases)
+    for (const channel of reached) expect(channel.startsWith(readPattern(text).beginning), text).toBe(true)
+})
+
 test('what is no pattern is refused', () => {
   const wrong = ['', '/', 'a/', '/a', 'a//b', '**/a', 'a/**/b', 'a**', '*a', 'a*b', 'a b', 'ü', 'a?', 'a/{b}', '***']
   for (const text of [...wrong, 'a'.repeat(201), 7, null, undefined, ['a']])

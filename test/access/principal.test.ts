@@ -16,6 +16,14 @@ test('a client may do what it was granted, where it was granted', () => {
   expect(allowed).toEqual([['read', 'commit'], ['append'], [], ['read'], [], []])
 })
 
+test('where it may list is told by beginnings, in order and none within another', () => {
+  const lea = client('lea', grant('z/**', 'list'), grant('or*', 'list'), grant('orders/1', 'list'), grant('a', 'read'))
+  expect(lea.beginnings('list')).toEqual(['or', 'z/'])
+  expect(client('all', grant('**', 'list'), grant('a', 'list')).beginnings('list')).toEqual([''])
+  expect(everybody({ isOver: false }).beginnings('list')).toEqual([''])
+  expect(NOBODY.beginnings('list')).toEqual([])
+})
+
 test('nobody may anything, an admin everything', () => {
   const admin = everybody({ isOver: false })
   for (const channel of ['a', '_streamer', '_audit'])

@@ -139,6 +139,26 @@ test('lists hold what the caller may list', async () => {
   const names = ({ channels }: { channels: { channel: string }[] }) => channels.map(({ channel }) => channel)
   expect(names(await list('granted'))).toEqual(['in', 'orders/1', 'orders/2'])
   expect(await list('without')).toEqual({ channels: [] })
+  // A name that may not be listed is not told as the place to go on from, either.
+  for (const channel of ['orders', 'orders/0', 'zz']) await guarded.log.append([{ channel, body: body(1) }])
+  const some = bearer(await guarded.token('lea', ['orders/1', 'o*', 'orders/2', 'z*'], ['list']))
+  const pages: string[] = []
+  for (let after = '' as string | undefined; after !== undefined; ) {
+    const query: string = `?limit=1${after === '' ? '' : `&after=${encodeURIComponent(after)}`}`
+    const answer = await call<{ channels: { channel: string }[]; next?: string }>(
+      `${guarded.url}/v1/channels${query}`,
+      'GET',
+      undefined,
+      some,
+    )
+    const page = answer.json
+    pages.push(...names(page), page.next ?? '-')
+    after = page.next
+  }
+  expect(pages).toEqual(['orders', 'orders', 'orders/1', 'orders/1', 'orders/2', 'orders/2', 'z', 'z', 'zz', '-'])
+  const prefixed = await call(`${guarded.url}/v1/channels?prefix=orders/`, 'GET', undefined, some)
+  expect(names(prefixed.json)).toEqual(['orders/1', 'orders/2'])
+  for (const channel of ['orders', 'orders/0', 'zz']) await guarded.log.delete(channel)
   expect(names(await list('admin')).filter((name) => !name.startsWith('_'))).toEqual([
     'a',
     'in',
@@ -225,6 +245,16 @@ test('a bad header ends the handshake; none waits for the hello; a bad hello clo
     expect((await peer.closed).code).toBe(4401)
     expect(peer.inbox).toEqual([])
   }
+})
+
+test('a hello that was refused for its client may be said again, also behind a token that had to be read', async () => {
+  const guarded = await startGuarded()
+  const peer = await guarded.peer('none')
+  const token = await guarded.token('new')
+  peer.send({ op: 'hello', ref: 1, token, client: 'anna~web' })
+  expect(await peer.answer(1)).toMatchObject({ op: 'error', code: 'bad-request' })
+  peer.send({ op: 'hello', ref: 2, token, client: 'web' })
+  expect(await peer.answer(2)).toMatchObject({ op: 'welcome', client: 'web' })
 })
 
 test('frames behind a hello wait until its token was read, in their order', async () => {

@@ -8,6 +8,7 @@ const CALLS: Record<string, string> = {
   '/v1/events': 'get',
   '/v1/append': 'post',
   '/v1/poll': 'post',
+  '/v1/session': 'delete post',
   '/v1/stream': 'get',
   '/v1/channels': 'get',
   '/v1/channels/{channel}': 'delete get put',

@@ -4,7 +4,9 @@ import { expect, test } from 'vitest'
 import { Keyring } from '../../src/access/keyring.ts'
 import { openLog } from '../../src/log/open.ts'
 import { tempDir } from '../parts.ts'
+import { startGuarded } from '../server/guarded.ts'
 import { here as run } from './here.ts'
+import { run as runProgram, serving } from './program.ts'
 
 const inDir = (dir: string, ...args: string[]) => run([...args, '--data', dir])
 
@@ -121,4 +123,53 @@ test('a token of the environment has no flag and is never shown', async () => {
   const file = join(tempDir(), 'tidemark.yaml')
   writeFileSync(file, `token: ${secret}`)
   expect((await run(['config', '--config', file])).out).not.toContain(secret)
+})
+
+test('commands show the server the token of a file or of the environment', async () => {
+  const guarded = await startGuarded()
+  const at = ['--url', guarded.url]
+  const file = join(tempDir(), 'token')
+  writeFileSync(file, `${await guarded.token('anna')}\n`)
+  const shown = [...at, '--token-file', file]
+  const refused = await run(['append', 'orders/1', '--data', '1', ...at])
+  expect([refused.code, refused.err]).toEqual([77, expect.stringContaining('(unauthorized)')])
+  expect((await run(['append', 'orders/1', '--data', '1', ...shown])).code).toBe(0)
+  expect((await run(['append', 'secret', '--data', '1', ...shown])).code).toBe(77)
+  const tail = await run(['tail', 'orders/1', '--no-follow', '--json', '--client', 'web', ...shown])
+  expect([tail.code, tail.out]).toEqual([0, expect.stringContaining('"seq":1')])
+  expect(await guarded.log.cursor('anna~web', 'orders/1')).toMatchObject({ seq: 1 })
+  expect((await run(['streamer', 'status', ...shown])).code).toBe(77)
+  process.env.TIDEMARK_TOKEN = guarded.credentials.admin
+  try {
+    expect((await run(['streamer', 'status', ...at])).out).toBe('the streamer is on\n')
+    expect((await run(['cursors', 'orders/1', ...at])).out).toContain('anna~web')
+  } finally {
+    delete process.env.TIDEMARK_TOKEN
+  }
+  expect((await run(['channels', ...at, '--token-file', join(tempDir(), 'none')])).code).toBe(78)
+})
+
+test('a server takes up keys that are made while it serves, and says whether there are some', async () => {
+  const data = tempDir()
+  const open = await serving([], data)
+  await open.until(() => open.err.includes('NO KEYS'))
+  expect((await fetch(`${open.url}/v1/channels`)).status).toBe(200)
+  const key = (await inDir(join(data, 'log'), 'keys', 'create', 'admin')).out.trim()
+  await open.until(() => open.values.find(({ msg }) => msg === 'Keys are in force'))
+  expect((await fetch(`${open.url}/v1/channels`)).status).toBe(401)
+  const headers = { authorization: `Bearer ${key}` }
+  expect((await fetch(`${open.url}/v1/channels`, { headers })).status).toBe(200)
+  await open.kill('SIGTERM')
+  const kept = await serving([], data)
+  expect((await fetch(`${kept.url}/v1/channels`, { headers })).status).toBe(200)
+  await inDir(join(data, 'log'), 'keys', 'revoke', key.split('_')[2]!)
+  await kept.until(() => kept.values.some(({ msg, keys }) => msg === 'Keys are in force' && keys === 0))
+  expect((await fetch(`${kept.url}/v1/channels`, { headers })).status).toBe(401)
+  expect(open.out + open.err + kept.out + kept.err).not.toContain(key.slice(-43))
+  await kept.kill('SIGTERM')
+  expect(kept.err).toContain('serving')
+  expect(kept.err + kept.out).not.toContain('NO KEYS')
+  writeFileSync(join(data, 'log', 'keys.json'), '{')
+  const wrong = await runProgram(['serve', '--port', '0', '--data', join(data, 'log')])
+  expect([wrong.code, wrong.err]).toEqual([78, expect.stringContaining('is not JSON')])
 })

@@ -1,0 +1,61 @@
+/**
+ * Sessions of pages: a cookie that stands for a token where a page can send no header, as with an EventSource. It counts
+ * only where no other site can have made the request (callers.ts). Kept in memory, as digests, until the token ends.
+ */
+import { randomBytes } from 'node:crypto'
+import { digestOf } from '../access/keysfile.ts'
+import { NOBODY, type Principal } from '../access/principal.ts'
+
+/** Most sessions; the oldest goes first. */
+export const SESSIONS_MAX = 10_000
+const NAME = 'tidemark'
+const SECRET_BYTES = 32
+const ATTRIBUTES = 'HttpOnly; SameSite=Strict; Path=/'
+
+export class Cookies {
+  /** By digest, in the order of their beginnings. */
+  readonly #sessions = new Map<string, Principal>()
+
+  get size(): number {
+    return this.#sessions.size
+  }
+
+  /** Begins a session of a principal that ends. @returns its `Set-Cookie` */
+  begin(who: Principal): string {
+    const secret = randomBytes(SECRET_BYTES).toString('base64url')
+    for (const [name, principal] of this.#sessions) {
+      if (this.#sessions.size < SESSIONS_MAX && !principal.isOver()) break
+      this.#sessions.delete(name)
+    }
+    this.#sessions.set(nameOf(secret), who)
+    const seconds = Math.ceil((who.expires - Date.now()) / 1_000)
+    return `${NAME}=${secret}; ${ATTRIBUTES}; Max-Age=${Math.max(seconds, 0)}`
+  }
+
+  /** @param cookie the header; NOBODY for no session, one that is over, or two */
+  of(cookie: string): Principal {
+    const secret = secretIn(cookie)
+    if (secret === undefined) return NOBODY
+    const name = nameOf(secret)
+    const who = this.#sessions.get(name)
+    if (who === undefined) return NOBODY
+    if (!who.isOver()) return who
+    this.#sessions.delete(name)
+    return NOBODY
+  }
+
+  /** @param cookie the header of a request that ends its session @returns its `Set-Cookie` */
+  end(cookie: string | undefined): string {
+    const secret = cookie === undefined ? undefined : secretIn(cookie)
+    if (secret !== undefined) this.#sessions.delete(nameOf(secret))
+    return `${NAME}=; ${ATTRIBUTES}; Max-Age=0`
+  }
+}
+
+const nameOf = (secret: string): string => digestOf(secret).toString('base64url')
+
+/** Cookies know no ports: another server of this host may have set one of the same name, and then neither is believed. */
+function secretIn(cookie: string): string | undefined {
+  const ours = cookie.split(';').filter((part) => part.trimStart().startsWith(`${NAME}=`))
+  return ours.length === 1 ? ours[0]!.trim().slice(NAME.length + 1) : undefined
+}

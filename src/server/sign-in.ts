@@ -1,0 +1,44 @@
+/** The calls about sessions of pages: a token becomes a cookie, and no more. */
+import { TidemarkError } from '../errors.ts'
+import type { App } from './app.ts'
+import { callerOf } from './callers.ts'
+import type { Cookies } from './cookies.ts'
+import type { Doors } from './doors.ts'
+import * as schemas from './schemas.ts'
+
+export function addSession(app: App, { keyring }: Doors, cookies: Cookies): void {
+  const tags = ['server']
+
+  app.post(
+    '/v1/session',
+    {
+      schema: {
+        tags,
+        summary: 'Turn a token into a cookie, for an EventSource',
+        description:
+          'The cookie ends with the token and counts for GET requests of this server’s own pages alone. Without keys there is none.',
+        querystring: schemas.NoQuery,
+        response: { 204: schemas.Nothing, default: schemas.Refusal },
+      },
+    },
+    async ({ raw }, reply) => {
+      const who = callerOf(raw)
+      if (who.kind === 'client') reply.header('set-cookie', cookies.begin(who))
+      else if (!keyring.isOpen) throw new TidemarkError('forbidden', 'A session stands for a token, not for a key')
+      return reply.code(204).send()
+    },
+  )
+
+  app.delete(
+    '/v1/session',
+    {
+      schema: {
+        tags,
+        summary: 'End the session of a page',
+        querystring: schemas.NoQuery,
+        response: { 204: schemas.Nothing, default: schemas.Refusal },
+      },
+    },
+    async ({ raw }, reply) => reply.header('set-cookie', cookies.end(raw.headers.cookie)).code(204).send(),
+  )
+}
