@@ -7,6 +7,8 @@
  */
 import type { parseDocument } from 'yaml'
 import { TidemarkError } from './errors.ts'
+import { RETENTION_RULES_MAX, type RetentionRule, readRetentionRule } from './retention.ts'
+import { between, DURATION_UNITS, SIZE_UNITS, withUnit } from './units.ts'
 
 /** What a person needs to know about a setting. */
 export interface About {
@@ -15,7 +17,7 @@ export interface About {
   readonly otherwise?: string
   /** Name of the value in help, `PORT`; without it the setting is yes or no. */
   readonly takes?: string
-  /** May be given many times; in the environment separated by commas. */
+  /** May be given many times; in the environment separated by commas, rules by semicolons. */
   readonly many?: true
   /** Has no flag, for others see those, and is never shown. */
   readonly secret?: true
@@ -45,19 +47,6 @@ function setting<T>(kind: Kind<T>, about: About): Setting<T> {
   return { ...about, kind }
 }
 
-const DURATION_UNITS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
-const SIZE_UNITS: Record<string, number> = { '': 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 }
-
-/** `30s` or `64MiB` as a number of the smallest unit; anything else as it is, for the check behind it to refuse. */
-const withUnit = (raw: unknown, units: Record<string, number>): unknown => {
-  const match = /^(\d{1,12}(?:\.\d{1,3})?) ?([A-Za-z]*)$/.exec(String(raw))
-  const unit = match && units[match[2]!]
-  return unit ? Number(match[1]) * unit : raw
-}
-
-const between = (value: unknown, min: number, max: number): number | undefined =>
-  Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max ? (value as number) : undefined
-
 const texts = (rule: string, is: RegExp): Kind<string> => ({
   rule,
   read: (raw) => (typeof raw === 'string' && is.test(raw) ? raw : undefined),
@@ -78,6 +67,23 @@ const list: Kind<string[]> = {
   read(raw) {
     const parts: unknown = typeof raw === 'string' ? raw.split(',').map((part) => part.trim()) : raw
     return Array.isArray(parts) && parts.every((part) => text.read(part)) ? parts : undefined
+  },
+}
+/** Texts, in a file also `PATTERN: LIMITS` as YAML reads it; in the environment separated by semicolons. */
+const rules: Kind<RetentionRule[]> = {
+  rule: `takes PATTERN: age=7d, events=1000000, bytes=1GiB, consumed (each once, one at least), ${RETENTION_RULES_MAX} times at most`,
+  read(raw) {
+    const parts: readonly unknown[] = typeof raw === 'string' ? raw.split(';') : Array.isArray(raw) ? raw : [raw]
+    const texts = parts.flatMap((part) =>
+      typeof part === 'object' && part !== null ? Object.entries(part).map(([key, value]) => `${key}: ${value}`) : part,
+    )
+    if (texts.length > RETENTION_RULES_MAX) return undefined
+    try {
+      return texts.map((text) => readRetentionRule(String(text)))
+    } catch (error) {
+      if (error instanceof TidemarkError) return undefined
+      throw error
+    }
   },
 }
 const whole = (min: number, max: number): Kind<number> => ({
@@ -107,8 +113,9 @@ const address: Kind<string> = {
 /** A text that may look like a number in a file. */
 const position: Kind<string> = { rule: 'takes a position', read: String }
 
-const DAY_MS = DURATION_UNITS.d!
-const GIB = SIZE_UNITS.GiB!
+const HOUR_MS = DURATION_UNITS.h
+const DAY_MS = DURATION_UNITS.d
+const GIB = SIZE_UNITS.GiB
 
 export const SETTINGS = {
   host: setting(text, { about: 'address to listen on', takes: 'HOST', default: '127.0.0.1' }),
@@ -156,6 +163,17 @@ export const SETTINGS = {
     about: 'how long an idempotency key is remembered at least',
     takes: 'TIME',
     default: '24h',
+  }),
+  retain: setting(rules, {
+    about: 'what is kept of the channels of a pattern: logs/**: age=7d, events=1000000, bytes=1GiB, consumed',
+    takes: 'RULE',
+    many: true,
+    default: [],
+  }),
+  cursorTtl: setting(duration(2 * HOUR_MS, 36_500 * DAY_MS, '2h … 36500d'), {
+    about: 'how long a cursor without a sign of life is remembered',
+    takes: 'TIME',
+    default: '30d',
   }),
   tailBytes: setting(size(0, 64 * GIB, '0 … 64GiB'), {
     about: 'memory for the newest events, ready to send',

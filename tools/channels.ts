@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import type { Retention } from '../src/retention.ts'
 import { ask } from './ask.ts'
 import { command, type Run } from './command.ts'
 import { type Terminal, table } from './terminal.ts'
@@ -12,6 +13,8 @@ export interface ChannelJson {
   /** Of the newest event; null when there never was one. */
   readonly time: string | null
   readonly settings: { readonly note?: string }
+  /** What is in force, of a channel that was asked for by its name. */
+  readonly retention?: Retention & { readonly from: string }
 }
 
 /** Channels asked for at once. */

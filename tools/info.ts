@@ -28,6 +28,19 @@ export async function printInfo(run: Run): Promise<void> {
     ['newest', time ?? '-'],
     ['epoch', epoch],
     ['note', told.note ?? '-'],
+    ['retention', retentionText(info)],
   ]
   await terminal.print(table(undefined, rows))
+}
+
+function retentionText({ retention }: ChannelJson): string {
+  if (retention === undefined) return 'everything is kept'
+  const { from, maxAge, maxEvents, maxBytes, consumed } = retention
+  const limits = [
+    maxAge !== undefined && `age=${maxAge}s`,
+    maxEvents !== undefined && `events=${maxEvents}`,
+    maxBytes !== undefined && `bytes=${maxBytes}`,
+    consumed && 'consumed',
+  ]
+  return `${limits.filter((limit) => limit).join(', ')} (${from})`
 }

@@ -12,8 +12,8 @@ import {
   NO_KEYS,
   readKeys,
 } from '../src/access/keysfile.ts'
-import { readPattern } from '../src/access/pattern.ts'
 import { TidemarkError } from '../src/errors.ts'
+import { readPattern } from '../src/pattern.ts'
 import { wrongUsage } from './ask.ts'
 import { command, type Run } from './command.ts'
 import { type Terminal, table } from './terminal.ts'

@@ -31,6 +31,8 @@ const SERVED: readonly SettingName[] = [
   'createChannels',
   'heartbeat',
   'idWindow',
+  'retain',
+  'cursorTtl',
   'tailBytes',
   'minFree',
   'logLevel',
@@ -141,6 +143,8 @@ export async function start(
       ...about,
       logger,
       groupFigures,
+      retain: settings.retain,
+      cursorTtl: settings.cursorTtl,
       dir: resolve(settings.data),
       shown: shownOf(config),
     })

@@ -17,7 +17,7 @@ import {
 import { dirname, join, resolve } from 'node:path'
 import { TidemarkError } from '../errors.ts'
 import { checkTime, SUBJECT_BYTES_MAX } from '../event.ts'
-import { readPattern } from './pattern.ts'
+import { readPattern } from '../pattern.ts'
 
 export const KEY_KINDS = ['admin', 'publish'] as const
 export type KeyKind = (typeof KEY_KINDS)[number]

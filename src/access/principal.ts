@@ -5,7 +5,7 @@
 import type { Reader } from '../audience.ts'
 import { TidemarkError } from '../errors.ts'
 import { CURSOR_OWNER, checkClient } from '../event.ts'
-import { matches, type Pattern } from './pattern.ts'
+import { matches, type Pattern } from '../pattern.ts'
 
 /** Longest token, and longer than any key; characters. */
 export const TOKEN_CHARS_MAX = 8_192

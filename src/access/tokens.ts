@@ -13,8 +13,8 @@ import {
   SignJWT,
 } from 'jose'
 import { TidemarkError } from '../errors.ts'
+import { type Pattern, readPattern } from '../pattern.ts'
 import { checkGroups, checkSubject, type IssuerEntry, jwksFileOf, secretOf } from './keysfile.ts'
-import { type Pattern, readPattern } from './pattern.ts'
 import { type Grant, OPERATIONS, type Operation, Principal, type Source, TOKEN_CHARS_MAX } from './principal.ts'
 
 /** A token ends within this time, s. */

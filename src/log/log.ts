@@ -5,6 +5,7 @@
  * `ahead-of-head`, `data-loss` and `seq-conflict` carry { epoch, trimmed, head } of the same moment.
  */
 import type { Body } from '../body.ts'
+import type { Retention } from '../retention.ts'
 
 /** What an engine can do beyond the core; a missing one answers `501 not-supported`. */
 export type Capability = 'multiChannel' | 'compact' | 'erase'
@@ -83,6 +84,8 @@ export interface ChannelInfo {
 export interface Settings {
   /** A note for people, at most 1,000 characters. */
   readonly note?: string
+  /** In place of what the configuration says for channels of this name. */
+  readonly retention?: Retention
 }
 
 export interface Cursor {
@@ -91,7 +94,7 @@ export interface Cursor {
   /** The history that `seq` belongs to. */
   readonly epoch: string
   readonly seq: number
-  /** When it was last moved, ms. */
+  /** When it was last moved or showed life, ms. */
   readonly time: number
 }
 
@@ -107,6 +110,9 @@ export interface CursorMove {
   /** The history that the client speaks of; another one moves nothing (`epoch-changed`). Absent: today's. */
   readonly epoch?: string
 }
+
+/** A commit that moves nothing is a sign of life all the same: it renews the time of a cursor that is older than this, ms. */
+export const CURSOR_RENEW_MS = 3_600_000
 
 /** The state of the log for `/readyz`, metrics and the console. */
 export interface Health {
@@ -184,16 +190,20 @@ export interface Log {
   cursor(client: string, channel: string): Promise<Cursor | undefined>
 
   /**
-   * Moves a cursor forward; a lower seq changes nothing and answers the cursor as it stands. A cursor of an older
-   * epoch is replaced. Durable when it resolves. @throws no-channel, epoch-changed, ahead-of-head
+   * Moves a cursor forward; a lower seq moves nothing and answers the cursor as it stands, its time renewed if that is
+   * older than CURSOR_RENEW_MS. A cursor of an older epoch is replaced. Durable when it resolves. @throws no-channel, epoch-changed, ahead-of-head
    */
   commit(client: string, channel: string, to: CursorMove): Promise<Cursor>
 
   /** Moves a cursor anywhere in 0 … head. Durable when it resolves. @throws as commit */
   seek(client: string, channel: string, to: CursorMove): Promise<Cursor>
 
-  /** Deletes a cursor; false when there was none. @throws no-channel */
-  forget(client: string, channel: string): Promise<boolean>
+  /**
+   * Deletes a cursor; false when there was none.
+   * @param idleSince only if its time is not later than this, ms: one that showed life meanwhile stays (false)
+   * @throws no-channel
+   */
+  forget(client: string, channel: string, idleSince?: number): Promise<boolean>
 
   /** Cursors of one channel or of one client, by name. One whose row is damaged is left out; `scrub` tells it. */
   cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor>

@@ -18,7 +18,7 @@ export function addAdmin(app: App, doors: Doors, open: Running, version: string)
   const { log } = doors
   const tags = ['server']
   const hot = asRoute(doors)
-  const metrics = new Metrics(log, doors.metrics, version)
+  const metrics = new Metrics(log, doors.metrics, doors.keeper.kept, version)
 
   app.get(
     '/v1/admin/status',

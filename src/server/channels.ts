@@ -3,7 +3,8 @@ import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkTime, formatTime, isSystemChannel } from '../event.ts'
 import { seqAt } from '../log/follow.ts'
-import type { ChannelInfo, Log } from '../log/log.ts'
+import type { Keeper } from '../log/keeper.ts'
+import type { ChannelInfo, Log, Settings } from '../log/log.ts'
 import type { App } from './app.ts'
 import { callerOf } from './callers.ts'
 import type { Doors } from './doors.ts'
@@ -29,6 +30,12 @@ async function* listed(
     const longer = beginning.length > prefix.length ? beginning : prefix
     for await (const info of log.channels(longer, after)) if (who.may('list', info.channel)) yield info
   }
+}
+
+/** What is in force, as `retention` of a channel. */
+const withRetention = (keeper: Keeper, { channel, settings }: ChannelInfo) => {
+  const found = keeper.inForce(channel, settings)
+  return found === undefined ? {} : { retention: { ...found.retention, from: found.from } }
 }
 
 export function addChannels(app: App, doors: Doors): void {
@@ -73,7 +80,10 @@ export function addChannels(app: App, doors: Doors): void {
         response: { 200: schemas.ChannelInfo, default: schemas.Refusal },
       },
     },
-    async ({ params: { channel } }) => withBytes(log, await log.info(channel)),
+    async ({ params: { channel } }) => {
+      const info = await log.info(channel)
+      return { ...(await withBytes(log, info)), ...withRetention(doors.keeper, info) }
+    },
   )
 
   app.put(
@@ -88,8 +98,11 @@ export function addChannels(app: App, doors: Doors): void {
         response: { 200: schemas.ChannelInfo, default: schemas.Refusal },
       },
     },
-    async ({ params: { channel }, body: { note } }) =>
-      infoJson(await log.configure(notOurs(channel), note === undefined ? {} : { note })),
+    async ({ params: { channel }, body }) => {
+      const info = await log.configure(notOurs(channel), body as Settings)
+      doors.keeper.lookAt(info)
+      return { ...infoJson(info), ...withRetention(doors.keeper, info) }
+    },
   )
 
   app.delete(

@@ -7,6 +7,7 @@
 import type { Logger } from 'pino'
 import type { Keyring } from '../access/keyring.ts'
 import { TidemarkError } from '../errors.ts'
+import type { Keeper } from '../log/keeper.ts'
 import type { AppendOptions, Log } from '../log/log.ts'
 import type { Counts } from './counts.ts'
 import { PENDING_BYTES_MAX } from './limits.ts'
@@ -31,6 +32,8 @@ export interface DoorSettings {
 
 export interface Doors {
   readonly log: Log
+  /** Drops what is beyond retention; told who is there. */
+  readonly keeper: Keeper
   /** The credentials that are good. */
   readonly keyring: Keyring
   readonly switch: StreamerSwitch

@@ -53,6 +53,10 @@ export class Following implements Turn {
     return this.#subscriptions.size
   }
 
+  channels(): Iterable<string> {
+    return this.#subscriptions.keys()
+  }
+
   // ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** Until `subscribed` is told, an older subscription to the channel goes on. @throws bad-request, too-many, … */

@@ -4,6 +4,7 @@
  * not ours to bound.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { Kept } from '../log/keeper.ts'
 import type { Log } from '../log/log.ts'
 import { APPEND_DOORS, type Counts, READ_DOORS, type Tally } from './counts.ts'
 
@@ -54,13 +55,14 @@ function valuesOf(name: string, labels: Labels, { bounds, counts, sum }: Tally) 
 export class Metrics {
   readonly #registry = new Registry()
 
-  constructor(log: Log, counts: Counts, version: string) {
+  constructor(log: Log, counts: Counts, kept: Readonly<Kept>, version: string) {
     const build = { name: 'tidemark_build_info', help: 'The version that runs, always 1', labelNames: ['version'] }
     new Gauge({ ...build, registers: [this.#registry] }).set({ version }, 1)
     collectDefaultMetrics({ register: this.#registry })
     this.#addAppends(counts)
     this.#addReads(counts)
     this.#addLog(log, counts)
+    this.#addRetention(kept)
   }
 
   /** The Prometheus text and its content type. */
@@ -175,6 +177,19 @@ export class Metrics {
       [],
       one(() => groups.bytes),
     )
+  }
+
+  #addRetention(kept: Readonly<Kept>): void {
+    const one = (name: string, help: string, value: () => number): void =>
+      this.#counter(`retention_${name}_total`, help, [], () => [[{}, value()]])
+    one('trims', 'Trims of channels that were beyond their retention', () => kept.trims)
+    one('trimmed_events', 'Seqs that those trims dropped', () => kept.events)
+    one('forgotten_cursors', 'Cursors that were silent for too long', () => kept.cursors)
+    one('failures', 'Times that retention was put off by a failure', () => kept.failures)
+    one('looks', 'Looks at all channels', () => kept.looks)
+    this.#gauge('retention_look_seconds', 'The last look at all channels, with its rests', [], () => [
+      [{}, kept.lookSeconds],
+    ])
   }
 
   #told(name: string, help: string, labelNames: readonly string[]) {

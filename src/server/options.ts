@@ -2,6 +2,7 @@
 import type { Logger } from 'pino'
 import { readKeys } from '../access/keysfile.ts'
 import { TidemarkError } from '../errors.ts'
+import type { RetentionRule } from '../retention.ts'
 import type { SettingJson } from '../wire.ts'
 import { Access, isLoopback, openWithoutKeys } from './access.ts'
 import type { GroupFigures } from './counts.ts'
@@ -23,6 +24,10 @@ export interface ServerOptions {
   readonly createChannels?: boolean
   /** Streams and sockets without anything else to say show that they live this often, ms. Default HEARTBEAT_MS. */
   readonly heartbeat?: number
+  /** What is kept of channels whose own settings do not say: the first rule whose pattern reaches a channel. */
+  readonly retain?: readonly RetentionRule[]
+  /** How long a cursor without a sign of life is remembered, ms. Default CURSOR_TTL_MS. */
+  readonly cursorTtl?: number
   /** Default: none is written. */
   readonly logger?: Logger
   /** Version of the program, told to clients. */

@@ -12,6 +12,7 @@ import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkChannel, checkCursorName, checkEpoch, checkPosition, EARLIEST, SEQ_MAX, sameHistory } from '../event.ts'
 import type { From, Opened } from '../log/follow.ts'
+import type { Sign } from '../log/signs.ts'
 import { SSE_CHANNELS_MAX } from '../wire.ts'
 import { parsePath, parseQuery } from './http.ts'
 import { refuse } from './json.ts'
@@ -28,6 +29,8 @@ export interface AskedStream {
   readonly named: boolean
   /** Of the channels' names, when the address can name several. */
   readonly digest: string | undefined
+  /** Whose cursor it begins at, or began at the first time. */
+  readonly follower: Sign | undefined
 }
 
 /** What a stream is asked for: by its address, or by the id of the last message that the client saw. @throws bad-request, not-found */
@@ -53,7 +56,8 @@ function oneChannel(url: string, channel: string, id: string | undefined, who: P
       ? { after: checkPosition(given('after')), epoch }
       : { client: who.cursor(checkCursorName(client)), epoch }
   const from = id === undefined ? asked : fromId(id)
-  return { starts: [{ channel, from }], named: isNamed(given('named')), digest: undefined }
+  const follower = client === undefined ? undefined : ([who.cursor(client), channel] as const)
+  return { starts: [{ channel, from }], named: isNamed(given('named')), digest: undefined, follower }
 }
 
 function severalChannels(url: string, id: string | undefined): AskedStream {
@@ -66,7 +70,7 @@ function severalChannels(url: string, id: string | undefined): AskedStream {
   if (new Set(names).size < names.length) refuse('A channel is named twice', { field: 'channel' })
   const digest = createHash('sha256').update(names.join('\n')).digest('base64url').slice(0, 12)
   const starts = id === undefined ? asked : fromIds(id, digest, names)
-  return { starts, named: isNamed(query.get('named')?.[0]), digest }
+  return { starts, named: isNamed(query.get('named')?.[0]), digest, follower: undefined }
 }
 
 /** `orders`, `orders@41`, `orders@head-50`, `files@x1:7`. */

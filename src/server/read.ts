@@ -32,6 +32,7 @@ export async function read(req: IncomingMessage, res: ServerResponse, doors: Doo
   const type = acceptedType(req, READ_TYPES)
   const asked = askedOf(req.url!)
   who.need('read', asked.channel)
+  if (asked.client !== undefined) doors.keeper.signs.saw(who.cursor(asked.client), asked.channel)
   const page = asked.wait
     ? await waitForPage(res, doors, asked, who)
     : await findPage(seenByCaller(doors.log, who), asked, who)

@@ -17,6 +17,7 @@ import {
   ID_BYTES_MAX,
   SEQ_MAX,
 } from '../event.ts'
+import { RETENTION_AGE_MAX } from '../retention.ts'
 import { POLL_CHANNELS_MAX, READ_EVENTS, READ_EVENTS_MAX, SSE_CHANNELS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
 
 /** Longest `settings.note`, characters. */
@@ -249,7 +250,22 @@ export const Cursors = z.object({ cursors: z.array(Cursor) })
 
 // ── Channels ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-export const Settings = z.strictObject({ note: z.string().max(NOTE_MAX).optional() }).meta({ id: 'Settings' })
+const RETENTION = {
+  maxAge: z.number().int().min(1).max(RETENTION_AGE_MAX).optional().meta({ description: 'Older events go; seconds' }),
+  maxEvents: z.number().int().min(1).max(SEQ_MAX).optional().meta({ description: 'So many seqs up to the head stay' }),
+  maxBytes: z.number().int().min(1).max(SEQ_MAX).optional().meta({ description: 'Most bytes of the blocks that stay' }),
+  consumed: z.boolean().optional().meta({ description: 'Nothing goes that a living cursor has not passed' }),
+}
+
+export const Settings = z
+  .strictObject({
+    note: z.string().max(NOTE_MAX).optional(),
+    retention: z
+      .strictObject(RETENTION)
+      .optional()
+      .meta({ description: 'In place of what the configuration says for this channel; `{}` keeps everything' }),
+  })
+  .meta({ id: 'Settings' })
 
 export const ChannelInfo = z
   .object({
@@ -263,6 +279,10 @@ export const ChannelInfo = z
       description:
         'About what its events take on disk, without those written last; where it was asked for and is known',
     }),
+    retention: z
+      .object({ ...RETENTION, from: z.string() })
+      .optional()
+      .meta({ description: 'What is in force for this one channel, and who says so: `channel` or `pattern …`' }),
   })
   .meta({ id: 'Channel' })
 

@@ -103,7 +103,7 @@ export async function readSeats<Form extends Rendered>(
   for (const [channel, asked] of channels) {
     const seat = new Seat<Form>(channel)
     seats.push(seat)
-    if (!takeAtOnce(doors, seat, asked, who)) taking.push(takeSeat(doors, seat, asked, who, client))
+    if (!takeAtOnce(doors, seat, asked, who, client)) taking.push(takeSeat(doors, seat, asked, who, client))
   }
   if (taking.length > 0) await Promise.all(taking)
   // So that no channel starves behind a busy one.
@@ -146,12 +146,14 @@ function takeAtOnce<Form extends Rendered>(
   seat: Seat<Form>,
   asked: Asked | undefined,
   who: Principal,
+  client: string | undefined,
 ): boolean {
   if (asked?.after?.at !== 'seq' || asked.commit !== undefined || !who.may('read', seat.channel)) return false
   const after = asked.after.seq
   const place = asked.epoch === undefined ? { after } : { after, epoch: asked.epoch }
   const opened = Follower.openAtOnce(seenByCaller(doors.log, who), seat.channel, place)
   if (opened === undefined) return false
+  if (client !== undefined) doors.keeper.signs.saw(client, seat.channel)
   seat.begin(opened)
   // Nothing is to be read there; what comes meanwhile ends the wait.
   seat.isAtHead = opened.opened.after === opened.opened.head
@@ -171,6 +173,7 @@ async function takeSeat<Form extends Rendered>(
     if (asked === undefined) throw new TidemarkError('bad-request', `${channel} can not be polled`)
     who.need('read', checkChannel(channel))
     if (asked.commit !== undefined) who.need('commit', channel)
+    if (client !== undefined) doors.keeper.signs.saw(client, channel)
     const from = await placeOf(doors, channel, asked, client)
     seat.byWord = 'after' in from && from.after.at !== 'seq'
     seat.begin(await Follower.open(seenByCaller(doors.log, who), channel, from))

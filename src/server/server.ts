@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { pino } from 'pino'
 import { Keyring } from '../access/keyring.ts'
 import { formatTime } from '../event.ts'
+import { Keeper } from '../log/keeper.ts'
 import type { Log } from '../log/log.ts'
 import { Callers } from './callers.ts'
 import { Connections } from './connections.ts'
@@ -47,8 +48,14 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   setMaxListeners(0, stopping.signal)
   const keyring = options.keys === undefined ? Keyring.none() : await Keyring.open(options.keys, logger)
   const streamerSwitch = await LogSwitch.open(log, logger)
+  const keeper = new Keeper(log, {
+    rules: options.retain,
+    cursorTtl: options.cursorTtl,
+    onNotice: (level, message, facts) => logger[level](facts, message),
+  })
   const doors: Doors = {
     log,
+    keeper,
     keyring,
     switch: streamerSwitch,
     waits: new Waits(log, streamerSwitch, keyring, stopping.signal),
@@ -81,6 +88,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   server.on('drop', () => metrics.failed('http', 'too-many'))
 
   const streamer = new Streamer(doors, {})
+  keeper.signs.add(() => streamer.present())
   const cookies = new Cookies()
   const front: Front = new Front({
     doors,
@@ -131,7 +139,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
 
   const release = () => {
     keyring.close()
-    return Promise.all([streamerSwitch.close(), router.close()])
+    return Promise.all([keeper.close(), streamerSwitch.close(), router.close()])
   }
   const { url, port } = await connections.listen(host, options.port ?? PORT).catch(async (error) => {
     connections.close()
@@ -139,6 +147,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     throw error
   })
   logger.debug({ url: url + path }, 'Listening')
+  keeper.start()
   router.loadSoon((error) => doors.failed('http', error))
 
   const stop = async () => {

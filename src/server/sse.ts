@@ -40,6 +40,8 @@ export async function stream(req: IncomingMessage, res: ServerResponse, doors: D
   const gone = untilGone(res, doors.stopping)
   const release = doors.waits.streamed(who, gone.abort)
   const over = doors.metrics.follows('sse')
+  const { follower } = asked
+  const leave = follower && doors.keeper.signs.add(() => [follower])
   const way = new Way(res, gone.signal, Math.min(doors.settings.heartbeat, COMMENT_MS))
   try {
     const streamed = new Stream(way, doors, who, asked, gone.signal)
@@ -52,6 +54,7 @@ export async function stream(req: IncomingMessage, res: ServerResponse, doors: D
     way.end(RETRY_MS + retryAfter(doors))
   } finally {
     over()
+    leave?.()
     release()
     gone.end()
   }

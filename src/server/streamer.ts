@@ -7,6 +7,7 @@ import type { Duplex, Writable } from 'node:stream'
 import { type RawData, type ServerOptions, WebSocket, WebSocketServer } from 'ws'
 import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
+import type { Sign } from '../log/signs.ts'
 import { CLOSE } from '../wire.ts'
 import { type Doors, retryAfter } from './doors.ts'
 import type { Following } from './following.ts'
@@ -120,6 +121,15 @@ export class Streamer implements Host {
   /** Open sockets. */
   get sockets(): number {
     return this.#sessions.size
+  }
+
+  /** The clients of open sockets, by the whole names of their cursors, with each channel that they follow. */
+  *present(): Iterable<Sign> {
+    for (const session of this.#sessions.keys()) {
+      if (!session.isOpen || session.client === null) continue
+      const cursor = session.needCursor()
+      for (const channel of session.following.channels()) yield [cursor, channel]
+    }
   }
 
   /** What there is to tell of a connection that became a socket. */

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
-import { readPattern } from '../../src/access/pattern.ts'
 import { everybody, NOBODY, OPERATIONS, type Operation, Principal } from '../../src/access/principal.ts'
 import { checkClient, checkCursorName } from '../../src/event.ts'
+import { readPattern } from '../../src/pattern.ts'
 import { codeOf } from '../random.ts'
 
 const grant = (pattern: string, ...operations: Operation[]) => ({ pattern: readPattern(pattern), operations })

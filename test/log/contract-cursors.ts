@@ -1,5 +1,5 @@
-import { expect, test } from 'vitest'
-import type { ChannelInfo, Cursor } from '../../src/log/log.ts'
+import { expect, test, vi } from 'vitest'
+import { type ChannelInfo, CURSOR_RENEW_MS, type Cursor } from '../../src/log/log.ts'
 import { range } from '../parts.ts'
 import { type Open, somewhere } from './contract.ts'
 import { append, list, refusal } from './reading.ts'
@@ -220,6 +220,40 @@ export function cursorContract(open: Open): void {
     await before.forget('b', 'c')
     await before.close()
     await expectNone(await open({ at }))
+  })
+
+  test('A commit that moves nothing shows life: the time of a cursor that was silent for long is renewed, its seq stays', async () => {
+    const log = await open()
+    await append(log, 'c', range(1, 5))
+    const { time } = await log.commit('web', 'c', { seq: 3 })
+    try {
+      for (const [later, renewed] of [
+        [CURSOR_RENEW_MS - 60_000, false],
+        [CURSOR_RENEW_MS + 60_000, true],
+      ] as const) {
+        vi.useFakeTimers({ toFake: ['Date'], now: time + later })
+        const cursor = await log.commit('web', 'c', { seq: 1 })
+        expect(cursor).toMatchObject({ seq: 3, time: renewed ? time + later : time })
+        expect(await log.cursor('web', 'c')).toEqual(cursor)
+      }
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+
+  test('A cursor is forgotten as silent only if it has shown no life since', async () => {
+    const log = await open()
+    await append(log, 'c', range(1, 5))
+    const { time } = await log.commit('web', 'c', { seq: 3 })
+    expect(await log.forget('never', 'c', time)).toBe(false)
+    expect(await log.forget('web', 'c', time - 1)).toBe(false)
+    expect(await log.cursor('web', 'c')).toMatchObject({ seq: 3 })
+    // Both in one group: the commit came first.
+    const [moved, gone] = await Promise.all([log.seek('web', 'c', { seq: 4 }), log.forget('web', 'c', time - 1)])
+    expect([moved.seq, gone]).toEqual([4, false])
+    expect(await log.forget('web', 'c', Date.now())).toBe(true)
+    expect(await log.cursor('web', 'c')).toBeUndefined()
+    expect(await list(log.cursors({ client: 'web' }))).toEqual([])
   })
 }
 

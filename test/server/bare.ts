@@ -10,6 +10,7 @@ import { decodeBlock, sealBlock } from '../../src/block.ts'
 import type { Body } from '../../src/body.ts'
 import { toTidemarkError } from '../../src/errors.ts'
 import type { Event } from '../../src/event.ts'
+import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import { Counts } from '../../src/server/counts.ts'
 import type { Doors } from '../../src/server/doors.ts'
@@ -46,6 +47,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
   const keyring = Keyring.none()
   const doors: Doors = {
     log,
+    keeper: new Keeper(log),
     keyring,
     logger,
     metrics,

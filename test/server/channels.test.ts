@@ -2,11 +2,44 @@ import { describe, expect, test, vi } from 'vitest'
 import { connect } from '../../src/client/node.ts'
 import { ERRORS, type ErrorCode } from '../../src/errors.ts'
 import type { Log } from '../../src/log/log.ts'
+import { readRetentionRule } from '../../src/retention.ts'
 import { body, range, tempLog } from '../parts.ts'
 import { type Answer, call, problemOf } from './calls.ts'
 import { logWith, startTestServer } from './serve.ts'
 
 const append = (log: Log, channel: string, ...values: unknown[]) => log.append([{ channel, body: body(...values) }])
+
+test('what is kept of a channel is set with it, is told, and is done soon; wrong limits are refused', async () => {
+  const retain = [readRetentionRule('logs/**: age=7d, consumed')]
+  const { url, log } = await startTestServer({ retain })
+  await append(log, 'logs/a', ...range(1, 9))
+  const at = `${url}/v1/channels/logs/a`
+  const told = async () => (await call(at)).json.retention
+  expect(await told()).toEqual({ maxAge: 604_800, consumed: true, from: 'pattern logs/**' })
+  const retention = { maxAge: 60, maxEvents: 4, maxBytes: 1_000_000, consumed: false }
+  const made = (await call(at, 'PUT', { note: 'n', retention })).json
+  expect(made).toMatchObject({ settings: { note: 'n', retention }, retention: { ...retention, from: 'channel' } })
+  expect(await told()).toEqual({ ...retention, from: 'channel' })
+  expect((await call(`${url}/v1/channels`)).json.channels).toEqual([
+    expect.not.objectContaining({ retention: expect.anything() }),
+  ])
+  await expect.poll(async () => (await call(at)).json.trimmed, { timeout: 20_000 }).toBe(5)
+  expect((await call(`${url}/metrics`)).text).toContain('tidemark_retention_trimmed_events_total 5')
+  await call(at, 'PUT', { retention: {} })
+  expect(await told()).toBeUndefined()
+  await call(at, 'PUT', {})
+  expect(await told()).toMatchObject({ from: 'pattern logs/**' })
+  for (const wrong of [
+    { maxAge: 0 },
+    { maxAge: 1.5 },
+    { maxEvents: '5' },
+    { maxBytes: -1 },
+    { consumed: 1 },
+    { age: 5 },
+    7,
+  ])
+    expect(problemOf(await call(at, 'PUT', { retention: wrong })).code).toBe('bad-request')
+})
 
 describe('the list of channels', () => {
   test('goes by name, in pieces that say where the next one begins', async () => {

@@ -8,6 +8,7 @@ import { type ClientOptions, WebSocket } from 'ws'
 import { Keyring } from '../../src/access/keyring.ts'
 import { decodeBlock, splitBlocks } from '../../src/block.ts'
 import { toTidemarkError } from '../../src/errors.ts'
+import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import type { LogOptions } from '../../src/log/open.ts'
 import { Counts } from '../../src/server/counts.ts'
@@ -45,6 +46,7 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
   const keyring = Keyring.none()
   const doors: Doors = {
     log,
+    keeper: new Keeper(log),
     keyring,
     logger,
     metrics,

@@ -66,6 +66,17 @@ test('values are read in all the forms that the three places have', () => {
   expect(of({ file: file('id-window: 1.5h') }).idWindow).toBe(5_400_000)
   expect(of({ file: file('tail-bytes: 1024') }).tailBytes).toBe(1024)
   expect(of({ env: { TIDEMARK_TAIL_BYTES: '1.5MiB' } }).tailBytes).toBe(1_572_864)
+  const kept = (sources: ConfigSources) => of(sources).retain.map(({ pattern, retention }) => [pattern.text, retention])
+  const rules = [
+    ['a/**', { maxAge: 60, consumed: true }],
+    ['b', { maxEvents: 5 }],
+  ]
+  expect(kept({ flags: { retain: ['a/**: age=1m, consumed', 'b: events=5'] } })).toEqual(rules)
+  expect(kept({ env: { TIDEMARK_RETAIN: 'a/**: age=1m, consumed; b: events=5' } })).toEqual(rules)
+  expect(kept({ file: file("retain: ['a/**: age=1m, consumed', 'b: events=5']") })).toEqual(rules)
+  expect(kept({ file: file('retain:\n  - a/**: age=1m, consumed\n  - b: events=5') })).toEqual(rules)
+  expect(kept({ file: file('retain:\n  a/**: age=1m, consumed\n  b: events=5') })).toEqual(rules)
+  expect(kept({})).toEqual([])
   expect(of({ file: file('after: 42') }).after).toBe('42')
   expect(of({ file: file('') }).port).toBe(7070)
 })
@@ -73,6 +84,10 @@ test('values are read in all the forms that the three places have', () => {
 test('a wrong value is refused with the place it stands in: a flag as usage, the rest as configuration', () => {
   const refused: [ConfigSources, string][] = [
     [{ flags: { port: 'abc' } }, 'bad-request'],
+    [{ flags: { retain: ['a/**'] } }, 'bad-request'],
+    [{ flags: { retain: ['_*: age=1d'] } }, 'bad-request'],
+    [{ flags: { cursorTtl: '1h' } }, 'bad-request'],
+    [{ env: { TIDEMARK_RETAIN: 'a: age=1d;' } }, 'wrong-config'],
     [{ flags: { port: '65536' } }, 'bad-request'],
     [{ flags: { idWindow: '90' } }, 'bad-request'],
     [{ flags: { url: 'ftp://x' } }, 'bad-request'],

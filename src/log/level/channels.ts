@@ -41,6 +41,13 @@ export class Channels {
     return channel
   }
 
+  /** As `get`, for a listing: it drives nothing out of memory. */
+  listed(name: string): Channel | undefined {
+    return this.#cache.size < CACHED_CHANNELS
+      ? this.get(name)
+      : (this.#cache.peek(name) ?? loadChannel(this.#store, name))
+  }
+
   /** The channel, if it is in memory. */
   cached(name: string): Channel | undefined {
     return this.#cache.get(name)

@@ -11,6 +11,7 @@ import {
   type Appended,
   type AppendOptions,
   type ChannelInfo,
+  CURSOR_RENEW_MS,
   type Cursor,
   type CursorMove,
   type Finding,
@@ -194,8 +195,9 @@ class LevelLog implements Log {
         })
       const row = bound(group, draft)
       const stays = row && sameHistory(row.epoch, epoch) && to.seq <= row.seq
-      const moved: CursorRow = stays ? row : { epoch, seq: to.seq, time: group.now }
-      if (!stays) group.setCursor(draft, client, moved)
+      const isFresh = stays && group.now - row.time < CURSOR_RENEW_MS
+      const moved: CursorRow = isFresh ? row : { epoch, seq: stays ? row.seq : to.seq, time: group.now }
+      if (!isFresh) group.setCursor(draft, client, moved)
       return () => ({ client, channel, ...moved })
     })
   }
@@ -210,11 +212,10 @@ class LevelLog implements Log {
     })
   }
 
-  forget(client: string, channel: string): Promise<boolean> {
+  forget(client: string, channel: string, idleSince?: number): Promise<boolean> {
     return this.#writer.submit(CHANGE_BYTES, (group) => {
       const draft = group.find(channel) ?? noChannel(channel)
-      const existed = group.hasCursor(draft, client)
-      if (existed) group.setCursor(draft, client, undefined)
+      const existed = group.forget(draft, client, idleSince)
       return () => existed
     })
   }

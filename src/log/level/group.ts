@@ -158,7 +158,17 @@ export class Group {
     return row === undefined ? undefined : decodeCursor(key, row)
   }
 
-  hasCursor(draft: Draft, client: string): boolean {
+  /** Deletes a cursor, with `idleSince` only one whose time is not later; false when it was not deleted. */
+  forget(draft: Draft, client: string, idleSince?: number): boolean {
+    const goes =
+      idleSince === undefined
+        ? this.#hasCursor(draft, client)
+        : (this.cursor(draft, client)?.time ?? Number.POSITIVE_INFINITY) <= idleSince
+    if (goes) this.setCursor(draft, client, undefined)
+    return goes
+  }
+
+  #hasCursor(draft: Draft, client: string): boolean {
     const planned = this.#cursors.get(`${draft.number}/${client}`)
     if (planned) return planned.row !== undefined
     return this.#store.db.getSync(cursorKey(draft.number, client)) !== undefined
@@ -167,7 +177,7 @@ export class Group {
   /** Of several moves of one cursor only the last is written. `undefined` deletes it. */
   setCursor(draft: Draft, client: string, row: CursorRow | undefined): void {
     const id = `${draft.number}/${client}`
-    const isNew = this.#cursors.get(id)?.isNew ?? !this.hasCursor(draft, client)
+    const isNew = this.#cursors.get(id)?.isNew ?? !this.#hasCursor(draft, client)
     this.#cursors.set(id, { draft, client, row, isNew })
   }
 

@@ -59,7 +59,7 @@ export class Lists {
     const { gte, lte } = nameRange(prefix)
     const start = after !== undefined && Buffer.compare(nameKey(after), gte) >= 0 ? { gt: nameKey(after) } : { gte }
     for await (const [key] of this.rows({ ...start, lte })) {
-      const channel = this.#whole(() => this.#channels.get(nameOfKey(key)))
+      const channel = this.#whole(() => this.#channels.listed(nameOfKey(key)))
       if (channel) yield this.#channels.info(channel)
     }
   }

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { matches, readPattern } from '../../src/access/pattern.ts'
-import { codeOf, law } from '../random.ts'
+import { matches, readPattern } from '../src/pattern.ts'
+import { codeOf, law } from './random.ts'
 
 const cases: [pattern: string, reached: string[], not: string[]][] = [
   ['orders', ['orders'], ['order', 'orders2', 'orders/1', 'x/orders', '_orders']],

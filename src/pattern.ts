@@ -2,8 +2,8 @@
  * Patterns of channel names. A segment is literal or ends in `*` (any rest of that segment, at least nothing); a last
  * segment `**` is one or more segments. Matched in one walk over the name: no backtracking, no RegExp.
  */
-import { TidemarkError } from '../errors.ts'
-import { CHANNEL_BYTES_MAX, isSystemChannel } from '../event.ts'
+import { TidemarkError } from './errors.ts'
+import { CHANNEL_BYTES_MAX, isSystemChannel } from './event.ts'
 
 interface Segment {
   /** Without its `*`. */

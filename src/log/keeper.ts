@@ -1,0 +1,339 @@
+/**
+ * The keeper: drops what is beyond the retention of its channel, and forgets cursors that show no life, in the
+ * background and over the port alone. It looks at all channels now and then, a slice at a time and never for more than
+ * a small share of the time, and at a channel that was appended to soon after. What it drops is a `trim`, durable and
+ * exact as any; the trims of a slice share a write.
+ */
+import { setMaxListeners } from 'node:events'
+import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
+import { hasCode, toTidemarkError } from '../errors.ts'
+import { sameHistory } from '../event.ts'
+import { type InForce, type RetentionRule, retentionOf } from '../retention.ts'
+import { infoOrNone } from './follow.ts'
+import type { ChannelInfo, Cursor, Log, Settings } from './log.ts'
+import { Signs } from './signs.ts'
+import { Surpluses } from './surplus.ts'
+
+/** Between the end of a look at all channels and the next one, ms. */
+const LOOK_EVERY_MS = 60_000
+/** From the start to the first look, and from an append to the look at its channel at most, ms. */
+const SOON_MS = 1_000
+/** Cursors are looked at this often, ms, and signs of life are written down. */
+const CURSORS_EVERY_MS = 600_000
+/** No cursor is forgotten within this time of the start, ms: while it was down, the server saw nobody. */
+const GRACE_MS = 3_600_000
+/** Rests so many times as long as it worked: it takes a tenth of one core and of the disk at most. */
+const REST_TIMES = 9
+const REST_MS_MIN = 5
+/** A failure puts the work off, longer each time, up to this, ms. */
+const PUT_OFF_MS_MAX = 60_000
+/** Channels that are looked at in one go, and whose trims share a write. */
+const SLICE = 100
+/** Cursors that are forgotten in one write, and read between two rests. */
+const CURSOR_SLICE = 500
+/** Channels whose appends are waited for, those appended to last; the others wait for the next look. */
+const WATCHED_MAX = 1_000
+/** How long a cursor without a sign of life is remembered, ms, unless configured: 30 days. */
+export const CURSOR_TTL_MS = 2_592_000_000
+
+export interface KeeperOptions {
+  readonly rules?: readonly RetentionRule[] | undefined
+  /** Default CURSOR_TTL_MS. */
+  readonly cursorTtl?: number | undefined
+  readonly onNotice?:
+    | ((level: 'info' | 'warn', message: string, facts: Readonly<Record<string, unknown>>) => void)
+    | undefined
+  /** In place of the constants above, for tests. */
+  readonly pace?: Partial<Record<'lookEvery' | 'cursorsEvery' | 'grace' | 'restTimes', number>> | undefined
+}
+
+/** What was done since the start. */
+export interface Kept {
+  looks: number
+  /** The last look at all channels, with its rests, s. */
+  lookSeconds: number
+  trims: number
+  /** Seqs that trims dropped. */
+  events: number
+  /** Cursors that were forgotten. */
+  cursors: number
+  failures: number
+}
+
+/** The channel is another one than it was a moment ago: the next look sees it as it is. */
+const MOVED = ['no-channel', 'epoch-changed', 'gap', 'ahead-of-head'] as const
+
+export class Keeper {
+  readonly signs: Signs
+  readonly kept: Kept = { looks: 0, lookSeconds: 0, trims: 0, events: 0, cursors: 0, failures: 0 }
+  readonly cursorTtl: number
+  readonly #log: Log
+  readonly #rules: readonly RetentionRule[]
+  readonly #surpluses: Surpluses
+  readonly #notice: NonNullable<KeeperOptions['onNotice']>
+  readonly #lookEvery: number
+  readonly #cursorsEvery: number
+  readonly #grace: number
+  readonly #restTimes: number
+  readonly #started = performance.now()
+  readonly #closing = new AbortController()
+  /** Channels whose next append is waited for. */
+  readonly #watched = new Map<string, AbortController>()
+  /** Channels to be looked at soon. */
+  readonly #due = new Set<string>()
+  /** Channels whose damage was told. */
+  readonly #damaged = new Set<string>()
+  /** When the last look began, ms of the machine's clock. */
+  #lookedAt = 0
+  #cursorsAt = Number.NEGATIVE_INFINITY
+  #restedAt = 0
+  #told = { events: 0, cursors: 0 }
+  #running: Promise<void> | undefined
+
+  constructor(log: Log, options: KeeperOptions = {}) {
+    this.#log = log
+    this.#rules = options.rules ?? []
+    this.cursorTtl = options.cursorTtl ?? CURSOR_TTL_MS
+    this.#notice = options.onNotice ?? (() => {})
+    this.#lookEvery = options.pace?.lookEvery ?? LOOK_EVERY_MS
+    this.#cursorsEvery = options.pace?.cursorsEvery ?? CURSORS_EVERY_MS
+    this.#grace = Math.min(options.pace?.grace ?? GRACE_MS, this.cursorTtl)
+    this.#restTimes = options.pace?.restTimes ?? REST_TIMES
+    this.#surpluses = new Surpluses(log)
+    this.signs = new Signs(log)
+    setMaxListeners(0, this.#closing.signal)
+  }
+
+  /** What is in force for a channel; undefined when everything is kept. */
+  inForce(channel: string, settings: Settings): InForce | undefined {
+    return retentionOf(this.#rules, channel, settings)
+  }
+
+  /** Works until `close`. */
+  start(): void {
+    this.#running ??= this.#run()
+  }
+
+  /** Ends the work; the log stays open. */
+  async close(): Promise<void> {
+    this.#closing.abort()
+    await this.#running
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#closing
+    let wait = SOON_MS
+    let lookAt = 0
+    for (let failed = 0; ; ) {
+      // A close ends the wait.
+      await delay(wait, undefined, { ref: false, signal }).catch(() => undefined)
+      if (signal.aborted) return
+      try {
+        wait = SOON_MS
+        if (performance.now() >= lookAt) {
+          await this.look()
+          lookAt = performance.now() + this.#lookEvery
+        } else await this.lookSoon()
+        failed = 0
+      } catch (error) {
+        if (signal.aborted) return
+        this.kept.failures++
+        wait = Math.min(SOON_MS * 2 ** ++failed, PUT_OFF_MS_MAX)
+        this.#notice('warn', 'Retention is put off', { why: toTidemarkError(error).message })
+      }
+    }
+  }
+
+  /** Soon, because what is in force for it has changed. */
+  lookAt({ channel }: ChannelInfo): void {
+    if (this.#due.size < WATCHED_MAX) this.#due.add(channel)
+  }
+
+  /** Looks at every channel, once. Nothing is done while the log can not be written. @throws unavailable, … */
+  async look(): Promise<void> {
+    if (!this.#canWork) return
+    const started = performance.now()
+    this.#restedAt = started
+    const isTime = started - this.#cursorsAt >= this.#cursorsEvery
+    if (isTime) await this.signs.renew(() => this.#rest())
+    const cursorsToo = isTime && !this.#isGrace
+    const lookedAt = Date.now()
+    let slice: ChannelInfo[] = []
+    let looked = 0
+    for await (const info of this.#log.channels('')) {
+      if (cursorsToo || this.inForce(info.channel, info.settings)) slice.push(info)
+      if (++looked % SLICE > 0) continue
+      await this.#keep(slice, cursorsToo)
+      slice = []
+      await this.lookSoon()
+    }
+    await this.#keep(slice, cursorsToo)
+    if (isTime) this.#cursorsAt = started
+    this.#lookedAt = lookedAt
+    this.kept.looks++
+    this.kept.lookSeconds = (performance.now() - started) / 1_000
+    this.#tell()
+  }
+
+  /** Looks at the channels that were appended to since they were looked at. */
+  async lookSoon(): Promise<void> {
+    if (!this.#canWork) return
+    const due = [...this.#due]
+    this.#due.clear()
+    this.#restedAt = performance.now()
+    for (let i = 0; i < due.length; i += SLICE) {
+      const slice = await Promise.all(due.slice(i, i + SLICE).map((channel) => infoOrNone(this.#log, channel)))
+      await this.#keep(
+        slice.filter((info) => info !== undefined),
+        false,
+      )
+    }
+  }
+
+  get #isGrace(): boolean {
+    return performance.now() - this.#started < this.#grace
+  }
+
+  /** What frees space goes on when the disk is almost full. */
+  get #canWork(): boolean {
+    const { state } = this.#log.health()
+    return state === 'ok' || state === 'full'
+  }
+
+  async #keep(slice: readonly ChannelInfo[], cursorsToo: boolean): Promise<void> {
+    const trims: Promise<void>[] = []
+    for (const info of slice) {
+      this.#closing.signal.throwIfAborted()
+      if (!this.#canWork) return
+      const found = this.inForce(info.channel, info.settings)
+      const upTo = await this.#whole(info, () => this.#planned(info, found, cursorsToo))
+      if (upTo !== undefined && upTo > info.trimmed) {
+        const trim = this.#trim(info, upTo)
+        // Told below, when its turn comes.
+        trim.catch(() => {})
+        trims.push(trim)
+      }
+      if (found) this.#watch(info)
+    }
+    await Promise.all(trims)
+    await this.#rest()
+  }
+
+  async #planned(info: ChannelInfo, found: InForce | undefined, cursorsToo: boolean): Promise<number | undefined> {
+    if (found === undefined) {
+      await this.#lowest(info)
+      return undefined
+    }
+    const { retention } = found
+    const { maxAge, maxEvents, maxBytes, consumed } = retention
+    const isLimited = maxAge !== undefined || maxEvents !== undefined || maxBytes !== undefined
+    // Where nobody has a cursor, limits are all there is; without any, nothing was consumed.
+    const nobody = isLimited ? info.head : info.trimmed
+    let lowest = cursorsToo ? ((await this.#lowest(info)) ?? nobody) : undefined
+    const { upTo, more } = await this.#surpluses.of(info, retention, async () => {
+      if (!consumed) return info.head
+      lowest ??= (await this.#lowest(info)) ?? nobody
+      return lowest
+    })
+    if (more) this.#due.add(info.channel)
+    return upTo
+  }
+
+  async #trim({ channel, epoch, trimmed: before }: ChannelInfo, upTo: number): Promise<void> {
+    await this.#whole({ channel }, async () => {
+      const info = await this.#log.trim(channel, upTo, epoch)
+      this.#surpluses.trimmed(info)
+      this.kept.trims++
+      this.kept.events += info.trimmed - before
+    })
+  }
+
+  /** What comes of one channel; undefined when it changed meanwhile or is damaged, which costs the others nothing. */
+  async #whole<T>({ channel }: { readonly channel: string }, work: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await work()
+    } catch (error) {
+      if (MOVED.some((code) => hasCode(error, code))) return undefined
+      if (!hasCode(error, 'data-loss')) throw error
+      if (!this.#damaged.has(channel)) {
+        this.#damaged.add(channel)
+        this.#notice('warn', 'Retention leaves a damaged channel as it is', { channel, why: (error as Error).message })
+      }
+      return undefined
+    }
+  }
+
+  // ── Cursors ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * The lowest living cursor of a channel; one of another history has passed nothing. Undefined when there is none.
+   * Those that were silent for too long are forgotten on the way.
+   */
+  async #lowest(info: ChannelInfo): Promise<number | undefined> {
+    const { channel } = info
+    const silentSince = this.#isGrace ? Number.NEGATIVE_INFINITY : Date.now() - this.cursorTtl
+    let lowest: number | undefined
+    let silent: string[] = []
+    let read = 0
+    const take = ({ seq, epoch }: Cursor): void => {
+      lowest = Math.min(lowest ?? seq, sameHistory(epoch, info.epoch) ? seq : 0)
+    }
+    const forgetAll = async (): Promise<void> => {
+      const stayed = await Promise.all(silent.map((client) => this.#forget(client, channel, silentSince)))
+      for (const cursor of stayed) if (cursor) take(cursor)
+      silent = []
+    }
+    for await (const cursor of this.#log.cursors({ channel })) {
+      if (cursor.time <= silentSince) silent.push(cursor.client)
+      else take(cursor)
+      if (++read % CURSOR_SLICE > 0) continue
+      await forgetAll()
+      await this.#rest()
+    }
+    await forgetAll()
+    return lowest
+  }
+
+  /** Forgets a silent cursor; the cursor, when it showed life meanwhile. */
+  async #forget(client: string, channel: string, silentSince: number): Promise<Cursor | undefined> {
+    if (!(await this.#log.forget(client, channel, silentSince))) return this.#log.cursor(client, channel)
+    this.kept.cursors++
+    return undefined
+  }
+
+  // ── Pace ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Its next append makes the channel due. */
+  #watch({ channel, epoch, head, time }: ChannelInfo): void {
+    if (this.#running === undefined || this.#closing.signal.aborted || this.#watched.has(channel)) return
+    const [oldest] = this.#watched
+    if (oldest && this.#watched.size >= WATCHED_MAX) {
+      if (time < this.#lookedAt) return
+      oldest[1].abort()
+      this.#watched.delete(oldest[0])
+    }
+    const over = new AbortController()
+    this.#watched.set(channel, over)
+    const signal = AbortSignal.any([over.signal, this.#closing.signal])
+    const done = (): boolean => this.#watched.get(channel) === over && this.#watched.delete(channel)
+    // What can not be waited for is seen at the next look.
+    this.#log.changed(channel, { epoch, after: head }, signal).then(() => done() && this.#due.add(channel), done)
+  }
+
+  /** Rests for as long as the work since the last rest deserves. */
+  async #rest(): Promise<void> {
+    const { signal } = this.#closing
+    const worked = performance.now() - this.#restedAt
+    if (this.#restTimes === 0) await nextTurn()
+    else await delay(Math.max(REST_MS_MIN, worked * this.#restTimes), undefined, { ref: false, signal })
+    this.#restedAt = performance.now()
+  }
+
+  #tell(): void {
+    const { events, cursors } = this.kept
+    if (events === this.#told.events && cursors === this.#told.cursors) return
+    const since = { events: events - this.#told.events, cursors: cursors - this.#told.cursors }
+    this.#notice('info', 'Retention dropped events or forgot cursors', since)
+    this.#told = { events, cursors }
+  }
+}

@@ -1,0 +1,15 @@
+/** Times and sizes as people write them: `30s`, `64MiB`. */
+
+export const DURATION_UNITS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const
+export const SIZE_UNITS = { '': 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 } as const
+
+/** `30s` or `64MiB` as a number of the smallest unit; anything else as it is, for the check behind it to refuse. */
+export function withUnit(raw: unknown, units: Readonly<Record<string, number>>): unknown {
+  const match = /^(\d{1,12}(?:\.\d{1,3})?) ?([A-Za-z]*)$/.exec(String(raw))
+  const unit = match && units[match[2]!]
+  return unit ? Number(match[1]) * unit : raw
+}
+
+/** The value, when it is a whole number from `min` to `max`. */
+export const between = (value: unknown, min: number, max: number): number | undefined =>
+  Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max ? (value as number) : undefined
