@@ -28,6 +28,8 @@ const executablePath = find('chromium')
 
 interface Demo extends Program {
   readonly url: string
+  /** The server below it. */
+  readonly server: string
 }
 
 const demo = (args: readonly string[], options: Surroundings = {}) =>
@@ -37,7 +39,7 @@ async function showing(folder: string, ...args: string[]): Promise<Demo> {
   // It is killed at the end, so what it makes for itself has to be ours to remove.
   const program = demo([folder, ...args], { env: { TMPDIR: tempDir() } })
   const url = await program.until(() => /: (http:\S+)$/m.exec(program.out)?.[1])
-  return Object.assign(program, { url })
+  return Object.assign(program, { url, server: /serving (http:\/\/[\w.:]+)/.exec(program.err)![1]! })
 }
 
 /** What the browser's network log holds of calls to the server: their kinds and how many. */
@@ -113,6 +115,29 @@ const shown = (page: Page, what: string) => page.locator(`[data-shows=${what}]`)
 const isTransport = (page: Page, transport: string): Promise<void> =>
   expect.poll(() => shown(page, 'transport').textContent(), { timeout: SETTLED_MS }).toBe(transport)
 
+/** The strip tells what is so: each event once, the channel's head, the paths of the disk, what the network log holds. */
+async function expectStrip(page: Page, traffic: Traffic, folder: string, server: string): Promise<void> {
+  const counts = async () => {
+    const numbers = ['seq', 'events', 'paths', 'requests', 'sockets'].map(async (what) => {
+      const text = (await shown(page, what).textContent())!
+      return [what, Number(text.replaceAll(/\D/g, ''))] as const
+    })
+    return Object.fromEntries(await Promise.all(numbers))
+  }
+  const should = async () => {
+    const { head } = (await (await fetch(`${server}/v1/channels/files`)).json()) as { head: number }
+    const requests = traffic.polls + traffic.others
+    return { seq: head, events: head, paths: truth(folder).size, requests, sockets: traffic.sockets }
+  }
+  const wrong = async () => {
+    const is = await counts()
+    return Object.entries(await should())
+      .filter(([what, number]) => is[what] !== number)
+      .map(([what, number]) => `${what} ${is[what]}, not ${number}`)
+  }
+  await expect.poll(wrong, { timeout: SETTLED_MS }).toEqual([])
+}
+
 describe.skipIf(!executablePath)('the live folder', () => {
   let browser: Browser
   beforeAll(async () => {
@@ -143,13 +168,14 @@ describe.skipIf(!executablePath)('the live folder', () => {
       writeFileSync(join(folder, 'moves', 'inner', 'leaf.txt'), 'leaf')
       writeFileSync(join(folder, 'grows.txt'), '1')
       writeFileSync(join(folder, '<img src=x onerror=alert(1)>'), 'no markup')
-      const { url } = await showing(folder)
+      const { url, server } = await showing(folder)
       const { page, traffic, complaints } = await open(url)
       const streamer = page.getByRole('switch', { name: 'Streamer' })
 
       await isTransport(page, 'WebSocket')
       await settled(page, folder)
       expect(traffic).toMatchObject({ sockets: 1, polls: 0 })
+      await expectStrip(page, traffic, folder, server)
 
       // Without a reload: a row appears, one changes, a folder moves with what is open in it, one vanishes.
       await page.evaluate(() => Object.assign(document.body.dataset, { untouched: 'yes' }))
@@ -162,6 +188,10 @@ describe.skipIf(!executablePath)('the live folder', () => {
       await leaf('moved').waitFor({ timeout: SETTLED_MS })
       expect(await leaf('moved').getAttribute('id')).toBe(id)
       unlinkSync(join(folder, 'new.txt'))
+      await settled(page, folder)
+      renameSync(join(folder, 'grows.txt'), join(folder, 'grown.txt'))
+      await page.getByText('grown.txt renamed from grows.txt').waitFor({ timeout: SETTLED_MS })
+      renameSync(join(folder, 'grown.txt'), join(folder, 'grows.txt'))
       await settled(page, folder)
 
       const change = (name: string, text: string) => writeFileSync(join(folder, name), text)
@@ -192,6 +222,7 @@ describe.skipIf(!executablePath)('the live folder', () => {
       expect(byPoll.changing.polls).toBeLessThanOrEqual((WINDOW_MS / 1_000) * 2)
       expect(byPoll.changing.preflights).toBe(0)
       expect(await during(traffic, () => press(true))).toMatchObject({ sockets: 1 })
+      await expectStrip(page, traffic, folder, server)
       expect(await page.evaluate(() => document.body.dataset.untouched)).toBe('yes')
       const seconds = WINDOW_MS / 1_000
       console.log(
