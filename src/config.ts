@@ -8,6 +8,7 @@
 import type { parseDocument } from 'yaml'
 import { TidemarkError } from './errors.ts'
 import { RETENTION_RULES_MAX, type RetentionRule, readRetentionRule } from './retention.ts'
+import { nearest } from './spelling.ts'
 import { between, DURATION_UNITS, SIZE_UNITS, withUnit } from './units.ts'
 
 /** What a person needs to know about a setting. */
@@ -105,6 +106,10 @@ const logLevel: Kind<(typeof LEVELS)[number]> = {
   rule: 'takes trace, debug, info, warn, error, fatal or silent',
   read: (raw) => LEVELS.find((level) => level === raw),
 }
+const upstream: Kind<'terminated-upstream'> = {
+  rule: 'takes terminated-upstream',
+  read: (raw) => (raw === 'terminated-upstream' ? raw : undefined),
+}
 const address: Kind<string> = {
   rule: 'takes an http:// or https:// address',
   read: (raw) =>
@@ -146,6 +151,18 @@ export const SETTINGS = {
   hostName: setting(list, {
     about: 'another host name under which this server is called',
     takes: 'NAME',
+    many: true,
+    default: [],
+  }),
+  tlsCert: setting(text, { about: 'certificate (PEM, with its chain): the server speaks TLS', takes: 'FILE' }),
+  tlsKey: setting(text, { about: 'key of that certificate (PEM)', takes: 'FILE' }),
+  tls: setting(upstream, {
+    about: 'terminated-upstream: a proxy before this server adds TLS',
+    takes: 'WHERE',
+  }),
+  trustedProxy: setting(list, {
+    about: 'a proxy whose X-Forwarded-For and X-Forwarded-Proto are believed: 10.0.0.7, 10.1.0.0/16',
+    takes: 'CIDR',
     many: true,
     default: [],
   }),
@@ -365,34 +382,4 @@ function strays(env: Readonly<Record<string, string | undefined>>): string[] {
 const hint = (word: string, known: readonly string[]): string => {
   const meant = nearest(word.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`).replaceAll('_', '-'), known)
   return meant === undefined ? '' : `; did you mean ${JSON.stringify(meant)}?`
-}
-
-/** The known word with the fewest edits to this one, if they are few for its length. */
-function nearest(word: string, known: readonly string[]): string | undefined {
-  const near = known
-    .map((candidate) => ({ candidate, edits: editsBetween(word, candidate) }))
-    .reduce((best, next) => (next.edits < best.edits ? next : best))
-  return near.edits <= Math.max(1, Math.min(3, near.candidate.length / 3)) ? near.candidate : undefined
-}
-
-/** Letters put in, left out, changed, or swapped with their neighbour (optimal string alignment). */
-function editsBetween(a: string, b: string): number {
-  const rows: number[][] = [Array.from({ length: b.length + 1 }, (_, j) => j)]
-  for (let i = 1; i <= a.length; i++) {
-    const row = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const above = rows[i - 1]!
-      const swapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]
-      row.push(
-        Math.min(
-          above[j]! + 1,
-          row[j - 1]! + 1,
-          above[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1),
-          swapped ? rows[i - 2]![j - 2]! + 1 : Number.POSITIVE_INFINITY,
-        ),
-      )
-    }
-    rows.push(row)
-  }
-  return rows[a.length]![b.length]!
 }

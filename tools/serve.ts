@@ -28,6 +28,10 @@ const SERVED: readonly SettingName[] = [
   'path',
   'origin',
   'hostName',
+  'tlsCert',
+  'tlsKey',
+  'tls',
+  'trustedProxy',
   'createChannels',
   'heartbeat',
   'idWindow',
@@ -48,13 +52,15 @@ export const serveCommand = (terminal: Terminal): Command =>
       more:
         'Writes its log to stdout, one JSON object a line; lines that stdout does not take are dropped. SIGTERM or ' +
         'Ctrl-C stops it: polls are answered, sockets closed with a hint when to come back, no answered append is lost; ' +
-        'a second signal ends it at once. It listens on loopback only. Without a keys file (tidemark keys create) ' +
-        'everybody who can reach it there may do everything; a change of that file holds within a second.',
+        'a second signal ends it at once. Without a keys file (tidemark keys create) everybody who can reach it may do ' +
+        'everything, and it listens on loopback only; on another address it asks for keys and for TLS, its own or a ' +
+        "proxy's. A change of the keys, the certificate or its key holds within two seconds.",
       settings: SERVED,
       examples: [
         ['tidemark serve', 'on http://127.0.0.1:7070, the log in data/log'],
         ['tidemark serve --port 8080 --data /var/lib/tidemark', 'elsewhere'],
         ['tidemark serve --origin https://app.example', 'pages of another site may call'],
+        ['tidemark serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem', 'for others, with keys'],
       ],
     },
     terminal,
@@ -117,11 +123,12 @@ export async function start(
     throw new TidemarkError('wrong-config', `The engine ${settings.engine} is not supported yet: use level`)
   const groupFigures = new GroupFigures()
   const { host, port, path, createChannels, heartbeat, acceptCopy, acceptDataLoss } = settings
-  const { origin: origins, hostName: hostNames } = settings
+  const { origin: origins, hostName: hostNames, tls, tlsCert, tlsKey, trustedProxy: trustedProxies } = settings
   const keys = keysFileOf(settings)
-  const about = { host, port, path, origins, hostNames, keys, createChannels, heartbeat, version: version() }
+  const secure = { tls, tlsCert, tlsKey, trustedProxies }
+  const about = { host, port, path, origins, hostNames, keys, ...secure, createChannels, heartbeat, version: version() }
   // A log is opened, or made, only for a server that can run.
-  checkOptions(about)
+  await checkOptions(about)
   const opening = openLog({
     dir: resolve(settings.data),
     create: settings.create,

@@ -2,20 +2,23 @@
  * From where a call may come (PROTOCOL.md, *Who may call*): decided from the head of a request or upgrade alone,
  * before anything of it is read or routed. Who calls, and what that caller may do, is src/access.
  *
- * The server listens on loopback only. Without keys everybody there is admin, and what is left to keep out are web
- * pages: a browser on this machine carries any page's requests to it. A page of another site is told by `Origin` and
- * `Sec-Fetch-Site`, which pages can't forge; a page whose host name was rebound to 127.0.0.1 is told by `Host`.
+ * Without keys the server listens on loopback only. Everybody there is admin, and what is left to keep out are web
+ * pages: a browser carries any page's requests to it. A page of another site is told by `Origin` and `Sec-Fetch-Site`,
+ * which pages can't forge; a page whose host name was rebound to this server's address is told by `Host`.
  */
 import type { IncomingMessage } from 'node:http'
-import { isIPv4 } from 'node:net'
 import { TidemarkError } from '../errors.ts'
 import { HEADER_LINES_MAX } from './limits.ts'
+import { isLoopback, nameOf, type Peers, plainAddress } from './peers.ts'
 
 export interface AccessOptions {
   /** Host names beside the loopback names under which this server may be called, as in `Host`: `files.test`, `box:8080`. */
   readonly hostNames: readonly string[]
   /** Origins whose pages may call: `https://app.example`. Never `null`, never a pattern. */
   readonly origins: readonly string[]
+  /** The address listened on is not a loopback one: the server may be called by the address at which it was reached. */
+  readonly isPublic: boolean
+  readonly peers: Peers
 }
 
 /** What an accepted request may be answered with. */
@@ -29,20 +32,24 @@ const SAME_ORIGIN: Admitted = {}
 export class Access {
   readonly #hostNames: ReadonlySet<string>
   readonly #origins: ReadonlyMap<string, Admitted>
+  readonly #isPublic: boolean
+  readonly #peers: Peers
 
   /** @throws wrong-config for a name or origin that no request could carry. */
   constructor(options: AccessOptions) {
     this.#hostNames = new Set(options.hostNames.map(checkHostName))
     this.#origins = new Map(options.origins.map((given) => [checkOrigin(given), { origin: checkOrigin(given) }]))
+    this.#isPublic = options.isPublic
+    this.#peers = options.peers
   }
 
   /** @throws forbidden; bad-request for a head that is not to be trusted (no or two `Host`, a credential in the URL). */
   admit(req: IncomingMessage): Admitted {
     const host = onlyHost(req)
-    if (!this.#isOurs(host)) throw forbidden('This host name is not one of this server (see --host-name)')
+    if (!this.#isOurs(host, req)) throw forbidden('This host name is not one of this server (see --host-name)')
     const { origin } = req.headers
     const listed = origin === undefined ? undefined : this.#origins.get(origin.toLowerCase())
-    if (origin !== undefined && listed === undefined && !isSameOrigin(origin, host))
+    if (origin !== undefined && listed === undefined && !isSameOrigin(origin, host, this.#peers.isSecure(req)))
       throw forbidden('This origin is not listed (see --origin)')
     const site = req.headers['sec-fetch-site']
     if (site !== undefined && site !== 'same-origin' && site !== 'none' && listed === undefined)
@@ -51,11 +58,13 @@ export class Access {
     return listed ?? SAME_ORIGIN
   }
 
-  #isOurs(host: string): boolean {
+  #isOurs(host: string, req: IncomingMessage): boolean {
     // Of what follows the name, no part goes unread: another program on the way might take that for the host.
     if (!HOST_NAME.test(host)) return false
     const name = nameOf(host)
-    return isLoopback(name) || this.#hostNames.has(name) || this.#hostNames.has(host)
+    if (isLoopback(name) || this.#hostNames.has(name) || this.#hostNames.has(host)) return true
+    // No name can be rebound to be an address.
+    return this.#isPublic && name.replace(/^\[|\]$/g, '') === plainAddress(req.socket.localAddress ?? '')
   }
 }
 
@@ -77,36 +86,21 @@ function onlyHost(req: IncomingMessage): string {
   return host.toLowerCase()
 }
 
-/** `localhost:7070` → `localhost`, `[::1]:7070` → `[::1]`. */
-function nameOf(host: string): string {
-  const end = host.startsWith('[') ? host.indexOf(']') + 1 : host.indexOf(':')
-  return end <= 0 ? host : host.slice(0, end)
-}
-
-/** @param name of a host without its port, IPv6 with or without brackets. */
-export function isLoopback(name: string): boolean {
-  const host = name.toLowerCase()
-  if (host === 'localhost' || host.endsWith('.localhost')) return true
-  if (host === '::1' || host === '[::1]') return true
-  return host.startsWith('127.') && isIPv4(host)
-}
-
-/**
- * The page stands on this very server. This server speaks plain HTTP, so a page of `https:` is another origin; behind
- * a proxy that adds TLS its origin is listed.
- */
-function isSameOrigin(origin: string, host: string): boolean {
+/** The page stands on this very server. @param isSecure as the caller's browser sees it */
+function isSameOrigin(origin: string, host: string, isSecure: boolean): boolean {
+  const [scheme, port] = isSecure ? ['https://', ':443'] : ['http://', ':80']
   const page = origin.toLowerCase()
-  return page.startsWith('http://') && withoutPort80(page.slice(7)) === withoutPort80(host)
+  return page.startsWith(scheme) && without(port, page.slice(scheme.length)) === without(port, host)
 }
 
-const withoutPort80 = (host: string): string => (host.endsWith(':80') ? host.slice(0, -3) : host)
+const without = (port: string, host: string): string => (host.endsWith(port) ? host.slice(0, -port.length) : host)
 
 // ── Configuration ────────────────────────────────────────────────────────────────────────────────────────────────
 
 const HOST_NAME = /^(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?$/
 const ORIGIN = /^[a-z][a-z0-9+.-]*:\/\/(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?$/
 
+/** As it stands in `Host`. @throws wrong-config */
 function checkHostName(given: string): string {
   const name = given.toLowerCase()
   if (!HOST_NAME.test(name))
@@ -163,9 +157,3 @@ function refuseCredentials(req: IncomingMessage): void {
     if (CREDENTIALS.has(name.replace(/[-_]/g, '').toLowerCase()))
       throw new TidemarkError('bad-request', 'A credential never stands in a URL: send it as a header', { field: name })
 }
-
-export const openWithoutKeys = (host: string): TidemarkError =>
-  new TidemarkError(
-    'wrong-config',
-    `Without keys everybody who reaches the server is admin: it listens on loopback only, not on ${host}`,
-  )

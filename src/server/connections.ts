@@ -3,8 +3,9 @@ import { once } from 'node:events'
 import type { Server } from 'node:http'
 import { type Socket, Server as TcpServer } from 'node:net'
 import { TidemarkError } from '../errors.ts'
-import { isLoopback, openWithoutKeys } from './access.ts'
 import { ANSWER_MS, CHECK_MS, STOP_IDLE_MS, STOP_MS } from './limits.ts'
+import { openWithoutKeys } from './options.ts'
+import { isLoopback } from './peers.ts'
 
 export interface ConnectionsOptions {
   /** Whether a call is under way on a connection, its answer not wholly taken, or it became a socket. */
@@ -15,6 +16,10 @@ export interface ConnectionsOptions {
   readonly unsentBytes: number
   /** Told of a connection whose caller did not take its answer. */
   readonly onStalled: () => void
+  /** The server speaks TLS. */
+  readonly isSecure: boolean
+  /** Whether it may listen beyond loopback: asked when it listens. */
+  readonly mayBePublic: () => boolean
 }
 
 export class Connections {
@@ -22,6 +27,8 @@ export class Connections {
   readonly #options: ConnectionsOptions
   /** With when each was opened, ms since 1970. */
   readonly #open = new Map<Socket, number>()
+  /** Connections without TLS as yet, by their other end. */
+  readonly #shaking = new Map<string, Socket>()
   /** Connections with something not taken: how much was, and since when that has not changed. Longest stalled first. */
   readonly #stalled = new Map<Socket, { readonly taken: number; readonly since: number }>()
   readonly #sweeper: NodeJS.Timeout
@@ -29,20 +36,37 @@ export class Connections {
   constructor(server: Server, options: ConnectionsOptions) {
     this.#server = server
     this.#options = options
-    server.on('connection', (socket: Socket) => {
-      // One that offered another protocol is told of again.
-      if (this.#open.has(socket)) return
-      this.#open.set(socket, Date.now())
-      socket.once('close', () => {
-        this.#open.delete(socket)
-        this.#stalled.delete(socket)
+    if (options.isSecure) {
+      server.on('connection', (socket: Socket) => this.#greeted(socket))
+      server.on('secureConnection', (socket: Socket) => {
+        this.#shaking.delete(endOf(socket))
+        this.#opened(socket)
       })
-    })
+    } else server.on('connection', (socket: Socket) => this.#opened(socket))
     this.#sweeper = setInterval(() => this.#cutStalled(), CHECK_MS).unref()
   }
 
+  #opened(socket: Socket): void {
+    // One that offered another protocol is told of again.
+    if (this.#open.has(socket)) return
+    this.#open.set(socket, Date.now())
+    socket.once('close', () => {
+      this.#open.delete(socket)
+      this.#stalled.delete(socket)
+    })
+  }
+
+  /** What begins TLS on it is another socket to Node, of the same two ends. */
+  #greeted(socket: Socket): void {
+    const end = endOf(socket)
+    this.#shaking.set(end, socket)
+    socket.once('close', () => {
+      if (this.#shaking.get(end) === socket) this.#shaking.delete(end)
+    })
+  }
+
   get count(): number {
-    return this.#open.size
+    return this.#open.size + this.#shaking.size
   }
 
   /** Those with most that is not taken first, then the oldest; and when each was opened, ms since 1970. */
@@ -81,7 +105,7 @@ export class Connections {
   }
 
   /**
-   * Listens on a loopback address. @returns the address as it came to be
+   * @returns the address as it came to be
    * @throws unavailable (the port is taken), wrong-config (no such address, not permitted, not loopback after all)
    */
   async listen(host: string, port: number): Promise<{ url: string; port: number }> {
@@ -96,11 +120,12 @@ export class Connections {
     }
     const at = this.#server.address()
     if (at === null || typeof at === 'string') throw new TidemarkError('internal', 'The server has no address')
-    if (!isLoopback(at.address)) {
+    if (!isLoopback(at.address) && !this.#options.mayBePublic()) {
       this.#server.close()
       throw openWithoutKeys(host)
     }
-    return { url: `http://${at.family === 'IPv6' ? `[${at.address}]` : at.address}:${at.port}`, port: at.port }
+    const scheme = this.#options.isSecure ? 'https' : 'http'
+    return { url: `${scheme}://${at.family === 'IPv6' ? `[${at.address}]` : at.address}:${at.port}`, port: at.port }
   }
 
   /**
@@ -118,6 +143,7 @@ export class Connections {
     let cut = 0
     const sweep = setInterval(() => {
       const late = performance.now() - started >= STOP_MS
+      for (const socket of this.#shaking.values()) socket.destroy()
       for (const socket of this.#open.keys()) {
         const { bytesRead } = socket
         if (late) cut++
@@ -141,3 +167,5 @@ export class Connections {
     clearInterval(this.#sweeper)
   }
 }
+
+const endOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`

@@ -6,6 +6,7 @@ import { type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } 
 import type { Socket } from 'node:net'
 import { performance } from 'node:perf_hooks'
 import type { Duplex } from 'node:stream'
+import type { TLSSocket } from 'node:tls'
 import { type Principal, unauthorized } from '../access/principal.ts'
 import { TidemarkError, toProblem } from '../errors.ts'
 import { mediaType } from '../event.ts'
@@ -17,6 +18,7 @@ import { type Doors, retryAfter } from './doors.ts'
 import { logFailure } from './failure.ts'
 import { ALWAYS, holdContinue, parsePath, sendProblem } from './http.ts'
 import { BODY_PAUSE_MS } from './limits.ts'
+import { type Peers, plainAddress } from './peers.ts'
 
 /** A hot call: plain node:http. What it throws is answered by the front. */
 export type HotCall = (req: IncomingMessage, res: ServerResponse, doors: Doors, who: Principal) => Promise<void>
@@ -24,6 +26,7 @@ export type HotCall = (req: IncomingMessage, res: ServerResponse, doors: Doors, 
 export interface FrontOptions {
   readonly doors: Doors
   readonly access: Access
+  readonly peers: Peers
   readonly callers: Callers
   /** The call that is to be taken off before the router, if it is one. Looks at the address as it came first. */
   readonly hot: (req: IncomingMessage) => HotCall | undefined
@@ -44,7 +47,8 @@ export class Front {
   readonly #doors: Doors
   /** The answer under way on each connection. */
   readonly #answers = new WeakMap<Duplex, ServerResponse>()
-  readonly #upgraded = new WeakSet<Duplex>()
+  /** Connections that became sockets, with the address of who did that. */
+  readonly #upgraded = new WeakMap<Duplex, string>()
   /** Answers whose request could not be read to its end. */
   readonly #spoilt = new WeakSet<ServerResponse>()
 
@@ -167,7 +171,7 @@ export class Front {
     try {
       // Whoever shows nothing says it in its hello; what is shown here has to be good.
       if (who.isNobody && req.headers.authorization !== undefined) throw unauthorized()
-      this.#upgraded.add(socket)
+      this.#upgraded.set(socket, this.#options.peers.address(req))
       this.#options.upgrade(req, socket, head, who)
     } catch (error) {
       this.#refuse(req, socket, error)
@@ -211,6 +215,15 @@ export class Front {
     if (req === undefined) return 'idle'
     if (req.headers.accept?.includes('text/event-stream')) return 'sse'
     return /^\/v1\/poll$|[?&]wait=/.test(req.url!) ? 'poll' : 'http'
+  }
+
+  /** Where a connection comes from; behind a trusted proxy, who made the call that is under way. */
+  addressOf(socket: Socket): string {
+    const { remoteAddress = '', remotePort } = socket
+    const req = this.#underWay(socket)?.req
+    const caller = this.#upgraded.get(socket) ?? (req && this.#options.peers.address(req))
+    const own = plainAddress(remoteAddress)
+    return caller === undefined || caller === own ? `${remoteAddress}:${remotePort}` : caller
   }
 
   upgraded(socket: Socket): boolean {
@@ -308,5 +321,5 @@ function asRequest(server: Server, req: IncomingMessage, socket: Duplex, head: B
   }
   if (/\bclose\b/i.test(req.headers.connection ?? '')) text += 'Connection: close\r\n'
   socket.unshift(Buffer.concat([Buffer.from(`${text}\r\n`, 'latin1'), head]))
-  server.emit('connection', socket)
+  server.emit((socket as TLSSocket).encrypted ? 'secureConnection' : 'connection', socket)
 }

@@ -1,6 +1,6 @@
 /** The server: one port for every door, from `listen` to a stop that loses nothing. */
 import { setMaxListeners } from 'node:events'
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer, type ServerOptions as HttpOptions, type IncomingMessage, type ServerResponse } from 'node:http'
 import { pino } from 'pino'
 import { Keyring } from '../access/keyring.ts'
 import { formatTime } from '../event.ts'
@@ -39,7 +39,7 @@ const PORT = 7070
 
 /** @throws wrong-config; unavailable when the port is taken */
 export async function startServer(log: Log, options: ServerOptions = {}): Promise<RunningServer> {
-  const { host, path, access } = checkOptions(options)
+  const { host, path, access, peers, certificate } = await checkOptions(options)
   const logger = options.logger ?? pino({ enabled: false })
   const version = options.version ?? '0'
   const metrics = new Counts(options.groupFigures)
@@ -73,7 +73,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   }
 
   const requestTimeout = options.requestTimeout ?? limits.REQUEST_MS
-  const server = createServer({
+  const http: HttpOptions = {
     keepAlive: true,
     keepAliveTimeout: limits.KEEP_ALIVE_MS,
     headersTimeout: Math.min(limits.HEADERS_MS, requestTimeout),
@@ -82,10 +82,12 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     maxHeaderSize: limits.HEADER_BYTES_MAX,
     // Missing hosts and too many headers are refused by access.ts, with a code.
     requireHostHeader: false,
-  })
+  }
+  const server = certificate === undefined ? createServer(http) : certificate.serve(http, logger)
   server.maxHeadersCount = 0
   server.maxConnections = options.connections ?? limits.CONNECTIONS_MAX
   server.on('drop', () => metrics.failed('http', 'too-many'))
+  server.on('tlsClientError', () => metrics.failed('http', 'bad-request'))
 
   const streamer = new Streamer(doors, {})
   keeper.signs.add(() => streamer.present())
@@ -93,6 +95,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   const front: Front = new Front({
     doors,
     access,
+    peers,
     callers: new Callers(keyring, cookies),
     hot: hotCall,
     isOpen: isOpenCall,
@@ -104,6 +107,8 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     upgraded: (socket) => front.upgraded(socket),
     unsentBytes: options.unsentBytes ?? limits.UNSENT_BYTES_MAX,
     onStalled: () => metrics.failed('http', 'timeout'),
+    isSecure: certificate !== undefined,
+    mayBePublic: () => !keyring.isOpen && (certificate !== undefined || options.tls !== undefined),
   })
   const startedAt = formatTime(Date.now())
   const fail = (req: IncomingMessage, res: ServerResponse, error: unknown) => front.fail(req, res, error)
@@ -120,7 +125,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
         sockets: () => streamer.sockets,
         openConnections: (limit) =>
           connections.list(limit).map(([socket, since]) => ({
-            address: `${socket.remoteAddress}:${socket.remotePort}`,
+            address: front.addressOf(socket),
             door: front.doorOf(socket),
             ...streamer.about(socket),
             waiting: socket.writableLength,
@@ -139,6 +144,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
 
   const release = () => {
     keyring.close()
+    certificate?.close()
     return Promise.all([keeper.close(), streamerSwitch.close(), router.close()])
   }
   const { url, port } = await connections.listen(host, options.port ?? PORT).catch(async (error) => {

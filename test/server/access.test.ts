@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { hasCode } from '../../src/errors.ts'
 import { Access } from '../../src/server/access.ts'
 import { HEADER_LINES_MAX } from '../../src/server/limits.ts'
+import { Peers } from '../../src/server/peers.ts'
 import { call, RawConnection } from './calls.ts'
 import { startTestServer, type TestServer } from './serve.ts'
 
@@ -208,17 +209,20 @@ describe('credentials in a URL', () => {
 })
 
 describe('configuration', () => {
+  const peers = new Peers({ trustedProxies: [], tlsUpstream: false })
+  const LOOPBACK = { hostNames: [], origins: [], isPublic: false, peers }
+
   test.each(['*', 'null', 'app.example', 'https://*.example', 'https://app.example/path', 'https://', ''])(
     'the origin %j is refused',
     (origin) => {
-      expect(() => new Access({ hostNames: [], origins: [origin] })).toThrow(
+      expect(() => new Access({ ...LOOPBACK, origins: [origin] })).toThrow(
         expect.toSatisfy((error) => hasCode(error, 'wrong-config')),
       )
     },
   )
 
   test.each(['*', 'a b', 'http://box', 'box/path', ''])('the host name %j is refused', (name) => {
-    expect(() => new Access({ hostNames: [name], origins: [] })).toThrow(
+    expect(() => new Access({ ...LOOPBACK, hostNames: [name] })).toThrow(
       expect.toSatisfy((error) => hasCode(error, 'wrong-config')),
     )
   })
