@@ -2,7 +2,7 @@
  * The keys file: which keys and issuers of tokens are good. Read and written here alone, by the server and by
  * `tidemark keys`. Every field is checked and none is ignored: a misspelt `expires` would be a key for ever.
  */
-import { createHash, randomBytes } from 'node:crypto'
+import { hash, randomBytes } from 'node:crypto'
 import {
   closeSync,
   fsyncSync,
@@ -250,7 +250,7 @@ const newKid = (): string => randomBytes(5).toString('hex')
 const now = (): string => new Date().toISOString()
 
 /** SHA-256 of a credential as it is sent. */
-export const digestOf = (text: string): Buffer => createHash('sha256').update(text).digest()
+export const digestOf = (text: string): Buffer => hash('sha256', text, 'buffer')
 
 /**
  * Changes the file: whole or not at all, and one at a time. @param change gives what is to stand in it

@@ -141,6 +141,10 @@ describe('bad tokens', () => {
     ['none with a signature', () => unsigned({ ...HEADER, alg: 'none' }, 'eA')],
     ['no algorithm', () => signed(GOOD, { kid: app.kid })],
     ['another algorithm', () => signed(GOOD, { ...HEADER, alg: 'HS512' })],
+    ...(['HS384', 'HS512'] as const).map((alg): [string, () => Promise<string>] => [
+      `${alg} with the right secret`,
+      () => new SignJWT(GOOD).setProtectedHeader({ alg, kid: app.kid! }).sign(secretOf(app)),
+    ]),
     ['another secret', () => signed(GOOD, HEADER, secretOf(shop))],
     ['the kid of another secret', () => signed(GOOD, { ...HEADER, kid: old.kid })],
     ['an unknown kid', () => signed(GOOD, { ...HEADER, kid: 'x' })],
