@@ -7,14 +7,33 @@ import { TidemarkError } from '../errors.ts'
 
 /** Calls lie where the server said in the page, whatever host and path the page was reached under. */
 const base = baseOf(new URL(document.body.dataset.api!, document.baseURI))
+/** Where an admin's key is kept: as long as this tab is open, and in no other one. */
+const KEY = 'tidemark.key'
 /** The one place that a credential comes from, for calls and client alike; a server without keys asks for none. */
-const token: TokenSource = undefined
+const token: TokenSource = () => sessionStorage.getItem(KEY) ?? ''
 
-const http = new Http(base, new Token(token), (...request) => fetch(...request))
+const httpWith = (credential: TokenSource) => new Http(base, new Token(credential), (...request) => fetch(...request))
+const http = httpWith(token)
 export const tidemark = new Tidemark(base, { token })
 
 /** Why the server can not be asked now; undefined while it answers. */
 export const trouble = signal<string | undefined>()
+/** The server asks for a credential, or for another one than this page has. */
+export const isStranger = signal(false)
+export const isSignedIn = (): boolean => sessionStorage.getItem(KEY) !== null
+
+/** Begins anew with this key. @throws what the server says to it, when it is no admin's */
+export async function signIn(key: string): Promise<void> {
+  await httpWith(key).call({ path: 'admin/status' })
+  sessionStorage.setItem(KEY, key)
+  location.reload()
+}
+
+/** What is open was opened under the key: all of it begins anew. */
+export function signOut(): void {
+  sessionStorage.removeItem(KEY)
+  location.reload()
+}
 
 /** @throws what the server answered; `unavailable` when no answer came; the signal's reason when it aborts. */
 export async function ask<Answer>(path: string, call: Omit<Call, 'path'> = {}): Promise<Answer> {
@@ -23,7 +42,10 @@ export async function ask<Answer>(path: string, call: Omit<Call, 'path'> = {}): 
     trouble.value = undefined
     return value
   } catch (error) {
-    if (error instanceof TidemarkError) trouble.value = error.code === 'unavailable' ? error.message : undefined
+    if (error instanceof TidemarkError) {
+      trouble.value = error.code === 'unavailable' ? error.message : undefined
+      if (error.code === 'unauthorized') isStranger.value = true
+    }
     throw error
   }
 }
@@ -50,8 +72,8 @@ export async function every(
   over: AbortSignal,
 ): Promise<void> {
   while (!over.aborted) {
-    // What failed was told; the next turn tries again.
-    if (!document.hidden) await work(over).catch(() => undefined)
+    // What failed was told; the next turn tries again. Who is asked for a key first is refused all else.
+    if (!document.hidden && !isStranger.value) await work(over).catch(() => undefined)
     await new Promise<void>((resolve) => {
       const done = () => {
         clearTimeout(timer)

@@ -1,7 +1,7 @@
 /** The console: a page per hash, over figures that are sampled as long as it is open. */
 import { render } from 'preact'
 import { useEffect } from 'preact/hooks'
-import { trouble } from './ask.ts'
+import { isSignedIn, isStranger, signOut, trouble } from './ask.ts'
 import { Channel } from './channel.tsx'
 import { Channels } from './channels.tsx'
 import { Connections } from './connections.tsx'
@@ -11,6 +11,7 @@ import { figures, watch } from './history.ts'
 import { Overview } from './overview.tsx'
 import { type Route, route } from './route.ts'
 import { Settings } from './settings.tsx'
+import { SignIn } from './sign-in.tsx'
 import { visible } from './text.ts'
 
 const PAGES = [
@@ -27,6 +28,7 @@ function Console() {
   useEffect(() => {
     document.title = `${title} – Tidemark`
   }, [title])
+  if (isStranger.value) return <SignIn />
   return (
     <>
       <header>
@@ -41,6 +43,11 @@ function Console() {
           ))}
         </nav>
         <State />
+        {isSignedIn() && (
+          <button type="button" class="leave" onClick={signOut}>
+            Sign out
+          </button>
+        )}
       </header>
       {trouble.value !== undefined && (
         <p class="trouble" role="alert">

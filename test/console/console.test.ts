@@ -6,6 +6,7 @@ import { GroupFigures } from '../../src/server/counts.ts'
 import { dice } from '../crash/dice.ts'
 import { find } from '../machine.ts'
 import { body, event, range, SEED, tempDir, tempLog } from '../parts.ts'
+import { startGuarded } from '../server/guarded.ts'
 import { startTestServer } from '../server/serve.ts'
 import { launch, openConsole } from './opened.ts'
 
@@ -177,6 +178,39 @@ describe.skipIf(!executablePath)('the console', () => {
     await row('y').waitFor({ state: 'detached' })
     expect(await log.cursor('y', 'a')).toBeUndefined()
     expect(wrong).toEqual([])
+  })
+
+  test('a server with keys is watched by who shows the key of an admin, as long as that is good', async () => {
+    const guarded = await startGuarded()
+    const { credentials, kids, log } = guarded
+    await log.append([{ channel: 'orders/eu', body: body({ total: 7 }) }])
+    const { page, wrong, go } = await openConsole(browser, guarded.url)
+    const field = page.getByLabel('Admin key')
+    const shows = async (key: string) => {
+      await field.fill(key)
+      await page.getByRole('button', { name: 'Sign in' }).click()
+    }
+    await shows(credentials.publish)
+    await page.getByText('This is not the key of an admin').waitFor()
+    await shows(`${credentials.admin}x`)
+    await page.getByText('This key is not good').waitFor()
+    await shows(credentials.admin)
+    await page.getByText('answers after fsync').waitFor()
+    await go('#/channels/orders%2Feu')
+    await page.getByText('live over a WebSocket').waitFor()
+    // In this tab alone.
+    expect(await page.evaluate(() => JSON.stringify([localStorage, document.cookie, location.href]))).not.toContain(
+      'tm_',
+    )
+
+    await page.getByRole('button', { name: 'Sign out' }).click()
+    await field.waitFor()
+    expect(await page.evaluate(() => JSON.stringify(sessionStorage))).toBe('{}')
+    await shows(credentials.admin)
+    await page.getByText('live over a WebSocket').waitFor()
+    guarded.change((keys) => ({ ...keys, keys: keys.keys.filter(({ kid }) => kid !== kids.admin) }))
+    await field.waitFor()
+    expect(wrong.filter((text) => !/status of 40[13]/.test(text))).toEqual([])
   })
 
   test('ten thousand channels are searched, scrolled and opened by the keyboard', async () => {

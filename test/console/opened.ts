@@ -33,7 +33,7 @@ export async function openConsole(browser: Browser, url: string, hash = '#/', wi
     if (!request.url().startsWith(url) && !request.url().startsWith('data:')) wrong.push(`left: ${request.url()}`)
   })
   await page.goto(`${url}/console/${hash}`)
-  await page.getByRole('navigation').waitFor()
+  await page.getByRole('navigation').or(page.getByLabel('Admin key')).waitFor()
   const go = async (to: string): Promise<void> => {
     await page.evaluate((next) => {
       location.hash = next
