@@ -12,8 +12,10 @@ import { writeSync } from 'node:fs'
 import { decodeBlock } from '../../src/block.ts'
 import { toTidemarkError } from '../../src/errors.ts'
 import { Follower } from '../../src/log/follow.ts'
+import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
+import { readRetentionRule } from '../../src/retention.ts'
 import { dice } from './dice.ts'
 import { bodyOf, CHANNELS, type Deed, deedOf, EXPECTED, REBORN, TRIMMED } from './script.ts'
 
@@ -89,6 +91,7 @@ async function change(n: number, deed: Exclude<Deed, { do: 'append' }>): Promise
     tell({ ask: n, seq, epoch })
     return (await (await log).commit(deed.client, deed.channel, { seq, epoch })).seq
   }
+  if (deed.do === 'keep') return keep(n, await log)
   if (deed.do === 'trim') {
     const seq = Math.max(0, (heads.get(TRIMMED)?.head ?? 0) - random(60))
     tell({ ask: n, seq })
@@ -98,6 +101,29 @@ async function change(n: number, deed: Exclude<Deed, { do: 'append' }>): Promise
   tell({ ask: n })
   if (deed.do === 'reopen') return reopen()
   return (await log).delete(REBORN)
+}
+
+/** The keeper's look at all channels; what it trims to is told before it asks the log for it. */
+async function keep(n: number, kept: Log): Promise<unknown> {
+  const rules = ['events', 'bytes'].map((limit) =>
+    readRetentionRule(`${TRIMMED}: ${limit}=${1 + random(limit === 'events' ? 60 : 9_000)}`),
+  )
+  let answer: unknown
+  tell({ ask: n, seq: 0 })
+  const told = new Proxy(kept, {
+    get(target, name) {
+      const verb: unknown = Reflect.get(target, name)
+      if (name !== 'trim') return typeof verb === 'function' ? verb.bind(target) : verb
+      return async (channel: string, upTo: number, meant?: string) => {
+        tell({ ask: n, seq: upTo })
+        const info = await kept.trim(channel, upTo, meant)
+        answer = [info.epoch, info.trimmed]
+        return info
+      }
+    },
+  })
+  await new Keeper(told, { rules: [rules[random(2)]!], pace: { restTimes: 0 } }).look()
+  return answer
 }
 
 async function work(): Promise<void> {

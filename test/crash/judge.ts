@@ -146,7 +146,7 @@ export class Judge {
 
   /** What was answered of a trim does not come back; nothing is trimmed that nobody asked for. */
   #trims(info: ChannelInfo | undefined, verdict: Verdict): void {
-    const trims = [...this.#ledger.deeds.values()].filter(({ n }) => deedOf(n).do === 'trim')
+    const trims = [...this.#ledger.deeds.values()].filter(({ n }) => ['trim', 'keep'].includes(deedOf(n).do))
     const answered = Math.max(0, ...trims.map(({ answer }) => (answer as [string, number] | undefined)?.[1] ?? 0))
     const asked = Math.max(0, ...trims.map(({ seq }) => seq!))
     const trimmed = info?.trimmed ?? 0

@@ -16,7 +16,7 @@ export type Deed =
       readonly expects: boolean
     }
   | { readonly do: 'commit'; readonly channel: string; readonly client: string }
-  | { readonly do: 'trim' | 'delete' | 'reopen' }
+  | { readonly do: 'trim' | 'keep' | 'delete' | 'reopen' }
 
 /** Appended to and nothing else. */
 export const KEPT = ['kept/a', 'kept/b', 'kept/c']
@@ -34,6 +34,7 @@ export function deedOf(n: number): Deed {
   const kind = random(1_000)
   if (kind < 4) return { do: 'reopen' }
   if (kind < 16) return { do: 'delete' }
+  if (kind < 33) return { do: 'keep' }
   if (kind < 50) return { do: 'trim' }
   if (kind < 200) return { do: 'commit', channel: FOLLOWED[random(2)]!, client: CLIENTS[random(CLIENTS.length)]! }
   const keyed = random(3) === 0

@@ -1,8 +1,10 @@
 import { setImmediate } from 'node:timers/promises'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { Keeper } from '../../src/log/keeper.ts'
 import type { Append, Appended, Log, Page, Place, ReadLimits } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
+import { type Retention, readRetentionRule } from '../../src/retention.ts'
 import { body, SEED, tempDir } from '../parts.ts'
 import { Model, type Send } from './model.ts'
 import { ALL, BLOCKWISE, eventsOf, list, readAll, valueIn, watched } from './reading.ts'
@@ -30,7 +32,13 @@ type Step =
   | { readonly verb: 'forget'; readonly channel: string; readonly client: string }
   | { readonly verb: 'trim'; readonly where: Where }
   | { readonly verb: 'delete'; readonly channel: string }
-  | { readonly verb: 'configure'; readonly channel: string; readonly note: string }
+  | {
+      readonly verb: 'configure'
+      readonly channel: string
+      readonly note: string
+      readonly retention: Retention | undefined
+    }
+  | { readonly verb: 'keep' }
   | { readonly verb: 'reopen' }
 
 /** An append whose expected seqs are decided when its turn comes. */
@@ -64,6 +72,8 @@ const planned: fc.Arbitrary<Planned> = fc.record({
 })
 const limits = fc.constantFrom(ALL, BLOCKWISE, { events: 5, bytes: 1e6 }, { events: 1e4, bytes: 150 })
 
+const BOTH: Retention = { maxEvents: 2, consumed: true }
+
 const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 10,
@@ -82,10 +92,20 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ verb: fc.constant('delete' as const), channel }) },
   {
     weight: 1,
-    arbitrary: fc.record({ verb: fc.constant('configure' as const), channel, note: fc.string({ maxLength: 5 }) }),
+    arbitrary: fc.record({
+      verb: fc.constant('configure' as const),
+      channel,
+      note: fc.string({ maxLength: 5 }),
+      retention: fc.constantFrom<(Retention | undefined)[]>(undefined, {}, { maxEvents: 3 }, { consumed: true }, BOTH),
+    }),
   },
+  { weight: 2, arbitrary: fc.record({ verb: fc.constant('keep' as const) }) },
   { weight: 1, arbitrary: fc.record({ verb: fc.constant('reopen' as const) }) },
 )
+
+/** Limits that both see alike: of bytes, one that is never reached, so that they are counted all the same. */
+const RULE = readRetentionRule('a/**: events=5, bytes=1GiB')
+const keeperOf = (log: Log): Keeper => new Keeper(log, { rules: [RULE], pace: { restTimes: 0, grace: 0 } })
 
 /** A log under test and what it should be. */
 class Pair {
@@ -95,12 +115,14 @@ class Pair {
   /** Where the last read came to, in the history that it knew. */
   #reader: { channel: string; place: Place; limits: ReadLimits } | undefined
   #sends = 0
+  #keeper: Keeper
   log: Log
 
   constructor(dir: string, tailBytes: number, log: Log) {
     this.#dir = dir
     this.#tailBytes = tailBytes
     this.log = log
+    this.#keeper = keeperOf(log)
   }
 
   async take(step: Step): Promise<void> {
@@ -142,12 +164,26 @@ class Pair {
       case 'delete':
         return expect(await settled(log.delete(step.channel))).toEqual(like(model.delete(step.channel)))
       case 'configure':
-        model.configure(step.channel, step.note)
-        this.#learn(step.channel, (await log.configure(step.channel, { note: step.note })).epoch)
+        model.configure(step.channel, step.note, step.retention)
+        this.#learn(
+          step.channel,
+          (
+            await log.configure(step.channel, {
+              note: step.note,
+              ...(step.retention !== undefined && { retention: step.retention }),
+            })
+          ).epoch,
+        )
+        return
+      case 'keep':
+        await this.#keeper.look()
+        model.keep({ channel: 'a/b', retention: RULE.retention })
+        for (const [channel, { trimmed }] of model.channels) expect(await log.info(channel)).toMatchObject({ trimmed })
         return
       case 'reopen':
         await log.close()
         this.log = await openLog({ dir: this.#dir, tailBytes: this.#tailBytes })
+        this.#keeper = keeperOf(this.log)
         return this.whole()
     }
   }

@@ -2,6 +2,8 @@
  * The log as plain arrays: what every answer must be. Slow, simple, and right by inspection; the model test holds a
  * real log against it.
  */
+import type { Retention } from '../../src/retention.ts'
+
 export interface Entry {
   readonly channel: string
   readonly values: readonly number[]
@@ -24,6 +26,7 @@ interface ModelChannel {
   /** All that were ever appended: the event of seq n is values[n − 1]. */
   readonly values: number[]
   note: string | undefined
+  retention: Retention | undefined
   readonly cursors: Map<string, ModelCursor>
   /** Of appends that this channel had a part in. */
   readonly receipts: Map<string, Receipt>
@@ -81,7 +84,7 @@ export class Model {
     const known = this.channels.get(name)
     if (known) return known
     const channel: ModelChannel = {
-      ...{ epoch: undefined, trimmed: 0, values: [], note: undefined },
+      ...{ epoch: undefined, trimmed: 0, values: [], note: undefined, retention: undefined },
       ...{ cursors: new Map(), receipts: new Map() },
     }
     this.channels.set(name, channel)
@@ -127,8 +130,26 @@ export class Model {
     return { trimmed: channel.trimmed, head: channel.values.length }
   }
 
-  configure(name: string, note: string): void {
-    this.make(name).note = note
+  configure(name: string, note: string, retention: Retention | undefined): void {
+    Object.assign(this.make(name), { note, retention })
+  }
+
+  /** What a look of the keeper trims. @param rule for a channel that does not say itself */
+  keep(rule: { readonly channel: string; readonly retention: Retention }): void {
+    for (const [
+      name,
+      { retention = name === rule.channel ? rule.retention : undefined, values, cursors, trimmed },
+    ] of this.channels) {
+      if (retention === undefined) continue
+      const { maxEvents, consumed } = retention
+      const passed = Math.min(...[...cursors.values()].map(({ seq }) => seq))
+      if (maxEvents === undefined) {
+        if (consumed && cursors.size > 0) this.trim(name, passed)
+        continue
+      }
+      const upTo = Math.max(values.length - maxEvents, trimmed)
+      this.trim(name, consumed ? Math.min(upTo, passed) : upTo)
+    }
   }
 
   delete(name: string): Outcome<undefined> {
