@@ -41,6 +41,20 @@ export interface KeyringLog {
   error(facts: object, message: string): void
 }
 
+/** A key or issuer, as it may be told. */
+export interface Named {
+  readonly kind: KeyEntry['kind'] | 'issuer'
+  /** Its kid, or the issuer's name. */
+  readonly name: string
+}
+
+/** What another keys file has changed. */
+export interface Change {
+  readonly made: readonly Named[]
+  readonly changed: readonly Named[]
+  readonly revoked: readonly Named[]
+}
+
 const SILENT: KeyringLog = { info() {}, debug() {}, error() {} }
 
 export class Keyring {
@@ -52,7 +66,7 @@ export class Keyring {
   #issuers: Issuer[] = []
   #tokens: Tokens | undefined
   readonly #known = new Map<string, Principal | Promise<Principal>>()
-  readonly #listeners: (() => void)[] = []
+  readonly #listeners: ((change: Change) => void)[] = []
   /** What the files looked like that are in force, or that were refused. */
   #seen: string | undefined
   #timer: NodeJS.Timeout | undefined
@@ -84,7 +98,7 @@ export class Keyring {
   }
 
   /** Is called after each change of what is in force: principals may be over, or may do less. */
-  onChange(listener: () => void): void {
+  onChange(listener: (change: Change) => void): void {
     this.#listeners.push(listener)
   }
 
@@ -207,6 +221,7 @@ export class Keyring {
   async #take({ keys, issuers }: Keys): Promise<void> {
     const tokens = issuers.length > 0 ? await import('./tokens.ts') : this.#tokens
     const opened = issuers.map((entry) => tokens!.openIssuer(this.#file!, entry, { isOver: false }))
+    const before = namesOf([...this.#keys.values()], this.#issuers)
     const nextKeys = new Map(keys.map((entry): [string, Key] => [entry.kid, this.#keyOf(entry)]))
     for (const [kid, { source }] of this.#keys) if (nextKeys.get(kid)?.source !== source) source.isOver = true
     this.#keys = nextKeys
@@ -215,7 +230,8 @@ export class Keyring {
     if (this.#everybody !== undefined) this.#everybody.source.isOver = true
     this.#everybody = undefined
     this.#log.info({ keys: keys.length, issuers: issuers.length }, 'Keys are in force')
-    for (const listener of this.#listeners) listener()
+    const change = changeBetween(before, namesOf([...this.#keys.values()], this.#issuers))
+    for (const listener of this.#listeners) listener(change)
   }
 
   /** A key that is the same one is the same principal, with what it is granted now. */
@@ -233,7 +249,7 @@ export class Keyring {
     }
     const source: Source = { isOver: false }
     const sub = kind === 'admin' ? null : subject
-    const principal = new Principal({ kind, sub, grants, expires, source })
+    const principal = new Principal({ kind, sub, name: kid, grants, expires, source })
     return { entry, digest: Buffer.from(entry.digest, 'base64url'), notBefore, source, principal }
   }
 
@@ -249,3 +265,30 @@ export class Keyring {
 
 const isSameIssuer = (a: Issuer, b: Issuer): boolean =>
   a.keys === b.keys && JSON.stringify(a.entry) === JSON.stringify(b.entry)
+
+/** All that is in force by kind and name, with its entry: another entry is a change. */
+const namesOf = (keys: readonly Key[], issuers: readonly Issuer[]): ReadonlyMap<string, [Named, string]> =>
+  new Map([
+    ...keys.map(({ entry }) => row({ kind: entry.kind, name: entry.kid }, JSON.stringify(entry))),
+    ...issuers.map(({ entry, keys: text }) =>
+      row({ kind: 'issuer', name: entry.iss }, JSON.stringify(entry) + text, entry.kid),
+    ),
+  ])
+
+const row = (named: Named, entry: string, kid = ''): [string, [Named, string]] => [
+  `${named.kind} ${named.name} ${kid}`,
+  [named, entry],
+]
+
+function changeBetween(before: ReturnType<typeof namesOf>, now: ReturnType<typeof namesOf>): Change {
+  const made: Named[] = []
+  const changed: Named[] = []
+  const revoked: Named[] = []
+  for (const [key, [named, entry]] of now) {
+    const known = before.get(key)
+    if (known === undefined) made.push(named)
+    else if (known[1] !== entry) changed.push(named)
+  }
+  for (const [key, [named]] of before) if (!now.has(key)) revoked.push(named)
+  return { made, changed, revoked }
+}

@@ -29,6 +29,8 @@ export interface PrincipalFacts {
   readonly kind: 'admin' | 'publish' | 'client' | 'nobody'
   /** Whose cursors it moves; null for admins, who say whole names. */
   readonly sub: string | null
+  /** By which it is told of: the kid of a key. Default: sub, else kind. */
+  readonly name?: string
   readonly groups?: readonly string[]
   readonly grants?: readonly Grant[]
   /** ms since 1970. Default: never. */
@@ -45,6 +47,8 @@ export class Principal {
   readonly kind: PrincipalFacts['kind']
   readonly isAdmin: boolean
   readonly isNobody: boolean
+  /** By which it is told of, never a secret: the kid of a key, the subject of a token. */
+  readonly name: string
   /** Whose cursors it moves; null for admins, who say whole names. */
   readonly sub: string | null
   /** Of a client: the groups whose addressed events it is given. */
@@ -57,10 +61,19 @@ export class Principal {
   #grants: readonly Grant[]
   #expires: number
 
-  constructor({ kind, sub, groups = [], grants = [], expires = Number.POSITIVE_INFINITY, source }: PrincipalFacts) {
+  constructor({
+    kind,
+    sub,
+    name,
+    groups = [],
+    grants = [],
+    expires = Number.POSITIVE_INFINITY,
+    source,
+  }: PrincipalFacts) {
     this.kind = kind
     this.isAdmin = kind === 'admin'
     this.isNobody = kind === 'nobody'
+    this.name = name ?? sub ?? kind
     this.sub = sub
     this.groups = groups
     this.reader = kind === 'admin' || kind === 'publish' ? undefined : { sub: sub ?? '', groups }

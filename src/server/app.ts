@@ -23,6 +23,7 @@ import {
 } from 'fastify-type-provider-zod'
 import { TidemarkError } from '../errors.ts'
 import { checkChannel } from '../event.ts'
+import type { AuditedCall } from './audit.ts'
 import { callerOf } from './callers.ts'
 import type { Doors } from './doors.ts'
 import type { HotCall } from './front.ts'
@@ -71,6 +72,8 @@ export interface AppOptions {
   readonly path: string
   /** Checks every answer against its schema; for tests. */
   readonly checkAnswers: boolean
+  /** What is to be told when a call of an admin is over; its caller is asked for at once, for it may hang up. */
+  readonly audited: (req: IncomingMessage) => (call: Omit<AuditedCall, 'who' | 'address'>) => void
 }
 
 export async function makeApp(options: AppOptions): Promise<App> {
@@ -116,6 +119,7 @@ export async function makeApp(options: AppOptions): Promise<App> {
     const { right = 'known' } = request.routeOptions.config
     const { channel } = request.params as { readonly channel?: string }
     check(who, right, channel === undefined ? '' : checkChannel(channel))
+    if (who.isAdmin && !UNTOLD.has(request.method)) tellOf(options, request, reply.raw)
     // Before a body is read for nothing.
     if (request.is404) throw methods.refusal(request.raw)
   })
@@ -142,6 +146,26 @@ export async function makeApp(options: AppOptions): Promise<App> {
     transformObject: (page) => completePage(jsonSchemaTransformObject(page) as OpenApiPage),
   })
   return app
+}
+
+/** Only what changes something stands in the audit trail: who watches asks each second. */
+const UNTOLD: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS'])
+/** Reading and writing events is no admin's work, whoever does it. */
+const DATA_ROUTES: ReadonlySet<string | undefined> = new Set(['/v1/append', '/v1/poll', '/v1/channels/:channel/events'])
+
+/** When its answer is over, also where nobody was left to take it. */
+function tellOf({ audited }: AppOptions, request: FastifyRequest, res: ServerResponse): void {
+  const { method, raw } = request
+  const route = request.routeOptions.url
+  if (route === undefined || DATA_ROUTES.has(route)) return
+  const { channel, client } = request.params as { readonly channel?: string; readonly client?: string }
+  const tell = audited(raw)
+  res.once('close', () => {
+    // A cursor that moves on is data too.
+    if (method === 'PUT' && client !== undefined && (request.body as { seek?: boolean } | undefined)?.seek !== true)
+      return
+    tell({ method, route, channel, client, status: res.statusCode })
+  })
 }
 
 const unasked = (): never => {

@@ -6,9 +6,16 @@ import type { Log } from '../log/log.ts'
 import { type Source, seenBy } from '../log/seen.ts'
 import type { Admitted } from './access.ts'
 import type { Cookies } from './cookies.ts'
+import type { Peers } from './peers.ts'
 
 const CALLER = Symbol('caller')
 type Called = IncomingMessage & { [CALLER]?: Principal }
+
+/** Who makes a request, and from where. */
+export interface From {
+  readonly who: Principal
+  readonly address: string
+}
 
 export function setCaller(req: IncomingMessage, who: Principal): void {
   ;(req as Called)[CALLER] = who
@@ -23,17 +30,21 @@ export const seenByCaller = (log: Log, { reader }: Principal): Source => (reader
 export class Callers {
   readonly #keyring: Keyring
   readonly #cookies: Cookies
+  readonly #peers: Peers
 
-  constructor(keyring: Keyring, cookies: Cookies) {
+  constructor(keyring: Keyring, cookies: Cookies, peers: Peers) {
     this.#keyring = keyring
     this.#cookies = cookies
+    this.#peers = peers
   }
 
   /** At once but for a token that is seen for the first time. */
   of(req: IncomingMessage, admitted: Admitted): Principal | Promise<Principal> {
     const { authorization, cookie } = req.headers
     if (authorization === undefined && cookie !== undefined && !this.#keyring.isOpen)
-      return req.method === 'GET' && isOwnPage(req, admitted) ? this.#cookies.of(cookie) : NOBODY
+      return req.method === 'GET' && isOwnPage(req, admitted)
+        ? this.#cookies.of(cookie, this.#peers.isSecure(req))
+        : NOBODY
     return this.#keyring.ofHeader(authorization)
   }
 

@@ -9,6 +9,8 @@ import { NOBODY, type Principal } from '../access/principal.ts'
 /** Most sessions; the oldest goes first. */
 export const SESSIONS_MAX = 10_000
 const NAME = 'tidemark'
+/** Under TLS: a cookie of this name comes from this very host, over TLS. */
+const SECURE_NAME = `__Host-${NAME}`
 const SECRET_BYTES = 32
 const ATTRIBUTES = 'HttpOnly; SameSite=Strict; Path=/'
 
@@ -21,7 +23,7 @@ export class Cookies {
   }
 
   /** Begins a session of a principal that ends. @returns its `Set-Cookie` */
-  begin(who: Principal): string {
+  begin(who: Principal, isSecure = false): string {
     const secret = randomBytes(SECRET_BYTES).toString('base64url')
     for (const [name, principal] of this.#sessions) {
       if (this.#sessions.size < SESSIONS_MAX && !principal.isOver()) break
@@ -29,12 +31,12 @@ export class Cookies {
     }
     this.#sessions.set(nameOf(secret), who)
     const seconds = Math.ceil((who.expires - Date.now()) / 1_000)
-    return `${NAME}=${secret}; ${ATTRIBUTES}; Max-Age=${Math.max(seconds, 0)}`
+    return `${headOf(secret, isSecure)}; Max-Age=${Math.max(seconds, 0)}`
   }
 
   /** @param cookie the header; NOBODY for no session, one that is over, or two */
-  of(cookie: string): Principal {
-    const secret = secretIn(cookie)
+  of(cookie: string, isSecure = false): Principal {
+    const secret = secretIn(cookie, isSecure)
     if (secret === undefined) return NOBODY
     const name = nameOf(secret)
     const who = this.#sessions.get(name)
@@ -45,17 +47,21 @@ export class Cookies {
   }
 
   /** @param cookie the header of a request that ends its session @returns its `Set-Cookie` */
-  end(cookie: string | undefined): string {
-    const secret = cookie === undefined ? undefined : secretIn(cookie)
+  end(cookie: string | undefined, isSecure = false): string {
+    const secret = cookie === undefined ? undefined : secretIn(cookie, isSecure)
     if (secret !== undefined) this.#sessions.delete(nameOf(secret))
-    return `${NAME}=; ${ATTRIBUTES}; Max-Age=0`
+    return `${headOf('', isSecure)}; Max-Age=0`
   }
 }
+
+const headOf = (secret: string, isSecure: boolean): string =>
+  isSecure ? `${SECURE_NAME}=${secret}; Secure; ${ATTRIBUTES}` : `${NAME}=${secret}; ${ATTRIBUTES}`
 
 const nameOf = (secret: string): string => digestOf(secret).toString('base64url')
 
 /** Cookies know no ports: another server of this host may have set one of the same name, and then neither is believed. */
-function secretIn(cookie: string): string | undefined {
-  const ours = cookie.split(';').filter((part) => part.trimStart().startsWith(`${NAME}=`))
-  return ours.length === 1 ? ours[0]!.trim().slice(NAME.length + 1) : undefined
+function secretIn(cookie: string, isSecure: boolean): string | undefined {
+  const name = isSecure ? SECURE_NAME : NAME
+  const ours = cookie.split(';').filter((part) => part.trimStart().startsWith(`${name}=`))
+  return ours.length === 1 ? ours[0]!.trim().slice(name.length + 1) : undefined
 }

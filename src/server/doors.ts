@@ -9,6 +9,7 @@ import type { Keyring } from '../access/keyring.ts'
 import { TidemarkError } from '../errors.ts'
 import type { Keeper } from '../log/keeper.ts'
 import type { AppendOptions, Log } from '../log/log.ts'
+import type { Audit } from './audit.ts'
 import type { Counts } from './counts.ts'
 import { PENDING_BYTES_MAX } from './limits.ts'
 import type { StreamerSwitch } from './switch.ts'
@@ -42,6 +43,7 @@ export interface Doors {
   /** Never given event data, credentials or query strings. */
   readonly logger: Logger
   readonly metrics: Counts
+  readonly audit: Audit
   /**
    * Aborts when the server begins to stop, before it stops accepting: waiting polls answer their empty page, SSE
    * streams end, no new wait begins. Appends are taken and answered until their connection closes.

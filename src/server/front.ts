@@ -8,11 +8,11 @@ import { performance } from 'node:perf_hooks'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { type Principal, unauthorized } from '../access/principal.ts'
-import { TidemarkError, toProblem } from '../errors.ts'
+import { type ErrorCode, TidemarkError, toProblem } from '../errors.ts'
 import { mediaType } from '../event.ts'
 import type { ConnectionJson } from '../wire.ts'
 import type { Access } from './access.ts'
-import { type Callers, setCaller } from './callers.ts'
+import { type Callers, type From, setCaller } from './callers.ts'
 import { allowOrigin, answerPreflight, isPreflight } from './cors.ts'
 import { type Doors, retryAfter } from './doors.ts'
 import { logFailure } from './failure.ts'
@@ -35,7 +35,7 @@ export interface FrontOptions {
   /** The router, which asks `callerOf`. */
   readonly route: (req: IncomingMessage, res: ServerResponse) => void
   /** `/v1/stream`, after it was admitted. Who is nobody yet says in its hello who it is. */
-  readonly upgrade: (req: IncomingMessage, socket: Duplex, head: Buffer, who: Principal) => void
+  readonly upgrade: (req: IncomingMessage, socket: Duplex, head: Buffer, from: From) => void
 }
 
 /** What a handler finds in `req.url`, whatever the prefix outside. */
@@ -119,12 +119,15 @@ export class Front {
   fail(req: IncomingMessage, res: ServerResponse, error: unknown): void {
     // Whoever hung up gets no answer, and did nothing wrong.
     if (res.destroyed || (req.destroyed && !req.complete && !this.#spoilt.has(res))) return
-    this.#tell(error, { method: req.method, path: pathOf(req.url!) })
+    const code = this.#tell(error, { method: req.method, path: pathOf(req.url!) })
+    this.#doors.audit.refused(code, this.#options.peers.address(req))
     sendProblem(res, error)
   }
 
-  #tell(error: unknown, facts: Readonly<Record<string, unknown>>): void {
-    this.#doors.metrics.failed('http', logFailure(this.#doors.logger, 'http', error, facts))
+  #tell(error: unknown, facts: Readonly<Record<string, unknown>>): ErrorCode {
+    const code = logFailure(this.#doors.logger, 'http', error, facts)
+    this.#doors.metrics.failed('http', code)
+    return code
   }
 
   /** Inside, every call is below /v1. @throws not-found, bad-request */
@@ -171,15 +174,17 @@ export class Front {
     try {
       // Whoever shows nothing says it in its hello; what is shown here has to be good.
       if (who.isNobody && req.headers.authorization !== undefined) throw unauthorized()
-      this.#upgraded.set(socket, this.#options.peers.address(req))
-      this.#options.upgrade(req, socket, head, who)
+      const address = this.#options.peers.address(req)
+      this.#upgraded.set(socket, address)
+      this.#options.upgrade(req, socket, head, { who, address })
     } catch (error) {
       this.#refuse(req, socket, error)
     }
   }
 
   #refuse(req: IncomingMessage, socket: Duplex, error: unknown): void {
-    this.#tell(error, { upgrade: true, path: pathOf(req.url!) })
+    const code = this.#tell(error, { upgrade: true, path: pathOf(req.url!) })
+    this.#doors.audit.refused(code, this.#options.peers.address(req))
     endWithProblem(socket, error, ['Sec-WebSocket-Version: 13'])
   }
 

@@ -11,6 +11,7 @@ import { addFigures, type Watched } from './figures.ts'
 import { CONSOLE_DIR } from './home.ts'
 import { addMultiAppend } from './multi.ts'
 import { addPages } from './pages.ts'
+import type { Peers } from './peers.ts'
 import { addSession } from './sign-in.ts'
 import { addVerify } from './verify.ts'
 
@@ -18,6 +19,7 @@ export interface RoutesOptions extends AppOptions {
   readonly watched: Watched
   /** Sessions of pages. */
   readonly cookies: Cookies
+  readonly peers: Peers
   /** What `/client.js` gives out. */
   readonly clientFile: string
 }
@@ -32,7 +34,7 @@ export async function makeRoutes(doors: Doors, options: RoutesOptions): Promise<
   addAdmin(app, doors, options.watched, options.version)
   addFigures(app, doors, options.watched)
   addVerify(app, doors)
-  addSession(app, doors, options.cookies)
+  addSession(app, doors, options.cookies, options.peers)
   addPages(app, options.clientFile)
   addConsole(app, CONSOLE_DIR, doors.settings.path)
   await app.ready()

@@ -6,7 +6,8 @@ import { Keyring } from '../access/keyring.ts'
 import { formatTime } from '../event.ts'
 import { Keeper } from '../log/keeper.ts'
 import type { Log } from '../log/log.ts'
-import { Callers } from './callers.ts'
+import { Audit } from './audit.ts'
+import { Callers, callerOf } from './callers.ts'
 import { Connections } from './connections.ts'
 import { Cookies } from './cookies.ts'
 import { Counts } from './counts.ts'
@@ -53,7 +54,15 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     cursorTtl: options.cursorTtl,
     onNotice: (level, message, facts) => logger[level](facts, message),
   })
+  const audit = new Audit({
+    log,
+    logger,
+    isOn: () => !keyring.isOpen,
+    started: () => ({ server: `tidemark/${version}`, url: url + path, settings: options.shown ?? [] }),
+  })
+  keyring.onChange((change) => audit.keys(change))
   const doors: Doors = {
+    audit,
     log,
     keeper,
     keyring,
@@ -96,11 +105,11 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     doors,
     access,
     peers,
-    callers: new Callers(keyring, cookies),
+    callers: new Callers(keyring, cookies, peers),
     hot: hotCall,
     isOpen: isOpenCall,
     route: (req, res) => router.route(req, res),
-    upgrade: (req, socket, head, who) => streamer.upgrade(req, socket, head, who),
+    upgrade: (req, socket, head, from) => streamer.upgrade(req, socket, head, from),
   })
   const connections = new Connections(server, {
     busy: (socket) => front.busy(socket),
@@ -118,6 +127,10 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
       fail,
       version,
       path,
+      audited: (req) => {
+        const from = { who: callerOf(req), address: peers.address(req) }
+        return (facts) => audit.called({ ...from, ...facts })
+      },
       checkAnswers: options.checkAnswers ?? false,
       watched: {
         startedAt,
@@ -137,6 +150,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
         connectionsMax: server.maxConnections,
       },
       cookies,
+      peers,
       clientFile: options.clientFile ?? CLIENT_FILE,
     })
   }, fail)
@@ -154,12 +168,14 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   })
   logger.debug({ url: url + path }, 'Listening')
   keeper.start()
+  audit.started()
   router.loadSoon((error) => doors.failed('http', error))
 
   const stop = async () => {
     logger.info('Stopping')
     stopping.abort()
     const [cut] = await Promise.all([connections.drain(), streamer.close()])
+    await audit.close()
     await release()
     if (cut > 0) logger.warn({ connections: cut }, 'Calls that did not end in time were cut')
     logger.info('Stopped')

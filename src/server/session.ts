@@ -11,6 +11,7 @@ import { ERRORS, TidemarkError, toTidemarkError } from '../errors.ts'
 import { APPEND_EVENTS_MAX } from '../event.ts'
 import { type Source, seenBy } from '../log/seen.ts'
 import { CLOSE, type Ref, type ServerMessage } from '../wire.ts'
+import type { From } from './callers.ts'
 import { Flights } from './flights.ts'
 import { Following } from './following.ts'
 import { type Frames, PING } from './frames.ts'
@@ -50,9 +51,9 @@ export class Session {
   #pingAt = this.#since
   #awaitsPong = false
 
-  constructor(ws: WebSocket, socket: Duplex, frames: Frames, host: Host, who: Principal) {
+  constructor(ws: WebSocket, socket: Duplex, frames: Frames, host: Host, from: From) {
     this.#ws = ws
-    this.#speaker = new Speaker(host.doors.keyring, who)
+    this.#speaker = new Speaker(host.doors, from)
     this.host = host
     this.frames = frames
     this.outlet = new Outlet(ws, socket, host.backlog, this)
@@ -112,7 +113,7 @@ export class Session {
     } catch (error) {
       if (error instanceof BadFrame) this.close(CLOSE.badFrame, error.message)
       else {
-        this.host.doors.failed('stream', error)
+        this.#speaker.failed(error)
         this.close(CLOSE.internal, 'internal')
       }
       return undefined
@@ -226,7 +227,7 @@ export class Session {
   }
 
   #expire(): void {
-    this.host.doors.failed('stream', unauthorized())
+    this.#speaker.failed(unauthorized())
     this.finish(CLOSE.unauthorized, 'unauthorized')
   }
 
@@ -268,7 +269,7 @@ export class Session {
   }
 
   failure(error: unknown, ref: Ref | undefined, channel: string | undefined): ServerMessage {
-    this.host.doors.failed('stream', error, channel === undefined ? {} : { channel })
+    this.#speaker.failed(error, channel === undefined ? {} : { channel })
     const { code, message, details } = toTidemarkError(error)
     return { channel, ...details, op: 'error', ref, code, detail: message }
   }

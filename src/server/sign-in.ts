@@ -4,9 +4,10 @@ import type { App } from './app.ts'
 import { callerOf } from './callers.ts'
 import type { Cookies } from './cookies.ts'
 import type { Doors } from './doors.ts'
+import type { Peers } from './peers.ts'
 import * as schemas from './schemas.ts'
 
-export function addSession(app: App, { keyring }: Doors, cookies: Cookies): void {
+export function addSession(app: App, { keyring }: Doors, cookies: Cookies, peers: Peers): void {
   const tags = ['server']
 
   app.post(
@@ -23,7 +24,7 @@ export function addSession(app: App, { keyring }: Doors, cookies: Cookies): void
     },
     async ({ raw }, reply) => {
       const who = callerOf(raw)
-      if (who.kind === 'client') reply.header('set-cookie', cookies.begin(who))
+      if (who.kind === 'client') reply.header('set-cookie', cookies.begin(who, peers.isSecure(raw)))
       else if (!keyring.isOpen) throw new TidemarkError('forbidden', 'A session stands for a token, not for a key')
       return reply.code(204).send()
     },
@@ -39,6 +40,10 @@ export function addSession(app: App, { keyring }: Doors, cookies: Cookies): void
         response: { 204: schemas.Nothing, default: schemas.Refusal },
       },
     },
-    async ({ raw }, reply) => reply.header('set-cookie', cookies.end(raw.headers.cookie)).code(204).send(),
+    async ({ raw }, reply) =>
+      reply
+        .header('set-cookie', cookies.end(raw.headers.cookie, peers.isSecure(raw)))
+        .code(204)
+        .send(),
   )
 }

@@ -1,7 +1,8 @@
 /** Who speaks on one socket: nobody until its hello, unless its handshake said it; the same subject until its end. */
-import type { Keyring } from '../access/keyring.ts'
 import type { Principal } from '../access/principal.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
+import type { From } from './callers.ts'
+import type { Doors } from './doors.ts'
 import type { Refused, Request } from './intake.ts'
 import { check, OP_RIGHTS } from './rights.ts'
 
@@ -11,14 +12,22 @@ interface Frame {
 }
 
 export class Speaker {
-  readonly #keyring: Keyring
+  readonly #doors: Doors
+  readonly #address: string
   #who: Principal
   /** What came while a token is read. */
   #held: Frame[] | undefined
 
-  constructor(keyring: Keyring, who: Principal) {
-    this.#keyring = keyring
+  constructor(doors: Doors, { who, address }: From) {
+    this.#doors = doors
+    this.#address = address
     this.#who = who
+  }
+
+  /** Tells of a failure on this socket. */
+  failed(error: unknown, facts: Readonly<Record<string, unknown>> = {}): void {
+    this.#doors.failed('stream', error, facts)
+    this.#doors.audit.refused(toTidemarkError(error).code, this.#address)
   }
 
   get who(): Principal {
@@ -44,7 +53,7 @@ export class Speaker {
    * known.
    */
   identify(credential: string, found: (who: Principal) => void, goOn: (bytes: Buffer, binary: boolean) => void): void {
-    const who = this.#keyring.of(credential)
+    const who = this.#doors.keyring.of(credential)
     if (!(who instanceof Promise)) {
       found(who)
       return

@@ -5,10 +5,10 @@
 import type { IncomingMessage } from 'node:http'
 import type { Duplex, Writable } from 'node:stream'
 import { type RawData, type ServerOptions, WebSocket, WebSocketServer } from 'ws'
-import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
 import type { Sign } from '../log/signs.ts'
 import { CLOSE } from '../wire.ts'
+import type { From } from './callers.ts'
 import { type Doors, retryAfter } from './doors.ts'
 import type { Following } from './following.ts'
 import { type Frames, JSON_FRAMES, MSGPACK_FRAMES } from './frames.ts'
@@ -139,11 +139,11 @@ export class Streamer implements Host {
   }
 
   /** Takes over an upgrade whose access was checked. @throws bad-request for a handshake that is none */
-  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, who: Principal): void {
-    this.#server.handleUpgrade(req, socket, head, (ws) => this.#open(ws as StreamSocket, socket, who))
+  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, from: From): void {
+    this.#server.handleUpgrade(req, socket, head, (ws) => this.#open(ws as StreamSocket, socket, from))
   }
 
-  #open(ws: StreamSocket, socket: Duplex & Held, who: Principal): void {
+  #open(ws: StreamSocket, socket: Duplex & Held, from: From): void {
     // What is wrong with a frame closes the socket within ws; what is wrong with the connection is its `close`.
     ws.on('error', nothing)
     const refusal = this.#refusal()
@@ -151,7 +151,7 @@ export class Streamer implements Host {
       ws.close(refusal.code, refusal.reason)
       return
     }
-    const session = new Session(ws, socket, FRAMES.get(ws.protocol) ?? JSON_FRAMES, this, who)
+    const session = new Session(ws, socket, FRAMES.get(ws.protocol) ?? JSON_FRAMES, this, from)
     ws[SESSION] = session
     socket[SESSION] = session
     ws.on('message', onMessage)

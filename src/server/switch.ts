@@ -178,7 +178,7 @@ function isOn(event: Event): boolean {
 }
 
 /** Waits so long, or until the signal aborts. */
-function pause(ms: number, signal: AbortSignal): Promise<void> {
+export function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const over = () => {
       clearTimeout(timer)

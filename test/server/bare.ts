@@ -12,6 +12,7 @@ import { toTidemarkError } from '../../src/errors.ts'
 import type { Event } from '../../src/event.ts'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
+import { Audit } from '../../src/server/audit.ts'
 import { Counts } from '../../src/server/counts.ts'
 import type { Doors } from '../../src/server/doors.ts'
 import type { HotCall } from '../../src/server/front.ts'
@@ -46,6 +47,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
   const failures: string[] = []
   const keyring = Keyring.none()
   const doors: Doors = {
+    audit: new Audit({ log, logger, isOn: () => false, started: () => ({}) }),
     log,
     keeper: new Keeper(log),
     keyring,

@@ -122,7 +122,7 @@ test('every route has a right and a row, and there is none without a route', asy
 })
 
 test('a server with a route that has no right does not start', async () => {
-  const app = await makeApp({ fail: () => {}, version: '0', path: '/v1', checkAnswers: false })
+  const app = await makeApp({ fail: () => {}, version: '0', path: '/v1', checkAnswers: false, audited: () => () => {} })
   expect(() => app.get('/v1/new', async () => 'everything')).toThrow('has no row')
 })
 

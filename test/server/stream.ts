@@ -11,6 +11,7 @@ import { toTidemarkError } from '../../src/errors.ts'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import type { LogOptions } from '../../src/log/open.ts'
+import { Audit } from '../../src/server/audit.ts'
 import { Counts } from '../../src/server/counts.ts'
 import type { Doors } from '../../src/server/doors.ts'
 import { Streamer, type StreamerOptions } from '../../src/server/streamer.ts'
@@ -45,6 +46,7 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
   const stopping = new AbortController().signal
   const keyring = Keyring.none()
   const doors: Doors = {
+    audit: new Audit({ log, logger, isOn: () => false, started: () => ({}) }),
     log,
     keeper: new Keeper(log),
     keyring,
@@ -62,7 +64,9 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
   }
   const streamer = new Streamer(doors, options)
   const server = createServer()
-  server.on('upgrade', (req, socket, head) => streamer.upgrade(req, socket, head, keyring.anybody))
+  server.on('upgrade', (req, socket, head) =>
+    streamer.upgrade(req, socket, head, { who: keyring.anybody, address: '127.0.0.1' }),
+  )
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const { port } = server.address() as AddressInfo
   const url = `ws://127.0.0.1:${port}/v1/stream`

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { connect, type PeerCertificate, type TLSSocket } from 'node:tls'
 import { expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
-import { changeKeys, makeKey } from '../../src/access/keysfile.ts'
+import { changeKeys, makeIssuer, makeKey } from '../../src/access/keysfile.ts'
+import { signToken } from '../../src/access/tokens.ts'
 import { checkOptions } from '../../src/server/options.ts'
 import { type CertificateFiles, makeCertificate } from '../certificate.ts'
 import { body, tempDir } from '../parts.ts'
@@ -78,6 +79,22 @@ test('a page of this server is one of https:, and an offer of another protocol i
   expect(await from(`http://localhost:${server.port}`)).toMatch(/^HTTP\/1\.1 403 /)
   const offer = [request[0]!, request[1]!, 'Connection: close, Upgrade, HTTP2-Settings', 'Upgrade: h2c']
   expect(await ask(server, ca, [...offer, 'HTTP2-Settings: AAMAAABkAAQAAP__'])).toMatch(/^HTTP\/1\.1 200 /)
+})
+
+test('a session of a page is a cookie of this host alone, over TLS alone', async () => {
+  const keys = join(tempDir(), 'keys.json')
+  const issuer = makeIssuer({ iss: 'app' })
+  changeKeys(keys, () => ({ keys: [], issuers: [issuer] }))
+  const server = await startTls({ keys })
+  const { ca } = server.files
+  const token = await signToken(issuer, { sub: 'anna', perm: [{ ch: '**', ops: ['list'] }], groups: [], seconds: 60 })
+  const own = [`Host: localhost:${server.port}`, 'Connection: close', 'Sec-Fetch-Site: same-origin']
+  const begun = await ask(server, ca, ['POST /v1/session HTTP/1.1', ...own, `Authorization: Bearer ${token}`])
+  const [, secret] = /^set-cookie: __Host-tidemark=([^;]+); Secure; HttpOnly; /im.exec(begun) ?? []
+  expect(secret).toBeDefined()
+  const list = (name: string) => ask(server, ca, ['GET /v1/channels HTTP/1.1', ...own, `Cookie: ${name}=${secret}`])
+  expect(await list('__Host-tidemark')).toMatch(/^HTTP\/1\.1 200 /)
+  expect(await list('tidemark')).toMatch(/^HTTP\/1\.1 401 /)
 })
 
 test('what is no TLS, or an older one than 1.2, is not served', async () => {
