@@ -3,6 +3,8 @@
  */
 import { TidemarkError } from './errors.ts'
 
+export { sameHistory } from './epoch.ts'
+
 /** An event as it is appended: checked, its data already bytes. `null` is "not given". */
 export interface NewEvent {
   readonly type: string | null
@@ -265,14 +267,4 @@ export const formatTime = (ms: number): string => new Date(ms).toISOString()
 /** True when no surrogate stands alone, so that the text is exact in UTF-8. */
 function isWellFormed(text: string): boolean {
   return !/\p{Surrogate}/u.test(text)
-}
-
-/** True when two epochs are one history: equal but for the run number that compaction raises (`life.life~run`). */
-export function sameHistory(a: string, b: string): boolean {
-  return a === b || historyOf(a) === historyOf(b)
-}
-
-const historyOf = (epoch: string): string => {
-  const tilde = epoch.indexOf('~')
-  return tilde < 0 ? epoch : epoch.slice(0, tilde)
 }

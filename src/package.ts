@@ -6,7 +6,7 @@ import { Tidemark as Client, type TidemarkOptions } from './client/client.ts'
 import { NodeSocket } from './client/node.ts'
 
 export type { AppendOptions } from './client/append.ts'
-export { Channel, type ReadOptions, type TidemarkOptions } from './client/client.ts'
+export type { Channel, ReadOptions, TidemarkOptions } from './client/client.ts'
 export type { State } from './client/connection.ts'
 export type { EventOptions, FollowOptions, Gap, Reset } from './client/follow.ts'
 export type { TokenSource } from './client/http.ts'

@@ -6,6 +6,11 @@ import type { Problem } from './errors.ts'
 
 export const SUBPROTOCOL = { json: 'tidemark.v1.json', msgpack: 'tidemark.v1.msgpack' } as const
 
+/** Those that the client knows by name stand alone, so that a page loads no table. */
+export const CLOSE_BAD_FRAME = 4400
+export const CLOSE_UNAUTHORIZED = 4401
+export const CLOSE_STREAMER_OFF = 4503
+
 /** WebSocket close codes that the server chooses; 1002, 1007, 1008 and 1009 come from the protocol itself. */
 export const CLOSE = {
   goingAway: 1001,
@@ -14,13 +19,13 @@ export const CLOSE = {
   tooBig: 1009,
   internal: 1011,
   tryAgain: 1013,
-  badFrame: 4400,
-  unauthorized: 4401,
+  badFrame: CLOSE_BAD_FRAME,
+  unauthorized: CLOSE_UNAUTHORIZED,
   forbidden: 4403,
   /** No hello, no pong, or no byte taken for STALLED_MS while behind. */
   timeout: 4408,
   tooMany: 4429,
-  streamerOff: 4503,
+  streamerOff: CLOSE_STREAMER_OFF,
 } as const
 
 /** Close codes after which a client comes back; 4401 once, with a new token. */
@@ -28,7 +33,7 @@ export const CLOSE_RETRIED: readonly number[] = [1001, 1006, 1011, 1012, 1013, 4
 
 /** A close reason's hint, `retry=1234`: ms until the client should come back. */
 export function retryOf(reason: string): number | undefined {
-  const match = /(?:^|\s)retry=(\d{1,7})(?:\s|$)/.exec(reason)
+  const match = /\bretry=(\d{1,7})\b/.exec(reason)
   return match ? Number(match[1]) : undefined
 }
 

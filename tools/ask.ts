@@ -1,8 +1,8 @@
 /** Asking a running server, as every command does that is not the server itself. */
 import { readFileSync } from 'node:fs'
-import { Backoff, pause } from '../src/client/backoff.ts'
+import { newBackoff, pause } from '../src/client/backoff.ts'
 import { baseOf } from '../src/client/client.ts'
-import { type Call, Http, hintOf, isPassing, Token } from '../src/client/http.ts'
+import { type Call, type Http, hintOf, isPassing, newHttp } from '../src/client/http.ts'
 import type { Settings } from '../src/config.ts'
 import { TidemarkError } from '../src/errors.ts'
 import { checkChannel } from '../src/event.ts'
@@ -24,7 +24,7 @@ export function credentialOf({ token, tokenFile }: Pick<Settings, 'token' | 'tok
 
 /** @param settings.url the server's address, or a whole base address where it serves under another path than `/v1`. */
 export function connect(settings: Pick<Settings, 'url' | 'token' | 'tokenFile'>): Http {
-  return new Http(baseOf(settings.url), new Token(credentialOf(settings)), fetch)
+  return newHttp(baseOf(settings.url), credentialOf(settings), fetch)
 }
 
 /** One question, one answer. @throws as Http.call */
@@ -45,7 +45,7 @@ export async function askPatiently<T>(
   failed?: (error: unknown) => void,
 ): Promise<T> {
   const until = performance.now() + patience
-  const backoff = new Backoff(undefined, RETRY_MS_MAX)
+  const backoff = newBackoff(undefined, RETRY_MS_MAX)
   for (;;)
     try {
       return (await http.call<T>(call)).value

@@ -46,6 +46,7 @@ async function bundleProgram({ build }) {
   chmodSync('dist/bin/tidemark.js', 0o755)
 }
 
+/** Two files: client.js, and client-msgpack.js, which it loads when the msgpack subprotocol is asked for. */
 async function bundleClient({ build }) {
   await build({
     ...common,
@@ -53,8 +54,11 @@ async function bundleClient({ build }) {
       outDir: 'dist',
       emptyOutDir: false,
       lib: { entry: 'src/client/browser.ts', formats: ['es'], fileName: () => 'client.js' },
-      // One file, the msgpack decoder in it: the server gives out /client.js and nothing beside it.
-      rolldownOptions: { output: { codeSplitting: false, minify: true } },
+      rolldownOptions: {
+        // What both need stands in client.js, whose internal exports have names of one letter.
+        preserveEntrySignatures: 'allow-extension',
+        output: { chunkFileNames: 'client-[name].js', minify: true, comments: false },
+      },
     },
   })
 }

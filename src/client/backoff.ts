@@ -6,26 +6,19 @@ export const BACKOFF_MAX_MS = 30_000
 /** A server's hint is honoured up to this, ms. */
 export const HINT_MAX_MS = 300_000
 
-export class Backoff {
-  #failures = 0
-  readonly #base: number
-  readonly #max: number
-  readonly #random: () => number
-
-  constructor(base = BACKOFF_BASE_MS, max = BACKOFF_MAX_MS, random: () => number = Math.random) {
-    this.#base = base
-    this.#max = max
-    this.#random = random
-  }
-
+export interface Backoff {
   /** Milliseconds to wait after one more failure; never less than the server's hint. */
-  next(hint = 0): number {
-    const ceiling = Math.min(this.#max, this.#base * 2 ** Math.min(this.#failures++, 30))
-    return Math.min(Math.max(hint, 0), HINT_MAX_MS) + Math.floor(this.#random() * ceiling)
-  }
+  next(hint?: number): number
+  reset(): void
+}
 
-  reset(): void {
-    this.#failures = 0
+export function newBackoff(base = BACKOFF_BASE_MS, max = BACKOFF_MAX_MS, random = Math.random): Backoff {
+  let failures = 0
+  return {
+    next: (hint = 0) => Math.min(hint, HINT_MAX_MS) + random() * Math.min(max, base * 2 ** failures++),
+    reset: () => {
+      failures = 0
+    },
   }
 }
 

@@ -1,3 +1,3 @@
 /** What a page gets from /client.js: `import { Tidemark } from 'http://127.0.0.1:7070/client.js'`. */
 export { TidemarkError } from '../errors.ts'
-export { Channel, Tidemark } from './client.ts'
+export { type Channel, Tidemark } from './client.ts'

@@ -8,15 +8,23 @@
  * In Node before 22 use `connect` of node.ts, which brings a WebSocket.
  */
 import { TidemarkError } from '../errors.ts'
-import { checkChannel, checkClient, checkPosition, checkSeq } from '../event.ts'
 import type { AppendedJson, NewEventJson, PageJson } from '../wire.ts'
-import { Appender, type AppendOptions } from './append.ts'
-import { Committer, FLUSH_MS } from './commit.ts'
-import { Connection, type State } from './connection.ts'
-import { type EventOptions, Events, type FollowOptions, Items, type Source } from './follow.ts'
-import { Http, REQUEST_MS, Token, type TokenSource } from './http.ts'
-import type { SocketClass } from './socket.ts'
-import { type Place, type Start, Subscription } from './subscription.ts'
+import { type Appender, type AppendOptions, newAppender } from './append.ts'
+import { type Committer, newCommitter, persist } from './commit.ts'
+import { type Connection, newConnection, type State } from './connection.ts'
+import {
+  type EventOptions,
+  type Events,
+  type FollowOptions,
+  type Items,
+  type Loop,
+  newEvents,
+  newItems,
+  type Source,
+} from './follow.ts'
+import { type Http, newHttp, REQUEST_MS, type TokenSource } from './http.ts'
+import type { SocketClass } from './stream.ts'
+import { type ChannelEvent, newSubscription, type Place } from './subscription.ts'
 
 export interface TidemarkOptions {
   /** A credential, or a function that gives one; it is asked again when the server refuses what it gave. */
@@ -47,26 +55,20 @@ export interface ReadOptions {
 /** Told about each new state; `error` says why every loop was ended. */
 export type StateListener = (state: State, error?: TidemarkError) => void
 
-/** What the channels of one client share. */
-interface Parts {
-  readonly client: string | undefined
-  readonly http: Http
-  readonly connection: Connection
-  readonly appender: Appender
-  /** Running loops, by channel. */
-  readonly loops: Map<string, Loop>
-}
-
-interface Loop {
-  /** Absent without a client's name. */
-  readonly committer: Committer | undefined
-  /** The history of what the app was given last. */
-  epoch(): string | null
-}
-
 export class Tidemark {
-  readonly #parts: Parts
-  readonly #listeners = new Set<StateListener>()
+  /** This client's name. */
+  readonly client: string | undefined
+  /** @throws bad-request */
+  readonly channel: (name: string) => Channel
+  /** Calls the listener at each change; returns how to stop that. */
+  readonly onState: (listener: StateListener) => () => void
+  /**
+   * Sends the last commits, waits for the appends that are on their way (both FLUSH_MS at most), and ends every loop
+   * as if it had been left. Until then the socket stays, also when no loop is left.
+   * @throws what kept a commit from being stored; everything is closed then, too.
+   */
+  readonly close: () => Promise<void>
+  readonly #connection: Connection
 
   /**
    * @param url The server's address; its path is where the interface lies, `/v1` if it has none.
@@ -74,66 +76,56 @@ export class Tidemark {
    */
   constructor(url: string | URL, options: TidemarkOptions = {}) {
     const base = baseOf(url)
-    const client = options.client === undefined ? undefined : checkClient(options.client)
-    const http = new Http(base, new Token(options.token), options.fetch ?? globalThis.fetch)
-    const connection = new Connection({
+    const { client, token, subprotocol, fetch = globalThis.fetch, WebSocket = globalThis.WebSocket } = options
+    const listeners = new Set<StateListener>()
+    /** Running loops, by channel. */
+    const loops = new Map<string, Running>()
+    const life = new AbortController()
+    const http = newHttp(base, token, fetch)
+    const connection = newConnection(
       http,
-      socketUrl: new URL('stream', base).href.replace(/^http/, 'ws'),
+      new URL('stream', base).href.replace('http', 'ws'),
       client,
-      WebSocket: options.WebSocket ?? (globalThis.WebSocket as unknown as SocketClass | undefined),
-      subprotocol: options.subprotocol ?? 'json',
-      onState: (state, error) => {
-        if (state === 'open') this.#parts.appender.pump()
-        for (const listener of this.#listeners) listener(state, error)
+      WebSocket as SocketClass | undefined,
+      subprotocol,
+      (state, error) => {
+        if (state === 'open') appender.pump()
+        for (const listener of listeners) listener(state, error)
       },
-    })
-    this.#parts = { client, http, connection, appender: new Appender(http, connection), loops: new Map() }
-  }
-
-  /** This client's name. */
-  get client(): string | undefined {
-    return this.#parts.client
+    )
+    const appender = newAppender(http, connection)
+    this.#connection = connection
+    this.client = client && checkName(client, /^[\w.:-]+$/)
+    this.channel = (name) =>
+      newChannel(checkName(name, /^[\w.:-]+(\/[\w.:-]+)*$/), client, http, connection, appender, loops, life.signal)
+    this.onState = (listener) => {
+      listeners.add(listener)
+      return () => listeners.delete(listener)
+    }
+    this.close = async () => {
+      const flushed = Promise.allSettled([...loops.values()].map(({ committer }) => committer?.flush()))
+      await appender.close()
+      const flushes = await flushed
+      life.abort()
+      connection.close()
+      for (const flush of flushes) if (flush.status === 'rejected') throw flush.reason
+    }
   }
 
   /** How this client is joined to the server; `idle` until the first loop begins. */
   get state(): State {
-    return this.#parts.connection.state
-  }
-
-  /** Calls the listener at each change; returns how to stop that. */
-  onState(listener: StateListener): () => void {
-    this.#listeners.add(listener)
-    return () => this.#listeners.delete(listener)
-  }
-
-  /** @throws bad-request */
-  channel(name: string): Channel {
-    return new Channel(checkChannel(name), this.#parts)
-  }
-
-  /**
-   * Sends the last commits, waits for the appends that are on their way (both FLUSH_MS at most), and ends every loop
-   * as if it had been left. Until then the socket stays, also when no loop is left.
-   * @throws what kept a commit from being stored; everything is closed then, too.
-   */
-  async close(): Promise<void> {
-    const { appender, loops, connection } = this.#parts
-    const appended = appender.close(FLUSH_MS)
-    const commits = await Promise.allSettled([...loops.values()].map(({ committer }) => committer?.flush()))
-    await appended
-    connection.close()
-    for (const commit of commits) if (commit.status === 'rejected') throw commit.reason
+    return this.#connection.state
   }
 }
 
-export class Channel {
-  readonly name: string
-  readonly #parts: Parts
+interface Running {
+  readonly loop: Loop<unknown>
+  /** Of its automatic commits. */
+  readonly committer: Committer | undefined
+}
 
-  constructor(name: string, parts: Parts) {
-    this.name = name
-    this.#parts = parts
-  }
+export interface Channel {
+  readonly name: string
 
   /**
    * Appends one event, or up to 1,000 at once, all or nothing. Tries again by itself until somebody answers, always
@@ -141,26 +133,20 @@ export class Channel {
    * @throws what the server refused (`seq-conflict`, `too-large`, `forbidden`, `storage-full` …); `too-many` when
    *   too many appends wait already; `unavailable` when the client is closed first; the signal's reason.
    */
-  append(events: NewEventJson | readonly NewEventJson[], options: AppendOptions = {}): Promise<AppendedJson> {
-    return this.#parts.appender.append(this.name, events, options)
-  }
+  append(events: NewEventJson | readonly NewEventJson[], options?: AppendOptions): Promise<AppendedJson>
 
   /**
    * One page, over HTTP, once.
    * @throws `gap`, `epoch-changed`, `no-channel`, `data-loss`, `unavailable` …; the signal's reason.
    */
-  async read(options: ReadOptions = {}): Promise<PageJson> {
-    const { after, cursor, limit, wait = 0, epoch, signal } = options
-    const query = new URLSearchParams()
-    if (cursor) query.set('client', this.#client())
-    else if (after !== undefined) query.set('after', String(after))
-    if (limit !== undefined) query.set('limit', String(limit))
-    if (wait > 0) query.set('wait', String(wait))
-    if (epoch !== undefined) query.set('epoch', epoch)
-    const path = `channels/${this.name}/events?${query}`
-    const { value } = await this.#parts.http.call<PageJson>({ path, signal, timeout: REQUEST_MS + wait * 1_000 })
-    return value
-  }
+  read(options?: ReadOptions): Promise<PageJson>
+
+  /**
+   * The events of the newest `count` seqs as one page, over HTTP: fewer where some were trimmed, erased, compacted or
+   * are withheld. To go on from there: `follow({ epoch, after: last })`.
+   * @throws as `read`
+   */
+  last(count: number, options?: Pick<ReadOptions, 'signal'>): Promise<PageJson>
 
   /**
    * Every event after a place, then each new one, for ever: the loop body is awaited before the next event. With
@@ -171,82 +157,116 @@ export class Channel {
    *   `unauthorized`; a commit that was not stored when the loop ends: `unavailable`. Lost connections are none of its
    *   business.
    */
-  follow(options: EventOptions = {}): Events {
-    return this.#loop(options, (source) => new Events(source, options))
-  }
+  follow(options?: EventOptions): Events
+  /**
+   * The same as a callback, which is awaited before the next event. The promise resolves when the signal has ended the
+   * loop, and rejects with what the loop would throw.
+   */
+  follow(options: EventOptions, onEvent: (event: ChannelEvent) => unknown): Promise<void>
 
   /** As `follow`, for those who keep a state of their own: whole batches, and each gap, reset and caughtup in its place. */
-  followItems(options: FollowOptions = {}): Items {
-    return this.#loop(options, (source) => new Items(source))
-  }
+  followItems(options?: FollowOptions): Items
 
   /**
    * Moves this client's cursor: everything up to `seq` was handled. Resolves when that is durable. A lower seq than
    * the cursor's changes nothing.
-   * @param epoch The history that `seq` is of. Default: that of the loop on this channel, else today's.
+   * @param options.epoch The history that `seq` is of. Default: that of the loop on this channel, else today's.
    * @throws bad-request, epoch-changed, ahead-of-head, no-channel, forbidden
    */
-  async commit(seq: number, { epoch }: { epoch?: string | undefined } = {}): Promise<void> {
-    this.#client()
-    const loop = this.#parts.loops.get(this.name)
-    const place = { epoch: epoch ?? loop?.epoch() ?? null, after: checkSeq(seq) }
-    if (loop?.committer) await loop.committer.commit(place)
-    else await this.#commit(place)
+  commit(seq: number, options?: { epoch?: string | undefined }): Promise<void>
+}
+
+function newChannel(
+  name: string,
+  client: string | undefined,
+  http: Http,
+  connection: Connection,
+  appender: Appender,
+  loops: Map<string, Running>,
+  life: AbortSignal,
+): Channel {
+  const path = `channels/${name}/`
+
+  const named = (): string => {
+    if (client) return client
+    throw new TidemarkError('bad-request', 'A cursor needs a client name')
   }
 
-  #loop<L extends Items | Events>(options: FollowOptions, make: (source: Source) => L): L {
-    const { connection, client, loops } = this.#parts
-    const { signal, cursor, commit = 'auto' } = options
-    const subscription = new Subscription(this.name, this.#start(options), (full) => connection.madeRoom(full))
-    const committer = client === undefined ? undefined : new Committer((place) => this.#commit(place), refused)
-    function refused(error: TidemarkError): void {
-      subscription.end(error)
-    }
-    const running: Loop = { committer, epoch: () => loop.place?.epoch ?? null }
-    const leave = () => {
+  const read: Channel['read'] = async ({ after, cursor, limit, wait = 0, epoch, signal } = {}) => {
+    const asked = { after, client: cursor && named(), limit, wait: wait || undefined, epoch }
+    // Without what is undefined.
+    const query = new URLSearchParams(JSON.parse(JSON.stringify(asked)))
+    const call = { path: `${path}events?${query}`, signal, timeout: REQUEST_MS + wait * 1_000 }
+    return (await http.call<PageJson>(call)).value
+  }
+
+  /** Over the socket where that means the same history, else over HTTP. */
+  const commitTo = async (place: Place): Promise<unknown> =>
+    connection.stream?.commit(name, place) ??
+    http.call({
+      method: 'PUT',
+      path: `${path}cursors/${named()}`,
+      body: JSON.stringify({ seq: place.after, epoch: place.epoch ?? undefined }),
+    })
+
+  const newLoop = <T>(options: FollowOptions, make: (source: Source) => Loop<T>): Loop<T> => {
+    const { signal, after, cursor, epoch, commit } = options
+    if (cursor) named()
+    if (cursor ? after !== undefined : !/^(\d+|earliest|head(-\d+)?|time:.+)$/.test(`${after ?? 'earliest'}`))
+      throw new TidemarkError('bad-request', 'No place to start at')
+    const start = cursor ? { cursor, epoch } : { after: after ?? 'earliest', epoch }
+    const subscription = newSubscription(name, start, connection.madeRoom)
+    const committer = cursor && commit !== 'manual' ? newCommitter(commitTo, subscription.end) : undefined
+    const leave = (): void => {
       signal?.removeEventListener('abort', leave)
-      if (loops.get(this.name) === running) loops.delete(this.name)
+      if (loops.get(name) === running) loops.delete(name)
       connection.remove(subscription)
     }
-    const loop = make({ subscription, leave, committer: cursor && commit === 'auto' ? committer : undefined })
+    const loop = make({ subscription, committer, leave })
+    const running = { loop, committer }
     if (signal?.aborted) subscription.end()
     else {
       connection.add(subscription)
-      loops.set(this.name, running)
+      loops.set(name, running)
       signal?.addEventListener('abort', leave)
     }
     return loop
   }
 
-  #start({ after, cursor, epoch }: FollowOptions): Start {
-    if (cursor) {
-      if (after !== undefined)
-        throw new TidemarkError('bad-request', 'A loop starts at `after` or at the cursor, not both')
-      this.#client()
-      return { cursor, epoch }
-    }
-    const position = checkPosition(after)
-    return { after: position.at === 'seq' ? position.seq : (after ?? 'earliest'), epoch }
+  return {
+    name,
+    read,
+    append: (events, options) => appender.append(name, events, options),
+    last: async (count, { signal } = {}) => {
+      let page = await read({ after: `head-${count}`, limit: count, signal })
+      const { events, head } = page
+      while (page.last < head) {
+        page = await read({ after: page.last, epoch: page.epoch, limit: head - page.last, signal })
+        events.push(...page.events)
+      }
+      return { ...page, events }
+    },
+    follow: ((options: EventOptions = {}, onEvent?: (event: ChannelEvent) => unknown) => {
+      const loop = newLoop(options, (source) => newEvents(source, options))
+      return onEvent ? each(loop, onEvent) : loop
+    }) as Channel['follow'],
+    followItems: (options = {}) => newLoop(options, newItems),
+    commit: async (after, { epoch } = {}) => {
+      named()
+      const place = { epoch: epoch ?? loops.get(name)?.loop.place?.epoch ?? null, after }
+      await persist(() => commitTo(place), life)
+    },
   }
+}
 
-  /** Over the socket where that means the same history, else over HTTP. */
-  async #commit(place: Place): Promise<void> {
-    const { connection, http } = this.#parts
-    const { stream } = connection
-    if (stream?.canCommit(this.name, place)) return void (await stream.commit(this.name, place))
-    const { epoch, after: seq } = place
-    await http.call({
-      method: 'PUT',
-      path: `channels/${this.name}/cursors/${this.#client()}`,
-      body: JSON.stringify(epoch === null ? { seq } : { seq, epoch }),
-    })
-  }
+async function each(loop: Events, onEvent: (event: ChannelEvent) => unknown): Promise<void> {
+  for await (const event of loop) await onEvent(event)
+}
 
-  #client(): string {
-    const { client } = this.#parts
-    if (client === undefined) throw new TidemarkError('bad-request', 'A cursor needs a client with a name')
-    return client
-  }
+/** Names stand in paths, so what could lead elsewhere is refused here; the server knows the whole rule. */
+function checkName(name: string, pattern: RegExp): string {
+  if (pattern.test(name) && !/(^|\/)\.\.?(\/|$)/.test(name)) return name
+  throw new TidemarkError('bad-request', `No name: ${name}`)
 }
 
 /**
@@ -254,16 +274,7 @@ export class Channel {
  * @throws bad-request
  */
 export function baseOf(url: string | URL): URL {
-  const base = URL.canParse(url) ? new URL(url) : undefined
-  const protocol = base?.protocol.replace(/^ws/, 'http')
-  if (
-    base === undefined ||
-    (protocol !== 'http:' && protocol !== 'https:') ||
-    base.username ||
-    base.password ||
-    base.search
-  )
-    throw new TidemarkError('bad-request', 'The address is http://host:port[/path] or https://…, without credentials')
-  const path = base.pathname === '/' ? '/v1' : base.pathname
-  return new URL(`${protocol}//${base.host}${path.replace(/\/?$/, '/')}`)
+  const [, host, path] = /^(?:http|ws)(s?:\/\/[^/@?#\s]+)(\/[^?#]*[^/?#])?\/*$/i.exec(`${url}`) ?? []
+  if (host) return new URL(`http${host}${path || '/v1'}/`)
+  throw new TidemarkError('bad-request', `No address: ${url}`)
 }

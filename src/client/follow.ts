@@ -32,188 +32,158 @@ export interface EventOptions extends FollowOptions {
 export interface Source {
   readonly subscription: Subscription
   /** Present when what the body has finished is committed by itself. */
-  readonly committer?: Committer | undefined
+  readonly committer: Committer | undefined
   /** Ends the subscription on the server. */
   leave(): void
 }
 
-/** Items of one channel, for those who keep a state of their own. One loop, one follower. */
-export class Items implements AsyncIterableIterator<Item, undefined> {
-  readonly #source: Source
-  #given: Item | undefined
-  #place: Place | undefined
-  #over = false
-  /** Calls of `next` take turns, as an async generator's do. */
-  #turn: Promise<unknown> | undefined
-
-  constructor(source: Source) {
-    this.#source = source
-    this.#place = source.subscription.place
-  }
-
-  /** The place after the newest item that was given out: to be stored, and given as `epoch` and `after` another day. */
-  get place(): Place | undefined {
-    return this.#place
-  }
-
-  next(): Promise<IteratorResult<Item, undefined>> {
-    const turn = this.#turn === undefined ? this.#next() : this.#turn.then(this.#next, this.#next)
-    this.#turn = turn
-    return turn
-  }
-
-  readonly #next = async (): Promise<IteratorResult<Item, undefined>> => {
-    this.#finished()
-    if (this.#over) return { value: undefined, done: true }
-    let item: Item | undefined
-    try {
-      item = await this.#source.subscription.take()
-    } catch (error) {
-      // A last commit that fails too says less than this.
-      await Promise.allSettled([this.return()])
-      throw error
-    }
-    if (item === undefined) return this.return()
-    this.#given = item
-    this.#place = placeAfter(item, this.#place)
-    return { value: item, done: false }
-  }
-
-  /** The body asked for the next item, so it is done with this one. */
-  #finished(): void {
-    const item = this.#given
-    this.#given = undefined
-    if (item === undefined || item.is === 'caughtup') return
-    if (item.is === 'reset') this.#source.committer?.drop()
-    this.commitTo(item.epoch, item.is === 'events' ? item.last : item.trimmed)
-  }
-
-  commitTo(epoch: string | null, after: number): void {
-    if (epoch !== null) this.#source.committer?.want({ epoch, after })
-  }
-
+/** What an app loops over; one loop, one follower. Calls of `next` take turns, as an async generator's do. */
+export interface Loop<T> extends AsyncIterableIterator<T, undefined> {
+  /** The place after what was given out last: to be stored, and given as `epoch` and `after` another day. */
+  readonly place: Place | undefined
+  next(): Promise<IteratorResult<T, undefined>>
   /**
    * Ends the loop and sends the commit of what was finished. The event that a `break` or a `throw` left in the middle
    * is not finished: it comes again, unless you commit it.
    */
-  async return(): Promise<IteratorResult<Item, undefined>> {
-    if (!this.#over) {
-      this.#over = true
-      this.#source.leave()
-      await this.#source.committer?.flush()
+  return(): Promise<IteratorResult<T, undefined>>
+  [Symbol.asyncIterator](): this
+}
+
+/** Items of one channel, for those who keep a state of their own. */
+export type Items = Loop<Item>
+/** Events of one channel, one at a time: the loop body is awaited before the next one. */
+export type Events = Loop<ChannelEvent>
+
+/** Gives out items, and commits each as the next one is asked for. */
+export function newItems({ subscription, committer, leave }: Source): Items {
+  let { place } = subscription
+  const run = async function* (): AsyncGenerator<Item, undefined> {
+    try {
+      for (let item = await subscription.take(); item; item = await subscription.take()) {
+        place = placeAfter(item)
+        yield item
+        // The body asked for the next item, so it is done with this one.
+        if (item.is === 'reset') committer?.drop()
+        if (item.is !== 'caughtup') commitTo(committer, place)
+      }
+    } catch (error) {
+      // A last commit that fails too says less than this.
+      await Promise.allSettled([committer?.flush()])
+      throw error
+    } finally {
+      leave()
+      await committer?.flush()
     }
+    return undefined
+  }
+  const items = run()
+  return {
+    get place() {
+      return place
+    },
+    next: () => items.next(),
+    return: () => {
+      // Also when it never began, or when somebody waits for an item.
+      leave()
+      return items.return(undefined)
+    },
+    [Symbol.asyncIterator]() {
+      return this
+    },
+  }
+}
+
+function placeAfter(item: Item): Place {
+  const { epoch, last, trimmed, seq } = item as { epoch: string | null; last?: number; trimmed?: number; seq?: number }
+  return { epoch, after: last ?? trimmed ?? seq! }
+}
+
+/** A channel that is gone has no cursor to move. */
+const commitTo = (committer: Committer | undefined, place: Place): void => {
+  if (place.epoch) committer?.want(place)
+}
+
+/** Not a generator: an event that is there already is given out at once. */
+export function newEvents(source: Source, { onGap, onReset }: EventOptions): Events {
+  const { subscription, committer } = source
+  const items = newItems(source)
+  let events: readonly ChannelEvent[] = []
+  let epoch: string | null = null
+  let at = 0
+  let isOver = false
+  let busy = 0
+  let turn: Promise<unknown> = Promise.resolve()
+
+  /** While the body is amid a batch: the place after the event that it has. */
+  const amid = (): Place | undefined =>
+    at > 0 && at < events.length ? { epoch, after: events[at - 1]!.seq } : undefined
+
+  const now = (): IteratorResult<ChannelEvent, undefined> | undefined => {
+    const place = amid()
+    if (!place || isOver || subscription.isLeft) return undefined
+    // The event before this one is finished. The last one of a batch is committed with its batch.
+    commitTo(committer, place)
+    return { value: events[at++]!, done: false }
+  }
+
+  const end: Events['return'] = async () => {
+    isOver = true
+    await items.return()
     return { value: undefined, done: true }
   }
 
-  [Symbol.asyncIterator](): this {
-    return this
-  }
-}
-
-function placeAfter(item: Item, place: Place | undefined): Place {
-  const { epoch } = item
-  if (item.is === 'events') return { epoch, after: item.last }
-  if (item.is === 'caughtup') return { epoch, after: Math.max(item.seq, place?.after ?? 0) }
-  return { epoch, after: item.trimmed }
-}
-
-/** Events of one channel, one at a time: the loop body is awaited before the next one. */
-export class Events implements AsyncIterableIterator<ChannelEvent, undefined> {
-  readonly #items: Items
-  readonly #subscription: Subscription
-  readonly #options: EventOptions
-  #events: readonly ChannelEvent[] = []
-  #epoch: string | null = null
-  #at = 0
-  #over = false
-  /** A call of `next` that waits; those that come meanwhile take turns, as an async generator's do. */
-  #waits: Promise<IteratorResult<ChannelEvent, undefined>> | undefined
-
-  constructor(source: Source, options: EventOptions) {
-    this.#items = new Items(source)
-    this.#subscription = source.subscription
-    this.#options = options
-  }
-
-  /** The place after the newest event that was given out: to be stored, and given as `epoch` and `after` another day. */
-  get place(): Place | undefined {
-    if (!this.#isAmid) return this.#items.place
-    return { epoch: this.#epoch, after: this.#events[this.#at - 1]!.seq }
-  }
-
-  get #isAmid(): boolean {
-    return this.#at > 0 && this.#at < this.#events.length
-  }
-
-  next(): Promise<IteratorResult<ChannelEvent, undefined>> {
-    if (this.#waits === undefined) return this.#next()
-    return this.#wait(this.#waits.then(this.#next, this.#next))
-  }
-
-  readonly #next = (): Promise<IteratorResult<ChannelEvent, undefined>> => {
-    const events = this.#events
-    if (this.#at >= events.length || this.#over || this.#subscription.isLeft) return this.#wait(this.#more())
-    // The event before this one is finished. The last one of a batch is committed with its batch.
-    if (this.#at > 0) this.#items.commitTo(this.#epoch, events[this.#at - 1]!.seq)
-    return Promise.resolve({ value: events[this.#at++]!, done: false })
-  }
-
-  #wait<T extends Promise<IteratorResult<ChannelEvent, undefined>>>(waits: T): T {
-    this.#waits = waits
-    const done = () => {
-      if (this.#waits === waits) this.#waits = undefined
-    }
-    waits.then(done, done)
-    return waits
-  }
-
-  async #more(): Promise<IteratorResult<ChannelEvent, undefined>> {
-    if (this.#over) return { value: undefined, done: true }
-    if (this.#isAmid) {
-      // Left in the middle of a batch: only what the body has finished counts, not the whole batch.
-      this.#items.commitTo(this.#epoch, this.#events[this.#at - 1]!.seq)
-      return this.return()
-    }
+  const more: Events['next'] = async () => {
     for (;;) {
-      const { value: item, done } = await this.#items.next()
-      if (done) return { value: undefined, done: true }
+      const step = now()
+      if (step) return step
+      const place = amid()
+      if (place) {
+        // Left in the middle of a batch: only what the body has finished counts, not the whole batch.
+        if (!isOver) commitTo(committer, place)
+        return end()
+      }
+      const { value: item } = await items.next()
+      if (!item) return end()
       if (item.is === 'events') {
-        if (item.events.length === 0) continue
-        this.#events = item.events
-        this.#epoch = item.epoch
-        this.#at = 1
-        return { value: item.events[0]!, done: false }
+        if (!item.events.length) continue
+        ;({ events, epoch } = item)
+        at = 1
+        return { value: events[0]!, done: false }
       }
       try {
-        await this.#turnTo(item)
+        if (item.is !== 'caughtup') await told(item, item.is === 'gap' ? onGap : onReset)
       } catch (error) {
-        await Promise.allSettled([this.return()])
+        await Promise.allSettled([end()])
         throw error
       }
     }
   }
 
-  /** Tells the app what is not an event, or throws where the app has no answer to it. */
-  async #turnTo(item: Item): Promise<void> {
-    const { onGap, onReset } = this.#options
-    const { is, ...facts } = item
-    if (item.is === 'gap') {
-      if (!onGap) throw new TidemarkError('gap', `${item.channel}: events up to ${item.trimmed} are gone`, facts)
-      await onGap(item)
-    } else if (item.is === 'reset') {
-      if (!onReset) throw new TidemarkError('epoch-changed', `${item.channel}: the history is another one`, facts)
-      await onReset(item)
-    }
+  return {
+    get place() {
+      return amid() ?? items.place
+    },
+    next: () => {
+      const step = busy ? undefined : now()
+      if (step) return Promise.resolve(step)
+      busy++
+      const taken = turn.then(more, more).finally(() => {
+        busy--
+      })
+      turn = taken
+      return taken
+    },
+    return: end,
+    [Symbol.asyncIterator]() {
+      return this
+    },
   }
+}
 
-  /** As of Items. */
-  async return(): Promise<IteratorResult<ChannelEvent, undefined>> {
-    this.#over = true
-    await this.#items.return()
-    return { value: undefined, done: true }
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this
-  }
+/** Tells the app what is not an event, or throws where the app has no answer to it. */
+async function told(item: Gap | Reset, on?: (item: never) => void | Promise<void>): Promise<void> {
+  const { is, ...facts } = item
+  if (!on) throw new TidemarkError(is === 'gap' ? is : 'epoch-changed', `${item.channel}: ${is}`, facts)
+  await on(item as never)
 }

@@ -1,5 +1,5 @@
 /** The HTTP calls of the client: one answer or one TidemarkError, whatever stands between here and the server. */
-import { type ErrorCode, TidemarkError } from '../errors.ts'
+import { type ErrorCode, hasCode, TidemarkError } from '../errors.ts'
 
 /** A credential, or how to get one. A function is asked again when the server refuses what it gave. */
 export type TokenSource = string | (() => string | Promise<string>) | undefined
@@ -25,150 +25,129 @@ export interface Answer<T> {
   readonly size: number
 }
 
-export class Token {
-  readonly #source: TokenSource
-  #value: string | undefined
-
-  constructor(source: TokenSource) {
-    this.#source = source
-  }
-
-  /** True when a refused token can be replaced by another one. */
-  get isRenewable(): boolean {
-    return typeof this.#source === 'function'
-  }
-
+export interface Http {
   /** @throws unauthorized, with what the app's function threw as its cause */
-  async get(): Promise<string | undefined> {
-    if (typeof this.#source !== 'function') return this.#source
-    try {
-      this.#value ??= await this.#source()
-    } catch (cause) {
-      throw new TidemarkError('unauthorized', 'There is no token: the function that gives it failed', {}, { cause })
-    }
-    return this.#value
-  }
-
-  /** Forgets a refused token, unless another one was fetched since. */
-  drop(refused: string | undefined): void {
-    if (this.#value === refused) this.#value = undefined
-  }
+  token(): Promise<string | undefined>
+  /** Forgets a refused token, unless another one was fetched since. True when another one can be had. */
+  renew(refused: string | undefined): boolean
+  /** @throws what the server answered; `unavailable` when no answer came; the signal's reason when it aborts. */
+  call<T>(call: Call): Promise<Answer<T>>
 }
 
-export class Http {
-  readonly token: Token
-  readonly #base: URL
-  readonly #fetch: typeof fetch
+export function newHttp(base: URL, source: TokenSource, fetchWith: typeof fetch): Http {
+  let given: string | undefined
 
-  constructor(base: URL, token: Token, fetchWith: typeof fetch) {
-    this.#base = base
-    this.token = token
-    this.#fetch = fetchWith
-  }
-
-  /** @throws what the server answered; `unavailable` when no answer came; the signal's reason when it aborts. */
-  async call<T>(call: Call): Promise<Answer<T>> {
-    const token = await this.token.get()
+  const token: Http['token'] = async () => {
+    if (typeof source !== 'function') return source
     try {
-      return await this.#send(call, token)
-    } catch (error) {
-      const refused = error instanceof TidemarkError && error.code === 'unauthorized'
-      if (!refused || !this.token.isRenewable) throw error
-      this.token.drop(token)
-      return await this.#send(call, await this.token.get())
+      given ??= await source()
+    } catch (cause) {
+      throw new TidemarkError('unauthorized', 'No token', {}, { cause })
     }
+    return given
   }
 
-  async #send<T>(call: Call, token: string | undefined): Promise<Answer<T>> {
-    const { method = 'GET', path, body, signal, timeout = REQUEST_MS } = call
+  const renew: Http['renew'] = (refused) => {
+    if (given === refused) given = undefined
+    return typeof source === 'function'
+  }
+
+  const send = async <T>(
+    { path, body, signal, timeout = REQUEST_MS, method, headers }: Call,
+    bearer: string | undefined,
+  ): Promise<Answer<T>> => {
     signal?.throwIfAborted()
-    const headers: Record<string, string> = { accept: 'application/json', ...call.headers }
-    if (body !== undefined) headers['content-type'] = 'application/json'
-    if (token !== undefined) headers.authorization = `Bearer ${token}`
     const life = new AbortController()
-    const stop = () => life.abort()
+    const stop = (): void => life.abort()
     const timer = setTimeout(stop, timeout)
     signal?.addEventListener('abort', stop)
     try {
-      const init: RequestInit = { method, headers, signal: life.signal }
-      // Only where it means something: Chromium asks for leave anew (a preflight) before each call that says so.
-      if (method === 'GET') init.cache = 'no-store'
-      if (body !== undefined) init.body = body
-      const response = await this.#fetch.call(undefined, new URL(path, this.#base), init)
+      const response = await fetchWith(new URL(path, base), {
+        method,
+        body,
+        headers: {
+          ...(body && { 'content-type': 'application/json' }),
+          ...(bearer && { authorization: `Bearer ${bearer}` }),
+          ...headers,
+        },
+        signal: life.signal,
+      } as RequestInit)
       const text = await response.text()
       if (!response.ok) throw refusal(response, text)
-      // 204 says that there is nothing to say.
-      return { value: (response.status === 204 ? undefined : JSON.parse(text)) as T, size: text.length }
+      return { value: text && JSON.parse(text), size: text.length }
     } catch (cause) {
       if (cause instanceof TidemarkError) throw cause
-      if (signal?.aborted) throw signal.reason
-      throw new TidemarkError('unavailable', `No answer from ${this.#base.host}`, {}, { cause })
+      signal?.throwIfAborted()
+      throw new TidemarkError('unavailable', `No answer from ${base.host}`, {}, { cause })
     } finally {
       clearTimeout(timer)
       signal?.removeEventListener('abort', stop)
     }
   }
+
+  return {
+    token,
+    renew,
+    call: async (call) => {
+      const bearer = await token()
+      try {
+        return await send(call, bearer)
+      } catch (error) {
+        if (!hasCode(error, 'unauthorized') || !renew(bearer)) throw error
+        return send(call, await token())
+      }
+    },
+  }
 }
+
+/** What a bare status means, as a proxy may answer it, and a close that is never retried; 44xx is as 4xx. */
+const CODES: Record<number, ErrorCode> = {
+  401: 'unauthorized',
+  403: 'forbidden',
+  404: 'not-found',
+  408: 'timeout',
+  413: 'too-large',
+  429: 'too-many',
+  1008: 'forbidden',
+  1009: 'too-large',
+}
+
+export const codeOf = (status: number): ErrorCode => CODES[status % 4_000] ?? 'bad-request'
 
 /** What a refused request means: the server's own problem, or what a proxy's bare status says. */
-function refusal(response: Response, text: string): TidemarkError {
-  const after = retryAfterOf(response)
-  const hint = after === undefined ? {} : { retryAfter: after }
-  const problem = problemOf(response, text)
-  if (problem === undefined)
-    return new TidemarkError(codeOf(response.status), `The answer was ${response.status}`, hint)
-  const { type: _type, title: _title, status: _status, code, detail, ...details } = problem
-  return new TidemarkError(asErrorCode(code), String(detail), { ...hint, ...details })
+function refusal({ status, headers }: Response, text: string): TidemarkError {
+  // Seconds; a date, which our server never sends, is no hint.
+  const retryAfter = Number(headers.get('retry-after')) * 1_000
+  const isProblem = headers.get('content-type')?.startsWith('application/problem+json')
+  return errorOf({
+    code: status < 500 ? codeOf(status) : 'unavailable',
+    detail: `Status ${status}`,
+    ...(retryAfter > 0 && { retryAfter }),
+    ...(isProblem && JSON.parse(text)),
+  })
 }
 
-function problemOf(response: Response, text: string): Record<string, unknown> | undefined {
-  if (!response.headers.get('content-type')?.startsWith('application/problem+json')) return undefined
-  try {
-    return JSON.parse(text)
-  } catch {
-    // Cut on its way: the status speaks.
-    return undefined
-  }
+/**
+ * What the server tells as a problem, as a page of a poll or as a message. A newer server may have a code that our
+ * table lacks; it is told as it is.
+ */
+export function errorOf(told: object): TidemarkError {
+  const { op: _op, ref: _ref, type: _type, title: _title, status: _status, code, detail, ...details } = told as Told
+  return new TidemarkError(code, detail, details)
 }
 
-/** A server newer than this client may have a code that our table lacks; it is told as it is. */
-export const asErrorCode = (code: unknown): ErrorCode => (typeof code === 'string' ? (code as ErrorCode) : 'internal')
-
-function codeOf(status: number): ErrorCode {
-  if (status >= 500) return 'unavailable'
-  const codes: Record<number, ErrorCode> = {
-    401: 'unauthorized',
-    403: 'forbidden',
-    404: 'not-found',
-    408: 'timeout',
-    413: 'too-large',
-    429: 'too-many',
-  }
-  return codes[status] ?? 'bad-request'
+interface Told {
+  readonly code: ErrorCode
+  readonly detail: string
+  readonly [field: string]: unknown
 }
 
-/** `Retry-After`, seconds or a date, as milliseconds from now. */
-function retryAfterOf(response: Response): number | undefined {
-  const text = response.headers.get('retry-after')
-  if (text === null) return undefined
-  const seconds = Number(text)
-  const ms = Number.isFinite(seconds) ? seconds * 1_000 : Date.parse(text) - Date.now()
-  return ms >= 0 ? ms : undefined
-}
+const PASSING: readonly string[] = ['unavailable', 'too-many', 'timeout']
 
 /** True when the same request may succeed later: nobody said no, or somebody said "not now". */
 export function isPassing(error: unknown): error is TidemarkError {
-  return (
-    error instanceof TidemarkError &&
-    (error.code === 'unavailable' ||
-      error.code === 'too-many' ||
-      error.code === 'timeout' ||
-      error.details.outcome === 'unknown')
-  )
+  return error instanceof TidemarkError && (PASSING.includes(error.code) || error.details.outcome === 'unknown')
 }
 
 /** The server's hint beside an error, ms. */
-export function hintOf(error: TidemarkError): number | undefined {
-  const { retryAfter } = error.details
-  return typeof retryAfter === 'number' ? retryAfter : undefined
-}
+export const hintOf = (error: TidemarkError): number | undefined => error.details.retryAfter as number | undefined

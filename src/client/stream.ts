@@ -1,268 +1,250 @@
 /**
- * The conversation on one open socket: which channels are joined on it, what comes for them, and which questions
- * have no answer yet. It begins with the welcome and dies with the socket; places outlive it, in the subscriptions.
+ * One WebSocket from opening to close: hello and welcome, which channels are joined on it, what comes for them, which
+ * questions have no answer yet, and the watch over a line that has gone silent. It never comes back by itself;
+ * connection.ts decides what follows. Places outlive it, in the subscriptions.
  */
 import { TidemarkError } from '../errors.ts'
-import type { AppendedJson, ServerMessage } from '../wire.ts'
-import { Backoff } from './backoff.ts'
+import { type AppendedJson, CLOSE_BAD_FRAME, type ClientMessage, retryOf, type ServerMessage } from '../wire.ts'
+import { newBackoff, pause } from './backoff.ts'
 import type { AppendText, Codec } from './codec.ts'
-import { asErrorCode, hintOf, isPassing } from './http.ts'
-import type { Line } from './socket.ts'
+import { errorOf, hintOf, isPassing } from './http.ts'
 import type { Place, Subscription } from './subscription.ts'
 
-/** An app that holds full pages makes us stop reading so long, ms; one that needs longer leaves its channel for a while. */
-export const PAUSE_MS = 250
+/** What we use of a WebSocket; a browser's has it, and so has NodeSocket. */
+export interface Socket {
+  binaryType: string
+  readonly protocol: string
+  onopen: ((event: never) => void) | null
+  onmessage: ((event: never) => void) | null
+  onclose: ((event: never) => void) | null
+  send(data: Bytes): void
+  close(code?: number): void
+  /** Only outside browsers: stops reading for a moment, then calls `isLong` and reads on. */
+  hold?(isLong: () => void): void
+  /** Reads on at once. */
+  release?(): void
+}
+
+type Bytes = string | Uint8Array<ArrayBuffer>
+
+export type SocketClass = new (url: string, protocols: string[]) => Socket
+
+/** A socket that brought no `welcome` after so long is none; one that lived so long was a good one, ms. */
+const STABLE_MS = 10_000
+/** Heartbeats without any frame, until we ask with a ping; half a heartbeat later the line counts as dead. */
+const SILENT_PING = 2
 /** A subscription that the server can't serve now is asked for again after a random time below this, ms. */
 const REJOIN_MS = 2_000
-/** Most questions without an answer. */
-const ASKED_MAX = 20_000
+/** Our close of a line that is no good: nobody waits for its goodbye. */
+export const GIVEN_UP = 3_000
 
-type About<Op> = Extract<ServerMessage, { op: Op }>
+export interface Stream {
+  join(subscription: Subscription): void
+  leave(channel: string): void
+  /** The app took enough of what a subscription holds. */
+  release(): void
+  /** Undefined when it may be larger than the server takes in one frame. */
+  append(append: AppendText): Promise<AppendedJson> | undefined
+  /** Undefined when a commit of this place would not count for the right history. */
+  commit(channel: string, place: Place): Promise<unknown> | undefined
+  /** Every question fails with `unavailable`, its outcome unknown. */
+  close(): void
+}
 
 interface Asked {
-  resolve(answer: ServerMessage): void
+  resolve(answer: never): void
   reject(error: TidemarkError): void
 }
 
-export class Stream {
-  readonly #line: Line
-  readonly #subscriptions: Map<string, Subscription>
-  readonly #asked = new Map<number, Asked>()
-  #refs = 1
-  #isOver = false
-  #hasDelivered = false
-  /** Of subscriptions that are asked for again. */
-  readonly #rejoins = new Set<ReturnType<typeof setTimeout>>()
-  /** Set while the socket is not read. */
-  #pause: ReturnType<typeof setTimeout> | undefined
+const HELLO_REF = 0
 
-  constructor(line: Line, subscriptions: Map<string, Subscription>) {
-    this.#line = line
-    this.#subscriptions = subscriptions
-    for (const subscription of subscriptions.values()) this.join(subscription)
+/**
+ * The conversation on a socket that is opening. Once it is welcomed, every subscription is joined on it.
+ * @param onClose Called once, whoever ended it; code 1006 where the line died or never opened. `hint`: when to come
+ *   back, ms. `isGood`: its loss is the first again.
+ */
+export function newStream(
+  socket: Socket,
+  codec: Codec,
+  hello: { token: string | undefined; client: string | undefined },
+  subscriptions: Map<string, Subscription>,
+  onWelcome: () => void,
+  onClose: (code: number, reason: string, hint: number, isGood: boolean) => void,
+): Stream {
+  const life = new AbortController()
+  const { signal } = life
+  const asked = new Map<unknown, Asked>()
+  let refs = HELLO_REF + 1
+  /** Largest frame from us, bytes; known when we are welcome. */
+  let frameBytes = 0
+  let heard = 0
+  let isGood = false
+  /** The close that follows a `switch` does not repeat the delay that is meant for us. */
+  let switchDelay = 0
+
+  const send = (message: Parameters<Codec['encode']>[0]): void => socket.send(codec.encode(message) as Bytes)
+
+  const end = (code: number, reason = ''): void => {
+    if (signal.aborted) return
+    life.abort()
+    socket.onopen = socket.onmessage = socket.onclose = null
+    socket.close(code ? GIVEN_UP : 1000)
+    for (const subscription of subscriptions.values()) subscription.detach()
+    for (const { reject } of asked.values()) reject(new TidemarkError('unavailable', 'Lost before the answer', LOST))
+    onClose(code, reason, retryOf(reason) ?? switchDelay, isGood)
   }
 
-  /** True when it brought at least one frame that was taken. */
-  get hasDelivered(): boolean {
-    return this.#hasDelivered
-  }
-
-  /** The socket is gone. Every question fails with `unavailable`, its outcome unknown. */
-  end(): void {
-    this.#isOver = true
-    clearTimeout(this.#pause)
-    this.#pause = undefined
-    for (const timer of this.#rejoins) clearTimeout(timer)
-    this.#rejoins.clear()
-    for (const subscription of this.#subscriptions.values()) subscription.detach()
-    const asked = [...this.#asked.values()]
-    this.#asked.clear()
-    for (const { reject } of asked)
-      reject(new TidemarkError('unavailable', 'The socket was lost before the answer', { ...LOST, outcome: 'unknown' }))
+  /**
+   * A timer that comes late (a tab in the background, a machine that slept) proves nothing about the line: so a
+   * silent server is asked once and has half a heartbeat to answer.
+   */
+  const watch = async (heartbeat: number): Promise<void> => {
+    let pinged = 0
+    for (;;) {
+      await pause(heartbeat / 2, signal)
+      if (signal.aborted) return
+      if (Date.now() - heard < SILENT_PING * heartbeat) continue
+      if (pinged === heard) return end(1006, 'silence')
+      pinged = heard
+      send({ op: 'ping' })
+    }
   }
 
   // ── Channels ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-  join(subscription: Subscription): void {
-    const { after, cursor, epoch } = subscription.start
+  const join = (subscription: Subscription): void => {
+    const { channel, start } = subscription
+    if (subscription.isOver) return
     subscription.stage = 'joining'
-    subscription.ref = this.#refs++
-    this.#send({
-      op: 'subscribe',
-      ref: subscription.ref,
-      channel: subscription.channel,
-      ...(cursor ? { cursor } : after === undefined ? {} : { after }),
-      ...(epoch === undefined ? {} : { epoch }),
-    })
+    subscription.ref = refs
+    send({ op: 'subscribe', ref: refs++, channel, ...start } as ClientMessage & { op: 'subscribe' })
   }
 
-  leave(channel: string): void {
-    this.#send({ op: 'unsubscribe', channel })
+  const leave = (channel: string): void => send({ op: 'unsubscribe', channel })
+
+  /** The app fell behind for longer than a moment. */
+  const leaveFull = (): void => {
+    for (const subscription of subscriptions.values())
+      if (subscription.stage === 'live' && subscription.isFull) {
+        subscription.stage = 'full'
+        leave(subscription.channel)
+      }
   }
 
-  /** The app fell behind: stop what comes, for a moment by not reading, then by leaving the channel for a while. */
-  #hold(subscription: Subscription): void {
-    if (!this.#line.canPause) this.#leaveFull(subscription)
-    if (!this.#line.canPause || this.#pause !== undefined) return
-    this.#line.pause()
-    this.#pause = setTimeout(() => {
-      // Not for longer: other channels, answers and heartbeats wait behind what is not read.
-      for (const held of this.#subscriptions.values()) if (held.isFull) this.#leaveFull(held)
-      this.#read()
-    }, PAUSE_MS)
-  }
-
-  #leaveFull(subscription: Subscription): void {
-    if (subscription.stage !== 'live') return
-    subscription.stage = 'full'
-    this.leave(subscription.channel)
-  }
-
-  #read(): void {
-    clearTimeout(this.#pause)
-    this.#pause = undefined
-    this.#line.resume()
-  }
-
-  /** The app took enough of what this subscription holds. */
-  madeRoom(subscription: Subscription): void {
-    if (subscription.stage === 'full') this.join(subscription)
-    else if (this.#pause !== undefined && !this.#isHeldUp()) this.#read()
-  }
-
-  /** True when more may come for a channel that is full. */
-  #isHeldUp(): boolean {
-    for (const { stage, isFull } of this.#subscriptions.values()) if (stage === 'live' && isFull) return true
-    return false
-  }
-
-  // ── Questions ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-  /** Undefined when it is larger than the server takes in one frame. */
-  append(append: AppendText): Promise<AppendedJson> | undefined {
-    const ref = this.#refs++
-    const frame = this.#line.codec.encodeAppend(ref, append)
-    if (isLonger(frame, this.#line.welcome?.limits.frameBytes ?? 0)) return undefined
-    return this.#ask(ref, frame).then((answer) => {
-      const { op: _op, ref: _ref, ...appended } = answer as About<'appended'>
-      return appended
-    })
-  }
-
-  /** True when a commit of this place would count for the right history. */
-  canCommit(channel: string, { epoch }: Place): boolean {
-    return epoch !== null && this.#subscriptions.get(channel)?.socketEpoch === epoch
-  }
-
-  commit(channel: string, { after: seq }: Place): Promise<unknown> {
-    const ref = this.#refs++
-    return this.#ask(ref, this.#line.codec.encode({ op: 'commit', ref, channel, seq }))
-  }
-
-  /** @throws the server's error; `unavailable` when the socket is lost before the answer. */
-  #ask(ref: number, frame: string | Uint8Array): Promise<ServerMessage> {
-    if (this.#asked.size >= ASKED_MAX)
-      return Promise.reject(new TidemarkError('too-many', `${ASKED_MAX} operations have no answer yet`))
-    return new Promise((resolve, reject) => {
-      this.#asked.set(ref, { resolve, reject })
-      this.#line.send(frame)
-    })
-  }
-
-  #send(message: Parameters<Codec['encode']>[0]): void {
-    this.#line.send(this.#line.codec.encode(message))
+  /** The server gave up this subscription: for now, or for good. */
+  const ended = (subscription: Subscription, error: TidemarkError): void => {
+    const hint = hintOf(error)
+    subscription.detach()
+    // Too many channels stay too many, unless the server says until when.
+    if (isPassing(error) && (error.code !== 'too-many' || hint))
+      void pause(newBackoff(REJOIN_MS).next(hint), signal).then(() => {
+        if (!signal.aborted && subscription.stage === 'apart') join(subscription)
+      })
+    else subscription.end(error)
   }
 
   // ── Messages ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-  message(message: ServerMessage, size: number): void {
+  const take = (message: ServerMessage, size: number): void => {
+    const { op, ref, channel, ...facts } = message as ServerMessage & { ref?: unknown; channel?: string }
+    const subscription = subscriptions.get(channel!)
+    const isJoining = subscription?.stage === 'joining' && subscription.ref === ref
+    // What comes before `subscribed` belongs to an older subscription of this channel.
+    const live = subscription?.stage === 'live' ? subscription : undefined
+    const question = asked.get(ref)
     switch (message.op) {
+      case 'welcome':
+        frameBytes = message.limits.frameBytes
+        void watch(message.heartbeat)
+        subscriptions.forEach(join)
+        onWelcome()
+        break
+      case 'switch':
+        switchDelay = message.retryAfter
+        break
       case 'appended':
       case 'committed':
-        this.#answered(message.ref)?.resolve(message)
-        break
-      case 'subscribed':
-        this.#subscribed(message)
+        asked.delete(ref)
+        question?.resolve({ channel, ...facts } as never)
         break
       case 'error':
-        this.#refused(message)
+        asked.delete(ref)
+        if (ref === HELLO_REF) end(CLOSE_BAD_FRAME, message.detail)
+        else if (question) question.reject(errorOf(message))
+        else if (isJoining) ended(subscription, errorOf(message))
+        break
+      case 'subscribed':
+        if (isJoining) subscription.subscribed(message)
         break
       case 'events':
-      case 'caughtup':
-      case 'gap':
-      case 'reset':
-      case 'ended': {
-        // What comes before `subscribed` belongs to an older subscription of this channel.
-        const subscription = this.#subscriptions.get(message.channel)
-        if (subscription?.stage === 'live') this.#tell(subscription, message, size)
-      }
-    }
-  }
-
-  #subscribed(message: About<'subscribed'>): void {
-    const subscription = this.#subscriptions.get(message.channel)
-    if (subscription?.stage !== 'joining' || subscription.ref !== message.ref) return
-    subscription.stage = 'live'
-    subscription.subscribed(message)
-  }
-
-  #tell(
-    subscription: Subscription,
-    message: About<'events' | 'caughtup' | 'gap' | 'reset' | 'ended'>,
-    size: number,
-  ): void {
-    switch (message.op) {
-      case 'events':
-        this.#events(subscription, message, size)
-        break
-      case 'caughtup':
-        subscription.caughtUp(message.seq)
+        if (live?.events(codec.frame(message, size))) {
+          isGood = true
+          if (!live.isFull) return
+          // In Node, where it can be, by not reading for a moment: most apps need no more to catch up.
+          if (socket.hold) socket.hold(leaveFull)
+          else leaveFull()
+        }
+        // Asked for again from our own place, unless that was tried often enough.
+        else if (live) {
+          if (live.isOver) leave(live.channel)
+          join(live)
+        }
         break
       case 'gap':
-        subscription.gap(message.trimmed)
-        break
       case 'reset':
-        subscription.reset(message)
+      case 'caughtup':
+        live?.[message.op](message as never)
         break
       case 'ended':
-        this.#ended(subscription, errorOf(message))
+        if (live) ended(live, errorOf(message))
     }
   }
 
-  #events(subscription: Subscription, message: About<'events'>, size: number): void {
-    const continues = subscription.events(this.#line.codec.frame(message, size))
-    if (continues) this.#hasDelivered = true
-    if (continues && subscription.isFull) this.#hold(subscription)
-    // Asked for again from our own place, unless that was tried often enough.
-    else if (!continues && !subscription.isOver) this.join(subscription)
-    else if (!continues) this.leave(subscription.channel)
-  }
+  /** @throws the server's error; `unavailable` when the socket is lost before the answer. */
+  const ask = <T>(frame: string | Uint8Array): Promise<T> =>
+    new Promise((resolve, reject) => {
+      asked.set(refs++, { resolve, reject })
+      socket.send(frame as Bytes)
+    })
 
-  #refused(message: About<'error'>): void {
-    const error = errorOf(message)
-    const asked = this.#answered(message.ref)
-    const subscription = this.#subscriptions.get(message.channel ?? '')
-    if (asked) asked.reject(error)
-    else if (subscription?.stage === 'joining' && subscription.ref === message.ref) this.#ended(subscription, error)
-  }
-
-  /** The server gave up this subscription: for now, or for good. */
-  #ended(subscription: Subscription, error: TidemarkError): void {
-    subscription.detach()
-    // Too many channels stay too many, unless the server says until when.
-    if (!isPassing(error) || (error.code === 'too-many' && hintOf(error) === undefined)) {
-      this.#subscriptions.delete(subscription.channel)
-      subscription.end(error)
-      return
+  socket.onopen = () => send({ op: 'hello', ref: HELLO_REF, ...hello } as ClientMessage & { op: 'hello' })
+  socket.onmessage = ({ data }: { data: string | ArrayBuffer }) => {
+    heard = Date.now()
+    let message: ServerMessage
+    try {
+      message = codec.decode(data)
+    } catch (error) {
+      return end(1007, `${error}`)
     }
-    const rejoin = () => {
-      this.#rejoins.delete(timer)
-      if (!this.#isOver && subscription.stage === 'apart') this.join(subscription)
-    }
-    const timer = setTimeout(rejoin, new Backoff(REJOIN_MS).next(hintOf(error)))
-    this.#rejoins.add(timer)
+    take(message, (data as string).length ?? (data as ArrayBuffer).byteLength)
   }
+  socket.onclose = ({ code, reason }: { code: number; reason: string }) => end(code, reason)
+  void pause(STABLE_MS, signal).then(() => {
+    if (frameBytes) isGood = true
+    else end(1006, 'silence')
+  })
 
-  #answered(ref: unknown): Asked | undefined {
-    if (typeof ref !== 'number') return undefined
-    const asked = this.#asked.get(ref)
-    this.#asked.delete(ref)
-    return asked
+  return {
+    join,
+    leave,
+    release: () => {
+      // Unless more may come for another channel that is full.
+      if (![...subscriptions.values()].some(({ stage, isFull }) => stage === 'live' && isFull)) socket.release?.()
+    },
+    append: (append) => {
+      const frame = codec.encodeAppend(refs, append)
+      // A character is at most three bytes; what may be too large takes the other door.
+      return frame.length * 3 > frameBytes ? undefined : ask(frame)
+    },
+    commit: (channel, { epoch, after: seq }) =>
+      epoch && subscriptions.get(channel)?.socketEpoch === epoch
+        ? ask(codec.encode({ op: 'commit', ref: refs, channel, seq }))
+        : undefined,
+    close: () => end(0),
   }
 }
 
-const LOST = { lost: 'socket' } as const
+const LOST = { lost: true, outcome: 'unknown' } as const
 
 /** True when an operation failed only because its socket is gone. */
-export const isLost = (error: TidemarkError): boolean => error.details.lost === LOST.lost
-
-function isLonger(frame: string | Uint8Array, bytes: number): boolean {
-  if (typeof frame !== 'string') return frame.length > bytes
-  // A character takes at most three bytes, so most frames need no counting.
-  return frame.length * 3 > bytes && new TextEncoder().encode(frame).length > bytes
-}
-
-function errorOf(message: About<'error' | 'ended'>): TidemarkError {
-  const { op: _op, ref: _ref, code, detail, ...details } = message as Record<string, unknown>
-  return new TidemarkError(asErrorCode(code), String(detail), details)
-}
+export const isLost = (error: TidemarkError): boolean => error.details.lost === true

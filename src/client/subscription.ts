@@ -11,8 +11,8 @@
  *
  * `place` is the end of what arrived, and where every joining starts; what the app has handled is the follower's.
  */
+import { sameHistory } from '../epoch.ts'
 import { TidemarkError } from '../errors.ts'
-import { sameHistory } from '../event.ts'
 import type { EventJson, ServerMessage } from '../wire.ts'
 
 /** An event as an app gets it. */
@@ -83,218 +83,202 @@ export const HELD_BYTES_MAX = 1024 * 1024
 /** A frame that does not continue our place is asked for again; so often without progress, then it is `data-loss`. */
 const BROKEN_MAX = 3
 
-type Held = Exclude<Item, { is: 'events' }> | { is: 'frame'; frame: Frame; after: number; last: number }
-type Stage = 'apart' | 'joining' | 'live' | 'full' | 'over'
 type Told<Op> = Extract<ServerMessage, { op: Op }>
 
-export class Subscription {
+export interface Subscription {
   readonly channel: string
-  readonly #start: Start
-  stage: Stage = 'apart'
+  stage: 'apart' | 'joining' | 'live' | 'full' | 'over'
   /** The `subscribe` that is waited for; frames before its `subscribed` belong to an older one. */
-  ref: number | undefined
-  #place: Place | undefined
-  /** A place that the server named where a `reset` may come first; the next frame settles it. */
-  #unsettled: Place | undefined
-  #told = -1
-  #behind = true
-  #broken = 0
-  readonly #held: Held[] = []
-  #heldEvents = 0
-  #heldBytes = 0
-  #failed: TidemarkError | undefined
-  #wake: (() => void) | undefined
-  /** Told when the app made room again. */
-  readonly #onRoom: (subscription: Subscription) => void
-
-  constructor(channel: string, start: Start, onRoom: (subscription: Subscription) => void) {
-    this.channel = channel
-    this.#start = start
-    this.#onRoom = onRoom
-    if (typeof start.after === 'number') this.#place = { epoch: start.epoch ?? null, after: start.after }
-  }
-
+  ref: unknown
   /** The end of what arrived; undefined while only the server knows where the start is. */
-  get place(): Place | undefined {
-    return this.#place
-  }
-
+  readonly place: Place | undefined
   /** What to ask for, on any door: our own place as soon as there is one. */
-  get start(): Start {
-    const place = this.#place
-    if (place === undefined) return this.#start
-    return place.epoch === null ? { after: place.after } : { after: place.after, epoch: place.epoch }
-  }
-
-  get isFull(): boolean {
-    return this.#heldEvents >= HELD_EVENTS_MAX || this.#heldBytes >= HELD_BYTES_MAX
-  }
-
-  get isOver(): boolean {
-    return this.stage === 'over'
-  }
-
-  /** The history that the socket's commits count for, once that is certain. */
-  get socketEpoch(): string | undefined {
-    if (this.stage !== 'live' || this.#unsettled !== undefined) return undefined
-    return this.#place?.epoch ?? undefined
-  }
-
+  readonly start: Start
+  readonly isFull: boolean
+  readonly isOver: boolean
   /** Over because the app left, so that nothing more is given out. */
-  get isLeft(): boolean {
-    return this.stage === 'over' && this.#failed === undefined
-  }
-
+  readonly isLeft: boolean
   /** False while everything up to the head has arrived. */
-  get isBehind(): boolean {
-    return this.#behind
-  }
+  readonly isBehind: boolean
+  /** The history that the socket's commits count for, once that is certain. */
+  readonly socketEpoch: string | null | undefined
 
-  // ── From the doors ─────────────────────────────────────────────────────────────────────────────────────────────
-
-  subscribed({ epoch, after, head }: Pick<Told<'subscribed'>, 'epoch' | 'after' | 'head'>): void {
-    const named = { epoch, after }
-    const asked = this.start
-    // When the server starts elsewhere than asked, a `reset` follows. To take its place before the reset arrived
-    // would forget the reset for good if the socket is lost in between.
-    const sameEpoch = asked.epoch === undefined || asked.epoch === epoch
-    const sameAfter = asked.cursor === undefined && (typeof asked.after !== 'number' || asked.after === after)
-    if (sameEpoch && sameAfter) this.#place = named
-    else this.#unsettled = named
-    if (head > after) this.#behind = true
-  }
-
+  // From the doors:
+  subscribed(answer: Pick<Told<'subscribed'>, 'epoch' | 'after'>): void
   /** The server answered from this place, so nothing is told before it. */
-  opened(place: Place, head: number): void {
-    this.#place = place
-    if (head > place.after) this.#behind = true
-  }
-
+  opened(epoch: string | null, after: number): void
   /** Takes what continues our place. False when the frame does not: then the caller joins again from `start`. */
-  events(frame: Frame): boolean {
-    this.#settle()
-    const place = this.#place ?? { epoch: null, after: frame.after }
-    if (place.epoch !== null && !sameHistory(place.epoch, frame.epoch)) return this.#isBroken(place, frame)
-    if (frame.after > place.after || !frame.isWhole) return this.#isBroken(place, frame)
-    this.#broken = 0
-    this.#place = { epoch: frame.epoch, after: Math.max(place.after, frame.last) }
-    if (frame.last <= place.after) return true
-    this.#hold({ is: 'frame', frame, after: place.after, last: frame.last }, frame.count, frame.bytes)
-    return true
-  }
-
-  #isBroken(place: Place, frame: Frame): false {
-    if (++this.#broken >= BROKEN_MAX)
-      this.end(
-        new TidemarkError('data-loss', `${this.channel}: what the server sends does not continue ${place.after}`, {
-          channel: this.channel,
-          epoch: frame.epoch,
-          after: place.after,
-          upTo: frame.after,
-        }),
-      )
-    return false
-  }
-
-  gap(trimmed: number): void {
-    this.#settle()
-    const { epoch, after } = this.#place ?? { epoch: null, after: 0 }
-    if (trimmed <= after) return
-    this.#place = { epoch, after: trimmed }
-    this.#behind = true
-    this.#hold({ is: 'gap', channel: this.channel, epoch, after, trimmed }, 1, 0)
-  }
-
-  reset({ epoch, trimmed, head }: Pick<Told<'reset'>, 'epoch' | 'trimmed' | 'head'>): void {
-    this.#unsettled = undefined
-    this.#place = { epoch, after: trimmed }
-    this.#told = -1
-    this.#behind = true
-    this.#hold({ is: 'reset', channel: this.channel, epoch, trimmed, head }, 1, 0)
-  }
-
-  caughtUp(seq: number): void {
-    this.#settle()
-    if (!this.#behind && seq === this.#told) return
-    this.#behind = false
-    this.#told = seq
-    this.#hold({ is: 'caughtup', channel: this.channel, epoch: this.#place?.epoch ?? null, seq }, 1, 0)
-  }
-
-  fellBehind(): void {
-    this.#behind = true
-  }
-
+  events(frame: Frame): boolean
+  gap(to: { readonly trimmed: number }): void
+  reset(to: Pick<Told<'reset'>, 'epoch' | 'trimmed' | 'head'>): void
+  caughtup(at: { readonly seq: number }): void
   /** The door is gone: the next one starts at `start`. */
-  detach(): void {
-    if (this.stage === 'over') return
-    this.stage = 'apart'
-    this.ref = undefined
-    this.#unsettled = undefined
-  }
+  detach(): void
+  /** With an error: what arrived is still given out, then the error. Without: it is over at once. */
+  end(error?: TidemarkError): void
 
-  #settle(): void {
-    if (this.#unsettled === undefined) return
-    this.#place = this.#unsettled
-    this.#unsettled = undefined
-  }
-
-  #hold(item: Held, events: number, bytes: number): void {
-    if (this.stage === 'over') return
-    const newest = this.#held.at(-1)
-    // Positions that pass without an event are one item, however many frames they took.
-    if (item.is === 'frame' && isEmpty(item.frame) && newest?.is === 'frame' && isEmpty(newest.frame)) {
-      newest.frame = item.frame
-      newest.last = item.last
-    } else {
-      this.#held.push(item)
-      this.#heldEvents += Math.max(events, 1)
-      this.#heldBytes += bytes
-    }
-    this.#wake?.()
-  }
-
-  // ── To the app ─────────────────────────────────────────────────────────────────────────────────────────────────
-
+  // To the app:
   /**
    * The next item, as soon as there is one; undefined when the subscription is over.
    * @throws what ended it, after everything that arrived before was taken.
    */
-  async take(): Promise<Item | undefined> {
-    for (;;) {
-      const held = this.#held.shift()
-      if (held) return this.#open(held)
-      if (this.#failed) throw this.#failed
-      if (this.stage === 'over') return undefined
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
-      this.#wake = undefined
-    }
-  }
-
-  #open(held: Held): Item {
-    const frame = held.is === 'frame' ? held.frame : undefined
-    this.#heldEvents -= Math.max(frame?.count ?? 1, 1)
-    this.#heldBytes -= frame?.bytes ?? 0
-    if (this.#heldEvents <= HELD_EVENTS_MAX / 4 && this.#heldBytes <= HELD_BYTES_MAX / 4) this.#onRoom(this)
-    if (held.is !== 'frame') return held
-    const { channel } = this
-    const { after, last } = held
-    return { is: 'events', channel, epoch: held.frame.epoch, after, last, events: held.frame.events(channel, after) }
-  }
-
-  /** With an error: what arrived is still given out, then the error. Without: it is over at once. */
-  end(error?: TidemarkError): void {
-    if (this.stage === 'over') return
-    this.stage = 'over'
-    this.#failed = error
-    if (error === undefined) this.#held.length = 0
-    this.#wake?.()
-  }
+  take(): Promise<Item | undefined>
 }
 
-const isEmpty = (frame: Frame): boolean => frame.count === 0
+interface Held {
+  /** How much of its bound a subscription is filled by this. */
+  readonly weight: number
+  open(): Item
+}
+
+/** @param onRoom Told when the app made room again. */
+export function newSubscription(
+  channel: string,
+  from: Start,
+  onRoom: (subscription: Subscription) => void,
+): Subscription {
+  const held: Held[] = []
+  let place: Place | undefined =
+    typeof from.after === 'number' ? { epoch: from.epoch ?? null, after: from.after } : undefined
+  /** A place that the server named where a `reset` may come first; the next frame settles it. */
+  let unsettled: Place | undefined
+  /** Where the app was told, in its row, that it is caught up. */
+  let told: number | undefined
+  let broken = 0
+  let filled = 0
+  let failed: TidemarkError | undefined
+  let wake: (() => void) | undefined
+
+  const settled = (): Place | undefined => {
+    place = unsettled ?? place
+    unsettled = undefined
+    return place
+  }
+
+  const hold = (events: number, bytes: number, open: () => Item): void => {
+    if (self.isOver) return
+    const weight = Math.max((events || 1) / HELD_EVENTS_MAX, bytes / HELD_BYTES_MAX)
+    held.push({ weight, open })
+    filled += weight
+    wake?.()
+  }
+
+  const tell = (item: Item): void => hold(1, 0, () => item)
+
+  const self: Subscription = {
+    channel,
+    stage: 'apart',
+    ref: undefined,
+    get place() {
+      return place
+    },
+    get start() {
+      return place ? { after: place.after, epoch: place.epoch ?? undefined } : from
+    },
+    get isFull() {
+      return filled >= 1
+    },
+    get isOver() {
+      return self.stage === 'over'
+    },
+    get isLeft() {
+      return self.isOver && !failed
+    },
+    get isBehind() {
+      return !place || told !== place.after
+    },
+    get socketEpoch() {
+      return self.stage === 'live' && !unsettled ? place?.epoch : undefined
+    },
+
+    subscribed({ epoch, after }) {
+      const { start } = self
+      self.stage = 'live'
+      // When the server starts elsewhere than asked, a `reset` follows. To take its place before the reset arrived
+      // would forget the reset for good if the socket is lost in between.
+      const isAsked = typeof start.after === 'number' ? start.after === after : !start.cursor
+      if (isAsked && (start.epoch ?? epoch) === epoch) place = { epoch, after }
+      else unsettled = { epoch, after }
+    },
+    opened(epoch, after) {
+      if (!place?.epoch) place = { epoch, after: place?.after ?? after }
+    },
+    events(frame) {
+      const { epoch, after: begin, last } = frame
+      const { epoch: known, after } = settled() ?? { epoch, after: begin }
+      if ((known && !sameHistory(known, epoch)) || begin > after || !frame.isWhole) {
+        if (++broken >= BROKEN_MAX)
+          self.end(
+            new TidemarkError('data-loss', `${channel}: a break after ${after}`, {
+              channel,
+              epoch,
+              after,
+              upTo: begin,
+            }),
+          )
+        return false
+      }
+      broken = 0
+      if (last > after)
+        hold(frame.count, frame.bytes, () => ({
+          is: 'events',
+          channel,
+          epoch,
+          after,
+          last,
+          events: frame.events(channel, after),
+        }))
+      place = { epoch, after: Math.max(after, last) }
+      return true
+    },
+    gap({ trimmed }) {
+      const { epoch, after } = settled() ?? { epoch: null, after: 0 }
+      if (trimmed <= after) return
+      place = { epoch, after: trimmed }
+      tell({ is: 'gap', channel, epoch, after, trimmed })
+    },
+    reset({ epoch, trimmed, head }) {
+      unsettled = told = undefined
+      place = { epoch, after: trimmed }
+      tell({ is: 'reset', channel, epoch, trimmed, head })
+    },
+    caughtup({ seq }) {
+      const { epoch } = settled() ?? { epoch: null }
+      if (seq === told) return
+      told = seq
+      // A channel that nobody made yet has no head to be caught up with.
+      if (epoch) tell({ is: 'caughtup', channel, epoch, seq })
+    },
+    detach() {
+      if (!self.isOver) self.stage = 'apart'
+      unsettled = undefined
+    },
+    end(error) {
+      if (self.isOver) return
+      self.stage = 'over'
+      failed = error
+      if (!error) held.length = 0
+      wake?.()
+    },
+    async take() {
+      for (;;) {
+        const next = held.shift()
+        if (next) {
+          // Sums of fractions drift.
+          filled = held.length && filled - next.weight
+          if (filled <= 1 / 4) onRoom(self)
+          return next.open()
+        }
+        if (failed) throw failed
+        if (self.isOver) return undefined
+        await new Promise<void>((resolve) => {
+          wake = resolve
+        })
+      }
+    },
+  }
+  return self
+}
 
 /** The events of a JSON frame or page. */
 export function jsonFrame(
@@ -302,26 +286,18 @@ export function jsonFrame(
   bytes: number,
 ): Frame {
   const { epoch, after, last, events } = page
+  const rises = ({ seq }: EventJson, i: number): boolean => seq > (events[i - 1]?.seq ?? after) && seq <= last
   return {
     epoch,
     after,
     last,
     bytes,
     count: events.length,
-    isWhole: doRise(events, after, last),
+    isWhole: events.every(rises),
     events: (channel, from) => {
-      const taken = from > after ? events.filter((event) => event.seq > from) : events
+      const taken = events.filter(({ seq }) => seq > from) as ChannelEvent[]
       for (const event of taken) event.channel = channel
-      return taken as ChannelEvent[]
+      return taken
     },
   }
-}
-
-function doRise(events: readonly EventJson[], after: number, last: number): boolean {
-  let previous = after
-  for (const { seq } of events) {
-    if (!(seq > previous)) return false
-    previous = seq
-  }
-  return previous <= last
 }

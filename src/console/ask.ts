@@ -2,7 +2,7 @@
 import { signal } from '@preact/signals'
 import { useEffect } from 'preact/hooks'
 import { baseOf, Tidemark } from '../client/client.ts'
-import { type Call, Http, Token, type TokenSource } from '../client/http.ts'
+import { type Call, newHttp, type TokenSource } from '../client/http.ts'
 import { TidemarkError } from '../errors.ts'
 
 /** Calls lie where the server said in the page, whatever host and path the page was reached under. */
@@ -12,7 +12,7 @@ const KEY = 'tidemark.key'
 /** The one place that a credential comes from, for calls and client alike; a server without keys asks for none. */
 const token: TokenSource = () => sessionStorage.getItem(KEY) ?? ''
 
-const httpWith = (credential: TokenSource) => new Http(base, new Token(credential), (...request) => fetch(...request))
+const httpWith = (credential: TokenSource) => newHttp(base, credential, (...request) => fetch(...request))
 const http = httpWith(token)
 export const tidemark = new Tidemark(base, { token })
 

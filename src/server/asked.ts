@@ -10,6 +10,8 @@ export interface Asked {
   readonly after: Position | undefined
   /** The history that the caller knows; undefined for none. */
   readonly epoch: string | undefined
+  /** It is to be told though nothing moved. */
+  readonly tell: boolean
 }
 
 export interface AskedPoll {
@@ -23,7 +25,7 @@ export interface AskedPoll {
 }
 
 const POLL = ['client', 'channels', 'wait', 'limit'] as const
-const CHANNEL = ['commit', 'after', 'epoch'] as const
+const CHANNEL = ['commit', 'after', 'epoch', 'tell'] as const
 
 /** @throws bad-request */
 export function askedPoll(bytes: Uint8Array): AskedPoll {
@@ -54,7 +56,10 @@ function askedOf(bytes: Uint8Array, name: string, span: Span, client: string | u
   if (commit !== undefined && client === undefined) refuse('A commit is for a client', { field: `${where}commit` })
   const after = given(bytes, fields.get('after'), checkPosition)
   const epoch = given(bytes, fields.get('epoch'), (value) => (value === null ? undefined : checkEpoch(value)))
-  return { commit, after, epoch }
+  const tell = given(bytes, fields.get('tell'), (value) =>
+    typeof value === 'boolean' ? value : refuse('tell is true or false', { field: `${where}tell` }),
+  )
+  return { commit, after, epoch, tell: tell ?? false }
 }
 
 /** A field as it is checked; undefined where it is not given. */

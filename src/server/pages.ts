@@ -6,7 +6,10 @@ import { JSON_TYPE } from '../event.ts'
 import { type App, sendAsIs } from './app.ts'
 import * as schemas from './schemas.ts'
 
-/** @param clientFile of the browser client, made by the build; `/client.js` is `not-found` while there is none. */
+/**
+ * @param clientFile of the browser client, made by the build; `/client.js` is `not-found` while there is none. What it
+ *   loads for msgpack lies beside it.
+ */
 export function addPages(app: App, clientFile: string): void {
   const tags = ['server']
 
@@ -41,23 +44,33 @@ export function addPages(app: App, clientFile: string): void {
     async (_, reply) => sendAsIs(reply, JSON_TYPE, JSON.stringify(app.swagger())),
   )
 
-  let client: ClientFile | undefined
+  addFile(app, '/client.js', clientFile, 'The client for browsers, one module')
+  addFile(
+    app,
+    '/client-msgpack.js',
+    clientFile.replace(/\.js$/, '-msgpack.js'),
+    'What the client loads for the msgpack subprotocol',
+  )
+}
+
+function addFile(app: App, path: string, file: string, summary: string): void {
+  let known: ClientFile | undefined
   app.get(
-    '/client.js',
+    path,
     {
       schema: {
-        tags,
-        summary: 'The client for browsers, one module',
+        tags: ['server'],
+        summary,
         querystring: schemas.NoQuery,
         response: { 200: schemas.textOf('text/javascript'), 304: schemas.Nothing, default: schemas.Refusal },
       },
     },
     async (request, reply) => {
-      client = await currentFile(clientFile, client)
-      if (client === undefined) throw new TidemarkError('not-found', 'The client was not built (tools/build.mjs)')
-      reply.header('etag', client.etag).header('cache-control', 'no-cache')
-      if (request.headers['if-none-match'] === client.etag) return reply.code(304).send()
-      return sendAsIs(reply, 'text/javascript; charset=utf-8', client.bytes)
+      known = await currentFile(file, known)
+      if (known === undefined) throw new TidemarkError('not-found', 'The client was not built (tools/build.mjs)')
+      reply.header('etag', known.etag).header('cache-control', 'no-cache')
+      if (request.headers['if-none-match'] === known.etag) return reply.code(304).send()
+      return sendAsIs(reply, 'text/javascript; charset=utf-8', known.bytes)
     },
   )
 }

@@ -205,6 +205,10 @@ export const PollChannel = z.strictObject({
   commit: Seq.optional().meta({ description: 'Moves the cursor of `client` before reading' }),
   after: After.optional(),
   epoch: Epoch.nullish().meta({ description: 'The history that the caller knows; null for none' }),
+  tell: z
+    .boolean()
+    .optional()
+    .meta({ description: 'Has a page though nothing moved: where it stands, of which history' }),
 })
 
 export const Poll = z

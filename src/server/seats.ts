@@ -46,6 +46,10 @@ export class Seat<Form extends Rendered> extends Standing {
   isAtHead = false
   /** The place was asked for by a word (`head`, `time:…`): the caller must learn its seq, moved or not. */
   byWord = false
+  /** The caller asks to be told where it stands. */
+  asksToTell = false
+  /** It was looked at, within the limits of the answer. */
+  isServed = false
 
   constructor(channel: string) {
     super()
@@ -72,6 +76,12 @@ export class Seat<Form extends Rendered> extends Standing {
   /** Whether this channel ends the wait. */
   get speaks(): boolean {
     return this.page !== undefined || this.gap !== undefined || this.reset || this.error !== undefined
+  }
+
+  /** Whether it is told though nothing moved: the caller must learn a place or a history that it does not know yet. */
+  get isAsked(): boolean {
+    // What can be a reset or a gap is told once it was looked at, lest the caller takes up what comes behind it.
+    return this.byWord || (this.asksToTell && this.isServed)
   }
 
   get place(): Place {
@@ -124,7 +134,7 @@ export async function readSeats<Form extends Rendered>(
     for (const seat of seats) judge(seat, who)
   }
   for (const seat of seats) if (seat.passed) seat.page = { page: seat.passed, form: render(seat.passed, limit) }
-  return seats.filter((seat) => seat.speaks || seat.byWord)
+  return seats.filter((seat) => seat.speaks || seat.isAsked)
 }
 
 /** After a wait its caller may be told less. @throws unauthorized */
@@ -157,6 +167,8 @@ function takeAtOnce<Form extends Rendered>(
   seat.begin(opened)
   // Nothing is to be read there; what comes meanwhile ends the wait.
   seat.isAtHead = opened.opened.after === opened.opened.head
+  seat.isServed = seat.isAtHead
+  seat.asksToTell = asked.tell
   return true
 }
 
@@ -176,6 +188,7 @@ async function takeSeat<Form extends Rendered>(
     if (client !== undefined) doors.keeper.signs.saw(client, channel)
     const from = await placeOf(doors, channel, asked, client)
     seat.byWord = 'after' in from && from.after.at !== 'seq'
+    seat.asksToTell = asked.tell
     seat.begin(await Follower.open(seenByCaller(doors.log, who), channel, from))
     // The caller handled events of a channel that is no more, under whatever epoch.
     if (seat.epoch === null && asked.commit) seat.reset = true
@@ -227,6 +240,7 @@ async function serve<Form extends Rendered>(
   let bytes = READ_BYTES
   for (const seat of seats) {
     if (events <= 0 || bytes <= 0) return
+    seat.isServed = true
     const reading = read(seat, { events, bytes }, render)
     if (reading) await reading
     events -= seat.page?.form.count ?? 0

@@ -2,7 +2,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { Tidemark as Client, type Tidemark, type TidemarkOptions } from '../../src/client/client.ts'
 import { COMMIT_MS } from '../../src/client/commit.ts'
 import { connect } from '../../src/client/node.ts'
-import { type Peer, problem, Scripted } from './scripted.ts'
+import { eventsOf, type Peer, problem, Scripted } from './scripted.ts'
 
 const NAME: TidemarkOptions = { client: 'me' }
 
@@ -264,6 +264,44 @@ test('read gives one page, and throws what the server refuses', async () => {
   await expect(tidemark.channel('a').read({ signal: AbortSignal.timeout(20) })).rejects.toMatchObject({
     name: 'TimeoutError',
   })
+})
+
+test('last gives the newest events as one page, however many answers they take', async () => {
+  const { server, tidemark } = await open()
+  const page = (after: number, last: number) => ({
+    ...{ channel: 'a', epoch: 'e1', after, last, head: 9, trimmed: 0, caughtUp: last === 9 },
+    events: eventsOf(after + 1, last),
+  })
+  const answers = [page(4, 7), page(7, 9)]
+  server.respond = () => ({ body: answers.shift() })
+  const { events, epoch, last } = await tidemark.channel('a').last(5)
+  expect([events.map(({ seq }) => seq), epoch, last]).toEqual([[5, 6, 7, 8, 9], 'e1', 9])
+  expect(server.asked.map(({ url }) => url)).toEqual([
+    '/v1/channels/a/events?after=head-5&limit=5',
+    '/v1/channels/a/events?after=7&limit=2&epoch=e1',
+  ])
+})
+
+test('a callback is awaited before the next event, and its promise tells how the loop ended', async () => {
+  const { server, tidemark } = await open()
+  const stop = new AbortController()
+  const done: number[] = []
+  const followed = tidemark.channel('a').follow({ cursor: true, signal: stop.signal }, async ({ seq }) => {
+    await Promise.resolve()
+    done.push(seq)
+    if (seq === 3) stop.abort()
+  })
+  const peer = await server.peer()
+  keepCommits(peer)
+  await peer.accept()
+  peer.events('a', 1, 9)
+  await followed
+  expect(done).toEqual([1, 2, 3])
+  expect(puts(server).at(-1)).toEqual(['/v1/channels/a/cursors/me', { seq: 3, epoch: 'e1' }])
+  const broken = tidemark.channel('a').follow({ after: 3 }, () => Promise.reject(new Error('the callback failed')))
+  await peer.accept()
+  peer.events('a', 4, 4)
+  await expect(broken).rejects.toThrow('the callback failed')
 })
 
 test('names, positions and addresses are checked before anything is sent', () => {

@@ -160,10 +160,12 @@ test('polls tell gap, reset and caughtup in their place, as a socket does', asyn
   ])
 })
 
-test('a channel at its head is told as caught up though no page names it', async () => {
-  const server = await pollServer({}, {})
+test('a channel at its head is told as caught up, and nobody waits before', async () => {
+  const server = await pollServer({ pages: [page('a', 4, 4)] })
   const items = client(server).channel('a').followItems({ after: 4, epoch: 'e1' })
   expect((await items.next()).value).toMatchObject({ is: 'caughtup', seq: 4 })
+  await server.until(() => polls(server).length === 2)
+  expect(polls(server).map(({ wait }) => wait)).toEqual([0, 25])
 })
 
 test('an answer that was cut says nothing about the channels without a page', async () => {
@@ -238,34 +240,42 @@ test('a poll that fails for now is followed by another try, whatever failed', as
   expect(await seqs(client(server).channel('a').follow(), 1)).toEqual([1])
 })
 
-test('a start at the head is answered by a poll, and by a read where polls do not answer to words', async () => {
-  const answering = await pollServer({ pages: [page('a', 41, 41)] }, { pages: [page('a', 41, 42)] })
-  expect(await seqs(client(answering).channel('a').follow({ after: 'head' }), 1)).toEqual([42])
-  expect(answering.asked.filter(({ method }) => method === 'GET')).toEqual([])
-
-  const silent = await pollServer({}, (asked) => ({ pages: [page('a', asked.body.channels.a.after, 42)] }))
-  const polled = silent.respond
-  silent.respond = (asked) => (asked.method === 'GET' ? { body: page('a', 41, 41) } : polled(asked))
-  expect(await seqs(client(silent).channel('a').follow({ after: 'head' }), 1)).toEqual([42])
-  expect(silent.asked.find(({ method }) => method === 'GET')?.url).toBe('/v1/channels/a/events?limit=1&after=head')
+test('a start at the head goes on from the seq that a poll tells', async () => {
+  const server = await pollServer({ pages: [page('a', 41, 41)] }, { pages: [page('a', 41, 42)] })
+  expect(await seqs(client(server).channel('a').follow({ after: 'head' }), 1)).toEqual([42])
+  expect(polls(server).slice(0, 2)).toMatchObject([
+    { channels: { a: { after: 'head', tell: true } }, wait: 0 },
+    { channels: { a: { after: 41, epoch: 'e1', tell: false } }, wait: 25 },
+  ])
 })
 
-test('a start at the cursor is asked for once; a cursor of another history is a reset', async () => {
-  const server = await pollServer({ pages: [page('a', 5, 6), page('b', 2, 3, { epoch: 'e9' })] })
+test('a start at the cursor goes on from where a poll says that it stands; a cursor of another history is a reset', async () => {
+  const server = await pollServer(
+    { pages: [page('a', 5, 5), page('b', 2, 2, { epoch: 'e9', reset: true, trimmed: 2 })] },
+    { pages: [page('a', 5, 6), page('b', 2, 3, { epoch: 'e9' })] },
+  )
   const polled = server.respond
-  server.respond = (asked) => {
-    if (asked.method === 'PUT') return { body: {} }
-    if (asked.method !== 'GET') return polled(asked)
-    if (asked.url.startsWith('/v1/channels/a/')) return { body: page('a', 5, 5) }
-    return problem(409, 'epoch-changed', { epoch: 'e9', trimmed: 2, head: 3 })
-  }
+  server.respond = (asked) => (asked.method === 'PUT' ? { body: {} } : polled(asked))
   const tidemark = client(server, { client: 'me' })
   const a = tidemark.channel('a').followItems({ cursor: true })
   const b = tidemark.channel('b').followItems({ cursor: true })
+  expect((await a.next()).value).toMatchObject({ is: 'caughtup', seq: 5 })
   expect((await a.next()).value).toMatchObject({ is: 'events', after: 5, last: 6 })
   expect((await b.next()).value).toMatchObject({ is: 'reset', epoch: 'e9', trimmed: 2 })
+  expect((await b.next()).value).toMatchObject({ is: 'caughtup', seq: 2 })
   expect((await b.next()).value).toMatchObject({ is: 'events', after: 2, last: 3 })
-  expect(polls(server)[0].channels).toEqual({ a: { after: 5, epoch: 'e1' }, b: { after: 2, epoch: 'e9' } })
+  expect(polls(server).slice(0, 2)).toMatchObject([
+    { client: 'me', channels: { a: { tell: true }, b: { tell: true } } },
+    { channels: { a: { after: 5, epoch: 'e1' }, b: { after: 2, epoch: 'e9' } } },
+  ])
+  expect(polls(server)[0].channels.a).toEqual({ tell: true })
+})
+
+test('a seq that came without an epoch learns its history', async () => {
+  const server = await pollServer({ pages: [page('a', 4, 4)] }, { pages: [page('a', 4, 5)] })
+  expect(await seqs(client(server).channel('a').follow({ after: 4 }), 1)).toEqual([5])
+  expect(polls(server)[0].channels.a).toEqual({ after: 4, tell: true })
+  expect(polls(server)[1].channels.a).toMatchObject({ after: 4, epoch: 'e1' })
 })
 
 test('a channel that the app does not take from is left out of the polls until it does', async () => {
@@ -285,7 +295,7 @@ test('a channel that the app does not take from is left out of the polls until i
 
 test('a channel that is followed later joins the poll that is on its way', async () => {
   const server = await pollServer(
-    {},
+    { pages: [page('a', 0, 0)] },
     () => new Promise(() => {}),
     (asked) => ({ pages: asked.body.channels.b ? [page('b', 0, 1)] : [] }),
   )

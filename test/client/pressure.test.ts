@@ -2,7 +2,7 @@
 import { expect, onTestFinished, test } from 'vitest'
 import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
 import { connect, NodeSocket } from '../../src/client/node.ts'
-import type { SocketClass } from '../../src/client/socket.ts'
+import type { SocketClass } from '../../src/client/stream.ts'
 import { HELD_EVENTS_MAX } from '../../src/client/subscription.ts'
 import { range } from '../parts.ts'
 import { type Peer, Scripted } from './scripted.ts'
@@ -42,8 +42,7 @@ const READ_EVENTS = 2_000
 
 /** As in a browser, where nobody can stop reading. */
 class PauselessSocket extends NodeSocket {
-  override pause = undefined as unknown as () => void
-  override resume = undefined as unknown as () => void
+  override hold = undefined as unknown as () => void
 }
 
 for (const [name, WebSocket] of [

@@ -133,6 +133,8 @@ describe('pages', () => {
     utimesSync(clientFile, new Date(), new Date(Date.now() + 10_000))
     const second = await call(`${url}/client.js`, 'GET', undefined, { 'if-none-match': tag })
     expect([second.status, second.text]).toEqual([200, 'export const a = 2'])
+    writeFileSync(join(dir, 'client-msgpack.js'), 'export const b = 1')
+    expect((await call(`${url}/client-msgpack.js`)).text).toBe('export const b = 1')
   })
 
   test('what can not be read is a failure of the server, told in its log alone', async () => {

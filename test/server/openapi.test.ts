@@ -31,6 +31,7 @@ const CALLS: Record<string, string> = {
   '/openapi.json': 'get',
   '/errors': 'get',
   '/client.js': 'get',
+  '/client-msgpack.js': 'get',
 }
 
 type Json = Record<string, unknown>

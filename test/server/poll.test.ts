@@ -97,6 +97,31 @@ describe('reading', () => {
     expect(seqs((await poll(url, { channels: { a: {} }, limit: 3 })).json.pages[0])).toEqual([1, 2, 3])
   })
 
+  test('a place that the caller asks to be told is told, moved or not, after what comes before it', async () => {
+    const { url, log } = await startTestServer()
+    await append(log, 'a', ...range(1, 10))
+    const { epoch } = await log.info('a')
+    await log.commit('me', 'a', { seq: 4 })
+    const ask = async (channels: object, limit = 100) =>
+      (await poll(url, { client: 'me', channels, limit })).json.pages as Record<string, unknown>[]
+    expect(await ask({ a: { after: 10, epoch } })).toEqual([])
+    expect(await ask({ a: { after: 10, tell: true }, none: { tell: true } })).toMatchObject([
+      { channel: 'a', epoch, after: 10, last: 10, head: 10, caughtUp: true, events: [] },
+      { channel: 'none', epoch: null, after: 0, last: 0, caughtUp: true },
+    ])
+    // What the answer has no room for is not told: a reset may come before it.
+    const two = await ask({ a: { tell: true }, b: { after: 3, epoch: 'other', tell: true } }, 1)
+    expect(two.map(({ channel, after, reset }) => [channel, after, reset])).toEqual(
+      two.length === 2
+        ? [
+            ['a', 4, undefined],
+            ['b', 0, true],
+          ]
+        : [['a', 4, undefined]],
+    )
+    expect(problemOf(await poll(url, { channels: { a: { tell: 1 } } })).code).toBe('bad-request')
+  })
+
   test('an unknown channel is not an error, and its first epoch is not a reset', async () => {
     const { url, log } = await startTestServer()
     const first = (await poll(url, { channels: { a: {} } })).json.pages[0]

@@ -7,7 +7,7 @@
  * or, when somebody else wrote meanwhile, not at all: then their events are read and the comparison is made again.
  */
 import { randomUUID } from 'node:crypto'
-import { Backoff, pause } from '../../src/client/backoff.ts'
+import { newBackoff, pause } from '../../src/client/backoff.ts'
 import { type Http, hintOf, isPassing } from '../../src/client/http.ts'
 import { hasCode, TidemarkError } from '../../src/errors.ts'
 import { APPEND_EVENTS_MAX, sameHistory } from '../../src/event.ts'
@@ -187,7 +187,7 @@ export class Mirror {
   }
 
   async #patiently<T>(call: () => Promise<{ readonly value: T }>, signal: AbortSignal): Promise<T> {
-    const backoff = new Backoff(undefined, RETRY_MS_MAX)
+    const backoff = newBackoff(undefined, RETRY_MS_MAX)
     for (let failures = 0; ; failures++)
       try {
         const { value } = await call()
