@@ -46,7 +46,7 @@ async function bundleProgram({ build }) {
   chmodSync('dist/bin/tidemark.js', 0o755)
 }
 
-/** Two files: client.js, and client-msgpack.js, which it loads when the msgpack subprotocol is asked for. */
+/** client.js, and what it loads when it is needed: client-msgpack.js, client-bell.js. */
 async function bundleClient({ build }) {
   await build({
     ...common,
@@ -55,7 +55,7 @@ async function bundleClient({ build }) {
       emptyOutDir: false,
       lib: { entry: 'src/client/browser.ts', formats: ['es'], fileName: () => 'client.js' },
       rolldownOptions: {
-        // What both need stands in client.js, whose internal exports have names of one letter.
+        // What a part needs of the client is what everybody may import from it, and nothing else.
         preserveEntrySignatures: 'allow-extension',
         output: { chunkFileNames: 'client-[name].js', minify: true, comments: false },
       },

@@ -1,3 +1,14 @@
 /** What a page gets from /client.js: `import { Tidemark } from 'http://127.0.0.1:7070/client.js'`. */
+import { sameHistory } from '../epoch.ts'
+import { Tidemark as Client, type TidemarkOptions } from './client.ts'
+
 export { TidemarkError } from '../errors.ts'
-export { type Channel, Tidemark } from './client.ts'
+export type { Channel } from './client.ts'
+
+/** The client. The tabs of an origin share one waiting poll, where they have to poll. */
+export class Tidemark extends Client {
+  /** @throws bad-request */
+  constructor(url: string | URL, options?: TidemarkOptions) {
+    super(url, options, async (name, wake) => (await import('./bell.ts')).newBell(name, wake, sameHistory))
+  }
+}

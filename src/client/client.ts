@@ -10,6 +10,7 @@
 import { TidemarkError } from '../errors.ts'
 import type { AppendedJson, NewEventJson, PageJson } from '../wire.ts'
 import { type Appender, type AppendOptions, newAppender } from './append.ts'
+import type { Bell } from './bell.ts'
 import { type Committer, newCommitter, persist } from './commit.ts'
 import { type Connection, newConnection, type State } from './connection.ts'
 import {
@@ -72,9 +73,14 @@ export class Tidemark {
 
   /**
    * @param url The server's address; its path is where the interface lies, `/v1` if it has none.
+   * @param ownBell How the tabs of a page share one waiting poll (bell.ts); browser.ts gives it.
    * @throws bad-request
    */
-  constructor(url: string | URL, options: TidemarkOptions = {}) {
+  constructor(
+    url: string | URL,
+    options: TidemarkOptions = {},
+    ownBell?: (name: string, wake: () => void) => Promise<Bell>,
+  ) {
     const base = baseOf(url)
     const { client, token, subprotocol, fetch = globalThis.fetch, WebSocket = globalThis.WebSocket } = options
     const listeners = new Set<StateListener>()
@@ -92,6 +98,7 @@ export class Tidemark {
         if (state === 'open') appender.pump()
         for (const listener of listeners) listener(state, error)
       },
+      ownBell && ((wake) => ownBell(base.href, wake)),
     )
     const appender = newAppender(http, connection)
     this.#connection = connection

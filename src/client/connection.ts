@@ -27,7 +27,7 @@ import { CLOSE_RETRIED, CLOSE_STREAMER_OFF, CLOSE_UNAUTHORIZED, POLL_CHANNELS_MA
 import { newBackoff } from './backoff.ts'
 import { jsonCodec } from './codec.ts'
 import { codeOf, type Http, hintOf, isPassing } from './http.ts'
-import { type Poller, startPolling } from './poll.ts'
+import { type NewBell, type Poller, startPolling } from './poll.ts'
 import { newStream, type SocketClass, type Stream } from './stream.ts'
 import type { Subscription } from './subscription.ts'
 
@@ -50,7 +50,10 @@ export interface Connection {
   close(): void
 }
 
-/** @param onState Told about each new state. `error`: why every loop was ended. */
+/**
+ * @param onState Told about each new state. `error`: why every loop was ended.
+ * @param newBell As startPolling's.
+ */
 export function newConnection(
   http: Http,
   url: string,
@@ -58,6 +61,7 @@ export function newConnection(
   WebSocket: SocketClass | undefined,
   subprotocol: 'json' | 'msgpack' = 'json',
   onState: (state: State, error?: TidemarkError) => void,
+  newBell: NewBell | undefined,
 ): Connection {
   const subscriptions = new Map<string, Subscription>()
   const backoff = newBackoff()
@@ -208,6 +212,7 @@ export function newConnection(
         else if (line) turn('connecting')
         else wait(hintOf(error))
       },
+      newBell,
     )
   }
 

@@ -5,7 +5,7 @@
  * goes out as its text, so what a server stores is the same whichever door a retry takes.
  */
 import { type Header, readHeader } from '../block.ts'
-import { hasCode } from '../errors.ts'
+import { TidemarkError } from '../errors.ts'
 import type { NewEventJson, ServerMessage } from '../wire.ts'
 import { eventsOf } from './blocks.ts'
 import type { Codec, EventsMessage } from './codec.ts'
@@ -70,7 +70,7 @@ function headerAt(run: Uint8Array, at: number): Header | undefined {
   try {
     return readHeader(run, at)
   } catch (error) {
-    if (hasCode(error, 'data-loss')) return undefined
+    if (error instanceof TidemarkError) return undefined
     throw error
   }
 }

@@ -5,6 +5,7 @@
 import { TidemarkError } from '../errors.ts'
 import type { PollJson, PollPageJson } from '../wire.ts'
 import { newBackoff, pause } from './backoff.ts'
+import type { Bell } from './bell.ts'
 import { errorOf, type Http, isPassing, REQUEST_MS } from './http.ts'
 import { jsonFrame, type Subscription } from './subscription.ts'
 
@@ -14,6 +15,9 @@ const POLL_SECONDS = 25
 const POLL_EVENTS = 1_000
 /** A poll that says nothing is not repeated sooner, ms: a server that is stopping answers at once. */
 const EMPTY_MS = 1_000
+/** @param wake Ends the round of asking: there is something else to ask. */
+export type NewBell = (wake: () => void) => Promise<Bell>
+
 export interface Poller {
   stop(): void
   /** There is something new to ask for. */
@@ -24,6 +28,7 @@ export interface Poller {
  * @param delay Before the first poll, ms.
  * @param onAnswer Told after each answer. `within`: the streamer was just turned on, come back within so many ms.
  * @param onFailed The polls are over: nobody answered, or the answer was a refusal.
+ * @param newBell How tabs share one waiting poll; everybody waits where there is none.
  */
 export function startPolling(
   http: Http,
@@ -32,12 +37,14 @@ export function startPolling(
   delay: number,
   onAnswer: (isStreamerOn: boolean, within: number | undefined) => void,
   onFailed: (error: unknown) => void,
+  newBell: NewBell | undefined,
 ): Poller {
   const life = new AbortController()
   const backoff = newBackoff()
   /** One round of asking; aborted when there is something else to ask. */
   let round = new AbortController()
   let isAnswered = false
+  let bell: Bell | undefined
 
   const ask = async (signal: AbortSignal): Promise<void> => {
     const asked = new Map<string, Subscription>()
@@ -47,22 +54,27 @@ export function startPolling(
       subscription.stage = subscription.isFull ? 'full' : 'apart'
       if (subscription.stage === 'apart') asked.set(channel, subscription)
     }
-    if (!asked.size) return pause(POLL_SECONDS * 1_000, signal)
+    const mayWait = bell?.leads ?? true
+    const others = mayWait && bell?.others(asked)
+    if (!asked.size && !Object.keys(others || {}).length) return pause(POLL_SECONDS * 1_000, signal)
     const areBehind = (): boolean => [...asked.values()].some(({ isBehind }) => isBehind)
     // Nobody waits before every channel is known to be at its head, and the server has spoken of the streamer.
-    const wait = isAnswered && !areBehind() ? POLL_SECONDS : 0
+    const wait = mayWait && isAnswered && !areBehind() ? POLL_SECONDS : 0
     const asking = Date.now()
     const { value, size } = await http.call<PollJson>({
       method: 'POST',
       path: 'poll',
       body: JSON.stringify({
         client,
-        channels: Object.fromEntries(
-          [...asked].map(([channel, { start, isBehind }]) => [
-            channel,
-            { after: start.after, epoch: start.epoch, tell: isBehind },
-          ]),
-        ),
+        channels: {
+          ...others,
+          ...Object.fromEntries(
+            [...asked].map(([channel, { start, isBehind }]) => [
+              channel,
+              { after: start.after, epoch: start.epoch, tell: isBehind },
+            ]),
+          ),
+        },
         wait,
         limit: POLL_EVENTS,
       }),
@@ -85,35 +97,41 @@ export function startPolling(
       } else if (take(subscription, page, size / pages.length)) hasMoved = true
     }
     isAnswered = true
+    if (bell?.answered(value, asked)) hasMoved = true
     onAnswer(streamer !== 'off', streamerRetryAfter)
     if (hasFailed) return pause(backoff.next(), signal)
     backoff.reset()
     if (!hasMoved && (wait || areBehind())) await pause(asking + EMPTY_MS - Date.now(), signal)
+    if (bell && !bell.leads && !areBehind()) await bell.rings(asked, signal)
   }
 
   const run = async (): Promise<void> => {
     await pause(delay, life.signal)
+    try {
+      bell = await newBell?.(wake)
+    } catch {
+      // Its file is not to be had now: we wait as if we were alone.
+    }
+    if (life.signal.aborted) bell?.stop()
     while (!life.signal.aborted) {
       round = new AbortController()
       try {
         await ask(round.signal)
       } catch (error) {
         if (round.signal.aborted) continue
-        life.abort()
+        stop()
         onFailed(error)
       }
     }
   }
-  void run()
-
   const wake = (): void => round.abort()
-  return {
-    wake,
-    stop: () => {
-      life.abort()
-      wake()
-    },
+  const stop = (): void => {
+    life.abort()
+    wake()
+    bell?.stop()
   }
+  void run()
+  return { wake, stop }
 }
 
 /** One channel's page. True when it brought something. */

@@ -1,7 +1,8 @@
 /** The server that this page was loaded from: calls, and the client for what is followed. */
 import { signal } from '@preact/signals'
 import { useEffect } from 'preact/hooks'
-import { baseOf, Tidemark } from '../client/client.ts'
+import { Tidemark } from '../client/browser.ts'
+import { baseOf } from '../client/client.ts'
 import { type Call, newHttp, type TokenSource } from '../client/http.ts'
 import { TidemarkError } from '../errors.ts'
 

@@ -45,13 +45,15 @@ export function addPages(app: App, clientFile: string): void {
   )
 
   addFile(app, '/client.js', clientFile, 'The client for browsers, one module')
-  addFile(
-    app,
-    '/client-msgpack.js',
-    clientFile.replace(/\.js$/, '-msgpack.js'),
-    'What the client loads for the msgpack subprotocol',
-  )
+  for (const [part, summary] of CLIENT_PARTS)
+    addFile(app, `/client-${part}.js`, clientFile.replace(/\.js$/, `-${part}.js`), summary)
 }
+
+/** What the client loads when it is needed. */
+const CLIENT_PARTS = [
+  ['msgpack', 'A part of the client: the msgpack subprotocol'],
+  ['bell', 'A part of the client: how the tabs of an origin share one waiting poll'],
+] as const
 
 function addFile(app: App, path: string, file: string, summary: string): void {
   let known: ClientFile | undefined

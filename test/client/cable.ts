@@ -26,6 +26,11 @@ export class Cable {
     return cable
   }
 
+  /** Connections from clients that are open now. */
+  get connections(): number {
+    return this.#open.size / 2
+  }
+
   /** Cuts every connection, as a line that broke. */
   cut(): void {
     for (const socket of this.#open) socket.resetAndDestroy()

@@ -29,8 +29,8 @@ export const CHANNEL_NAMES = range(0, CHANNELS - 1).map(name)
 export interface Followers {
   /** Events that each channel's loop body has finished. */
   handled(): Promise<Record<string, number>>
-  /** Whether loop bodies stand still: each in the event after those it has finished. */
-  hold(still: boolean): Promise<void>
+  /** Whether loop bodies stand still, each after so many more events: in the event after those it has finished. */
+  hold(still: boolean, after: number): Promise<void>
   /** What should not have come, in words. */
   wrong(): Promise<readonly string[]>
   close(): Promise<void>
@@ -86,16 +86,18 @@ export async function storm(seed: number, follow: Follow): Promise<Storm> {
   }
   /** While the app stands still, cursors come as far as what it has finished, and never further. */
   const expectCursors = async (): Promise<void> => {
-    await followers.hold(true)
-    const handled = await followers.handled()
+    // So that they stand amid their batches.
+    await followers.hold(true, random(30))
     for (;;) {
       const { cursors } = await ask<{ cursors: { channel: string; seq: number }[] }>(port, `cursors/${CLIENT}`)
+      // Some may still be on their way to where they stand.
+      const handled = await followers.handled()
       for (const { channel, seq } of cursors) expect(seq, `cursor of ${channel}`).toBeLessThanOrEqual(handled[channel]!)
       const reached = new Map(cursors.map(({ channel, seq }) => [channel, seq]))
       if (CHANNEL_NAMES.every((channel) => (reached.get(channel) ?? 0) === handled[channel])) break
       await new Promise((resolve) => setTimeout(resolve, 10))
     }
-    await followers.hold(false)
+    await followers.hold(false, 0)
   }
   const restart = async (): Promise<void> => {
     if (random(2) === 0) await expectCursors()

@@ -32,6 +32,7 @@ const CALLS: Record<string, string> = {
   '/errors': 'get',
   '/client.js': 'get',
   '/client-msgpack.js': 'get',
+  '/client-bell.js': 'get',
 }
 
 type Json = Record<string, unknown>

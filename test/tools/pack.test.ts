@@ -75,7 +75,7 @@ function reached(dir: string, entries: readonly string[]): Set<string> {
   const found = new Set(entries)
   for (const file of found)
     for (const [, name] of readFileSync(join(dir, file), 'utf8').matchAll(
-      /(?:from|import)\s*\(?\s*['"](\.[^'"]+)['"]/g,
+      /(?:from|import)\s*\(?\s*['"`](\.[^'"`]+)['"`]/g,
     ))
       found.add(join(dirname(file), file.endsWith('.d.ts') ? name!.replace(/\.ts$/, '.d.ts') : name!))
   return found
