@@ -15,6 +15,8 @@ type Called = IncomingMessage & { [CALLER]?: Principal }
 export interface From {
   readonly who: Principal
   readonly address: string
+  /** Of a socket that nobody speaks for yet: is told when somebody does, or when it is over. */
+  readonly known?: () => void
 }
 
 export function setCaller(req: IncomingMessage, who: Principal): void {

@@ -11,6 +11,7 @@ import type { Keeper } from '../log/keeper.ts'
 import type { AppendOptions, Log } from '../log/log.ts'
 import type { Audit } from './audit.ts'
 import type { Counts } from './counts.ts'
+import type { Guard } from './guard.ts'
 import { PENDING_BYTES_MAX } from './limits.ts'
 import type { StreamerSwitch } from './switch.ts'
 import type { Waits } from './waits.ts'
@@ -44,6 +45,7 @@ export interface Doors {
   readonly logger: Logger
   readonly metrics: Counts
   readonly audit: Audit
+  readonly guard: Guard
   /**
    * Aborts when the server begins to stop, before it stops accepting: waiting polls answer their empty page, SSE
    * streams end, no new wait begins. Appends are taken and answered until their connection closes.

@@ -8,7 +8,7 @@ import { performance } from 'node:perf_hooks'
 import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { type Principal, unauthorized } from '../access/principal.ts'
-import { type ErrorCode, TidemarkError, toProblem } from '../errors.ts'
+import { type ErrorCode, hasCode, TidemarkError, toProblem } from '../errors.ts'
 import { mediaType } from '../event.ts'
 import type { ConnectionJson } from '../wire.ts'
 import type { Access } from './access.ts'
@@ -116,12 +116,19 @@ export class Front {
   }
 
   /** Answers, logs and counts a failure. An answer that has begun is cut, so that it never looks whole. */
-  fail(req: IncomingMessage, res: ServerResponse, error: unknown): void {
+  fail(req: IncomingMessage, res: ServerResponse, thrown: unknown): void {
     // Whoever hung up gets no answer, and did nothing wrong.
     if (res.destroyed || (req.destroyed && !req.complete && !this.#spoilt.has(res))) return
+    const error = this.#judged(req, thrown)
     const code = this.#tell(error, { method: req.method, path: pathOf(req.url!) })
     this.#doors.audit.refused(code, this.#options.peers.address(req))
     sendProblem(res, error)
+  }
+
+  /** Who shows one bad credential after the other is told to wait. */
+  #judged(req: IncomingMessage, error: unknown): unknown {
+    if (req.headers.authorization === undefined || !hasCode(error, 'unauthorized')) return error
+    return this.#doors.guard.failed(this.#options.peers.address(req)) ?? error
   }
 
   #tell(error: unknown, facts: Readonly<Record<string, unknown>>): ErrorCode {
@@ -175,14 +182,17 @@ export class Front {
       // Whoever shows nothing says it in its hello; what is shown here has to be good.
       if (who.isNobody && req.headers.authorization !== undefined) throw unauthorized()
       const address = this.#options.peers.address(req)
+      const known = who.isNobody ? this.#doors.guard.knock(address) : undefined
+      if (known !== undefined) socket.once('close', known)
       this.#upgraded.set(socket, address)
-      this.#options.upgrade(req, socket, head, { who, address })
+      this.#options.upgrade(req, socket, head, { who, address, ...(known && { known }) })
     } catch (error) {
       this.#refuse(req, socket, error)
     }
   }
 
-  #refuse(req: IncomingMessage, socket: Duplex, error: unknown): void {
+  #refuse(req: IncomingMessage, socket: Duplex, thrown: unknown): void {
+    const error = this.#judged(req, thrown)
     const code = this.#tell(error, { upgrade: true, path: pathOf(req.url!) })
     this.#doors.audit.refused(code, this.#options.peers.address(req))
     endWithProblem(socket, error, ['Sec-WebSocket-Version: 13'])

@@ -14,6 +14,7 @@ import { Counts } from './counts.ts'
 import type { Doors } from './doors.ts'
 import { logFailure } from './failure.ts'
 import { Front } from './front.ts'
+import { Guard } from './guard.ts'
 import { CLIENT_FILE } from './home.ts'
 import { hotCall, isOpenCall } from './hot.ts'
 import * as limits from './limits.ts'
@@ -63,6 +64,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   keyring.onChange((change) => audit.keys(change))
   const doors: Doors = {
     audit,
+    guard: new Guard(options.guard),
     log,
     keeper,
     keyring,

@@ -6,7 +6,7 @@
  */
 import type { Duplex } from 'node:stream'
 import type { WebSocket } from 'ws'
-import { type Principal, unauthorized } from '../access/principal.ts'
+import type { Principal } from '../access/principal.ts'
 import { ERRORS, TidemarkError, toTidemarkError } from '../errors.ts'
 import { APPEND_EVENTS_MAX } from '../event.ts'
 import { type Source, seenBy } from '../log/seen.ts'
@@ -227,8 +227,9 @@ export class Session {
   }
 
   #expire(): void {
-    this.#speaker.failed(unauthorized())
-    this.finish(CLOSE.unauthorized, 'unauthorized')
+    const { error, code, reason } = this.#speaker.dismissal()
+    this.#speaker.failed(error)
+    this.finish(code, reason)
   }
 
   /** An idle socket keeps no list of them. */
@@ -312,6 +313,7 @@ export class Session {
 
   #enter(state: 'open' | 'closing' | 'over'): void {
     this.#state = state
+    if (state === 'over') this.#speaker.over()
     this.#since = clock()
   }
 

@@ -1,6 +1,7 @@
 /** Who speaks on one socket: nobody until its hello, unless its handshake said it; the same subject until its end. */
-import type { Principal } from '../access/principal.ts'
+import { type Principal, unauthorized } from '../access/principal.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
+import { CLOSE } from '../wire.ts'
 import type { From } from './callers.ts'
 import type { Doors } from './doors.ts'
 import type { Refused, Request } from './intake.ts'
@@ -14,11 +15,17 @@ interface Frame {
 export class Speaker {
   readonly #doors: Doors
   readonly #address: string
+  /** Nobody has said who that is, until this is called. */
+  readonly #known: (() => void) | undefined
+  /** Of its subject, this socket is one of many. */
+  #leave: (() => void) | undefined
+  #hasShown = false
   #who: Principal
   /** What came while a token is read. */
   #held: Frame[] | undefined
 
-  constructor(doors: Doors, { who, address }: From) {
+  constructor(doors: Doors, { who, address, known }: From) {
+    this.#known = known
     this.#doors = doors
     this.#address = address
     this.#who = who
@@ -28,6 +35,20 @@ export class Speaker {
   failed(error: unknown, facts: Readonly<Record<string, unknown>> = {}): void {
     this.#doors.failed('stream', error, facts)
     this.#doors.audit.refused(toTidemarkError(error).code, this.#address)
+  }
+
+  /** Why, and with which close code, one is sent away whose credential is not good, or has ended. */
+  dismissal(): { error: TidemarkError; code: number; reason: string } {
+    const tooMany = this.#hasShown && this.#who.isNobody ? this.#doors.guard.failed(this.#address) : undefined
+    if (tooMany === undefined) return { error: unauthorized(), code: CLOSE.unauthorized, reason: 'unauthorized' }
+    return { error: tooMany, code: CLOSE.tooMany, reason: `retry=${tooMany.details.retryAfter}` }
+  }
+
+  /** The socket is over. */
+  over(): void {
+    this.#known?.()
+    this.#leave?.()
+    this.#leave = undefined
   }
 
   get who(): Principal {
@@ -53,6 +74,7 @@ export class Speaker {
    * known.
    */
   identify(credential: string, found: (who: Principal) => void, goOn: (bytes: Buffer, binary: boolean) => void): void {
+    this.#hasShown = true
     const who = this.#doors.keyring.of(credential)
     if (!(who instanceof Promise)) {
       found(who)
@@ -68,10 +90,12 @@ export class Speaker {
     })
   }
 
-  /** False for who may not speak here. @throws bad-request for a client that it can not name */
+  /** False for who may not speak here. @throws bad-request for a client that it can not name, too-many */
   greet(who: Principal, client: string | null): boolean {
     if (who.isNobody || who.isOver()) return false
     if (client !== null) who.cursor(client)
+    this.#leave = this.#doors.guard.enter(who)
+    this.#known?.()
     this.#who = who
     return true
   }

@@ -37,6 +37,7 @@ export async function stream(req: IncomingMessage, res: ServerResponse, doors: D
     res.destroy()
     return
   }
+  const exit = doors.guard.enter(who)
   const gone = untilGone(res, doors.stopping)
   const release = doors.waits.streamed(who, gone.abort)
   const over = doors.metrics.follows('sse')
@@ -54,6 +55,7 @@ export async function stream(req: IncomingMessage, res: ServerResponse, doors: D
     way.end(RETRY_MS + retryAfter(doors))
   } finally {
     over()
+    exit()
     leave?.()
     release()
     gone.end()

@@ -16,6 +16,7 @@ import { Audit } from '../../src/server/audit.ts'
 import { Counts } from '../../src/server/counts.ts'
 import type { Doors } from '../../src/server/doors.ts'
 import type { HotCall } from '../../src/server/front.ts'
+import { Guard } from '../../src/server/guard.ts'
 import { holdContinue, sendProblem } from '../../src/server/http.ts'
 import { LogSwitch } from '../../src/server/switch.ts'
 import { Waits } from '../../src/server/waits.ts'
@@ -47,6 +48,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
   const failures: string[] = []
   const keyring = Keyring.none()
   const doors: Doors = {
+    guard: new Guard(),
     audit: new Audit({ log, logger, isOn: () => false, started: () => ({}) }),
     log,
     keeper: new Keeper(log),

@@ -14,6 +14,7 @@ import type { LogOptions } from '../../src/log/open.ts'
 import { Audit } from '../../src/server/audit.ts'
 import { Counts } from '../../src/server/counts.ts'
 import type { Doors } from '../../src/server/doors.ts'
+import { Guard } from '../../src/server/guard.ts'
 import { Streamer, type StreamerOptions } from '../../src/server/streamer.ts'
 import { LogSwitch } from '../../src/server/switch.ts'
 import { Waits } from '../../src/server/waits.ts'
@@ -46,6 +47,7 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
   const stopping = new AbortController().signal
   const keyring = Keyring.none()
   const doors: Doors = {
+    guard: new Guard(),
     audit: new Audit({ log, logger, isOn: () => false, started: () => ({}) }),
     log,
     keeper: new Keeper(log),
