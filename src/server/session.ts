@@ -27,6 +27,8 @@ import { Turns } from './turns.ts'
 const UNDER_WAY_BYTES_MAX = 1024 * 1024
 /** What a request counts beside the bytes of its frame. */
 const REQUEST_BYTES = 256
+/** Largest frame of nobody: a hello with the longest token has room. */
+const HELLO_BYTES_MAX = 16 * 1024
 /** Requests that were taken before a stop are answered within this time, or not at all; ms. */
 const ANSWERS_MS = 4_000
 
@@ -92,6 +94,10 @@ export class Session {
   message(bytes: Buffer, binary: boolean): void {
     if (this.#state === 'closing' || this.#state === 'over') return
     this.#awaitsPong = false
+    if (this.who.isNobody && bytes.length > HELLO_BYTES_MAX) {
+      this.close(CLOSE.tooBig, 'a hello is smaller')
+      return
+    }
     if (this.#speaker.isHeld) {
       this.#speaker.hold(bytes, binary)
       return
@@ -227,9 +233,7 @@ export class Session {
   }
 
   #expire(): void {
-    const { error, code, reason } = this.#speaker.dismissal()
-    this.#speaker.failed(error)
-    this.finish(code, reason)
+    this.finish(...this.#speaker.dismiss())
   }
 
   /** An idle socket keeps no list of them. */

@@ -37,11 +37,12 @@ export class Speaker {
     this.#doors.audit.refused(toTidemarkError(error).code, this.#address)
   }
 
-  /** Why, and with which close code, one is sent away whose credential is not good, or has ended. */
-  dismissal(): { error: TidemarkError; code: number; reason: string } {
+  /** Tells that a credential is not good, or has ended. @returns how its socket is closed */
+  dismiss(): [code: number, reason: string] {
     const tooMany = this.#hasShown && this.#who.isNobody ? this.#doors.guard.failed(this.#address) : undefined
-    if (tooMany === undefined) return { error: unauthorized(), code: CLOSE.unauthorized, reason: 'unauthorized' }
-    return { error: tooMany, code: CLOSE.tooMany, reason: `retry=${tooMany.details.retryAfter}` }
+    this.failed(tooMany ?? unauthorized())
+    if (tooMany === undefined) return [CLOSE.unauthorized, 'unauthorized']
+    return [CLOSE.tooMany, `retry=${tooMany.details.retryAfter}`]
   }
 
   /** The socket is over. */

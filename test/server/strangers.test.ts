@@ -60,6 +60,21 @@ test('sockets that say no hello are bounded; those that said it, or left, count 
   expect((await knock(guarded))[0]).toBe(429)
 })
 
+test('before anybody has said who they are, frames are small; the longest token fits', async () => {
+  const guarded = await startGuarded()
+  const closedBy = async (token: string): Promise<number> => {
+    const peer = await Peer.open(socketUrl(guarded), 'json', {})
+    peer.send({ op: 'hello', token })
+    return (await peer.closed).code
+  }
+  expect(await closedBy('x'.repeat(8_192))).toBe(4401)
+  expect(await closedBy('x'.repeat(20_000))).toBe(1009)
+  const known = await guarded.joined(guarded.credentials.granted)
+  const events = [{ data: 'x'.repeat(20_000) }]
+  known.send({ op: 'append', ref: 1, channel: 'orders/1', events })
+  expect(await known.next('appended')).toMatchObject({ last: 1 })
+})
+
 test('handshakes without a credential are bounded by address and time', () => {
   const guard = new Guard()
   const knocks = (address: string, now: number) => {
