@@ -56,7 +56,7 @@ export class Principal {
   /** Whose addressed events it is given; undefined for one who is given every event, and told whom it is for. */
   readonly reader: Reader | undefined
   readonly #source: Source
-  /** Before the name of each of its cursors; empty for admins. */
+  /** Before the name of each of its cursors and idempotency keys; empty for admins. */
   readonly #owner: string
   #grants: readonly Grant[]
   #expires: number
@@ -99,8 +99,10 @@ export class Principal {
   }
 
   /** Its credential was revoked, or has expired. @param now ms since 1970 */
-  isOver(now = Date.now()): boolean {
-    return this.#source.isOver || this.#expires <= now
+  isOver(now?: number): boolean {
+    // Who never ends costs no look at the clock.
+    if (this.#source.isOver || this.#expires === Number.POSITIVE_INFINITY) return this.#source.isOver
+    return this.#expires <= (now ?? Date.now())
   }
 
   /** A key that stays the same may be granted something else. */
@@ -128,7 +130,6 @@ export class Principal {
 
   /** @throws unauthorized, forbidden: the same whether there is such a channel or not */
   need(operation: Operation, channel: string): void {
-    if (this.isAdmin) return
     this.known()
     if (!this.may(operation, channel)) throw forbidden(operation, channel)
   }
@@ -146,14 +147,18 @@ export class Principal {
 
   /** @throws unauthorized, forbidden */
   needAdmin(): void {
-    if (this.isAdmin) return
     this.known()
-    throw new TidemarkError('forbidden', 'Only an admin may do this')
+    if (!this.isAdmin) throw new TidemarkError('forbidden', 'Only an admin may do this')
   }
 
   /** The whole name of a cursor, as the log keeps it. @param client checked @throws bad-request for another subject's */
   cursor(client: string): string {
     return this.sub === null ? client : this.#owner + checkClient(client)
+  }
+
+  /** An idempotency key as the log keeps it: no subject meets another one's. @param key checked */
+  idempotencyKey(key: string): string {
+    return this.#owner + key
   }
 
   /** The name that this caller gave a cursor; undefined for another subject's. */

@@ -123,6 +123,12 @@ export async function makeApp(options: AppOptions): Promise<App> {
     // Before a body is read for nothing.
     if (request.is404) throw methods.refusal(request.raw)
   })
+  app.addHook('preHandler', async (request) => {
+    // A body may come slower than the right to send it ends.
+    if (request.bytes === null) return
+    const { channel } = request.params as { readonly channel?: string }
+    check(callerOf(request.raw), request.routeOptions.config.right ?? 'known', channel ?? '')
+  })
   app.setNotFoundHandler((request, reply) => {
     reply.hijack()
     fail(request.raw, reply.raw, methods.refusal(request.raw))

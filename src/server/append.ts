@@ -42,10 +42,12 @@ export async function append(req: IncomingMessage, res: ServerResponse, doors: D
     return
   }
   const body = await readEvents(req, res, type, query)
+  // A body may come slower than the right to send it ends.
+  who.need('append', target.channel)
   const started = performance.now()
   const { channel, expectedSeq, idempotencyKey } = target
   const entry = expectedSeq === undefined ? { channel, body } : { channel, body, expectedSeq }
-  const [appended] = await doors.log.append([entry], appendOptions(doors, idempotencyKey))
+  const [appended] = await doors.log.append([entry], appendOptions(doors, who, idempotencyKey))
   if (!appended!.duplicate) doors.metrics.appended('http', body.count, body.bytes.length, performance.now() - started)
   sendAppended(res, doors, appended!)
 }

@@ -6,6 +6,7 @@
  */
 import type { Logger } from 'pino'
 import type { Keyring } from '../access/keyring.ts'
+import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
 import type { Keeper } from '../log/keeper.ts'
 import type { AppendOptions, Log } from '../log/log.ts'
@@ -59,10 +60,10 @@ export interface Doors {
   failed(door: 'http' | 'sse' | 'stream', error: unknown, facts?: Readonly<Record<string, unknown>>): void
 }
 
-/** How the log is to take an append. @param idempotencyKey checked */
-export function appendOptions({ settings }: Doors, idempotencyKey: string | undefined): AppendOptions {
+/** How the log is to take an append. @param key its idempotency key as its caller gave it, checked */
+export function appendOptions({ settings }: Doors, who: Principal, key: string | undefined): AppendOptions {
   const { createChannels: create } = settings
-  return idempotencyKey === undefined ? { create } : { create, idempotencyKey }
+  return key === undefined ? { create } : { create, idempotencyKey: who.idempotencyKey(key) }
 }
 
 /** Before the body of an append is read: what waits for the disk is bounded. @throws too-many */

@@ -1,4 +1,5 @@
 /** The appends of one socket that are under way, and their answers in the order in which they were asked for. */
+import type { Principal } from '../access/principal.ts'
 import type { Body } from '../body.ts'
 import type { Appended, Submission } from '../log/log.ts'
 import type { Ref, ServerMessage } from '../wire.ts'
@@ -13,6 +14,8 @@ const LANDED_KEPT = 256
 export interface Airfield {
   readonly host: { readonly doors: Doors }
   readonly frames: Frames
+  /** Whose appends they are: of one subject always. */
+  readonly who: Principal
   /** A request of so many bytes is under way, until it has ended. */
   begun(bytes: number): void
   ended(bytes: number): void
@@ -54,7 +57,8 @@ class Flight implements Submission {
   }
 
   get idempotencyKey(): string | undefined {
-    return this.#request.idempotencyKey
+    const { idempotencyKey: key } = this.#request
+    return key === undefined ? undefined : this.#flights.field.who.idempotencyKey(key)
   }
 
   appended(answer: Appended): void {

@@ -107,7 +107,7 @@ class Pieces {
     const entry = expected === undefined ? { channel, body } : { channel, body, expectedSeq: expected }
     const key = idempotencyKey === undefined ? undefined : pieceKey(idempotencyKey, this.#count)
     const started = performance.now()
-    const [piece] = await log.append([entry], appendOptions(this.#doors, key))
+    const [piece] = await log.append([entry], appendOptions(this.#doors, this.#who, key))
     this.#count++
     if (!piece!.duplicate) metrics.appended('http', body.count, body.bytes.length, performance.now() - started)
     this.#add(piece!, body.count)

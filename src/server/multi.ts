@@ -33,9 +33,9 @@ export function addMultiAppend(app: App, doors: Doors): void {
     async (request, reply) => {
       const started = performance.now()
       const key = request.headers['idempotency-key']
-      const options = appendOptions(doors, key === undefined ? undefined : checkIdempotencyKey(key))
-      const entries = readAppends(request.bytes ?? noBody())
       const who = callerOf(request.raw)
+      const options = appendOptions(doors, who, key === undefined ? undefined : checkIdempotencyKey(key))
+      const entries = readAppends(request.bytes ?? noBody())
       for (const { channel } of entries) who.need('append', channel)
       const answers = await log.append(entries, options)
       const duplicate = answers[0]!.duplicate

@@ -27,6 +27,8 @@ export async function poll(req: IncomingMessage, res: ServerResponse, doors: Doo
     throw new TidemarkError('unsupported-type', 'This call takes application/json')
   who.known()
   const asked = askedPoll(await readBody(req, res, POLL_BYTES_MAX))
+  // A body may come slower than its credential ends.
+  who.known()
   const wait = asked.wait === 0 ? undefined : doors.waits.begin(res, asked.wait * 1_000, who, true)
   try {
     const answer =

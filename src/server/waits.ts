@@ -71,8 +71,10 @@ export class Waits {
   }
 
   #judge(): void {
-    for (const wait of this.#waiting) if (hasChanged(wait)) wait.over()
-    for (const stream of this.#streams) if (hasChanged(stream)) stream.end()
+    for (const wait of this.#waiting) if (hasChanged(wait) || wait.who.expires !== wait.expires) wait.over()
+    for (const stream of this.#streams)
+      if (hasChanged(stream)) stream.end()
+      else stream.watch()
   }
 
   ended(wait: CallWait): void {
@@ -126,13 +128,16 @@ class StreamLease implements Lasting {
     this.who = who
     this.grants = who.grants
     this.end = end
-    if (who.expires !== Number.POSITIVE_INFINITY) this.#watch()
+    this.watch()
   }
 
-  #watch(): void {
+  /** Ends when its caller does, also where that end was moved. */
+  watch(): void {
+    clearTimeout(this.#timer)
+    if (this.who.expires === Number.POSITIVE_INFINITY) return
     const left = this.who.expires - Date.now()
     if (left <= 0) this.end()
-    else this.#timer = setTimeout(() => this.#watch(), Math.min(left, TIMER_MS_MAX))
+    else this.#timer = setTimeout(() => this.watch(), Math.min(left, TIMER_MS_MAX))
   }
 
   release(): void {
@@ -144,6 +149,8 @@ class StreamLease implements Lasting {
 export class CallWait implements Wait, Lasting {
   readonly who: Principal
   readonly grants: readonly Grant[]
+  /** When its caller was to end as it began: another end is another wait. */
+  readonly expires: number
   readonly #waits: Waits
   readonly #timer: NodeJS.Timeout
   #isOver = false
@@ -153,6 +160,7 @@ export class CallWait implements Wait, Lasting {
     this.#waits = waits
     this.who = who
     this.grants = who.grants
+    this.expires = who.expires
     const over = (): void => this.over()
     this.#timer = setTimeout(over, ms)
     // It stays: to take it off costs more than to do nothing.

@@ -33,7 +33,7 @@ export class Receipts {
       const receipt = group.receipt(receiptKey(group.day, channel.number, key)) ?? this.#onDisk(channel.number, key)
       if (!receipt) continue
       if (receipt.crc === crcOf(entries)) return receipt.answers
-      throw new TidemarkError('key-reused', 'This idempotency key was used for another append', { idempotencyKey: key })
+      throw new TidemarkError('key-reused', 'This idempotency key was used for another append')
     }
     return undefined
   }
