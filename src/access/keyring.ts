@@ -242,7 +242,8 @@ export class Keyring {
     const notBefore = entry.notBefore === undefined ? 0 : checkTime(entry.notBefore)
     const before = this.#keys.get(kid)
     const isSame = before?.entry.digest === entry.digest && before.entry.kind === kind
-    if (before && isSame && (before.entry.subject ?? kid) === subject) {
+    // One that is to count later was taken back until then.
+    if (before && isSame && (before.entry.subject ?? kid) === subject && notBefore <= Date.now()) {
       const isGranted = String(before.entry.channels) === String(entry.channels)
       before.principal.change(isGranted ? before.principal.grants : grants, expires)
       return { ...before, entry, notBefore }

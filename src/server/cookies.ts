@@ -8,6 +8,8 @@ import { NOBODY, type Principal } from '../access/principal.ts'
 
 /** Most sessions; the oldest goes first. */
 export const SESSIONS_MAX = 10_000
+/** Most of one subject, whose own oldest goes then: nobody pushes out the others. */
+export const SESSIONS_OF_SUBJECT_MAX = 100
 const NAME = 'tidemark'
 /** Under TLS: a cookie of this name comes from this very host, over TLS. */
 const SECURE_NAME = `__Host-${NAME}`
@@ -25,6 +27,10 @@ export class Cookies {
   /** Begins a session of a principal that ends. @returns its `Set-Cookie` */
   begin(who: Principal, isSecure = false): string {
     const secret = randomBytes(SECRET_BYTES).toString('base64url')
+    let own = 0
+    let oldest = ''
+    for (const [name, { sub }] of this.#sessions) if (sub === who.sub && own++ === 0) oldest = name
+    if (own >= SESSIONS_OF_SUBJECT_MAX) this.#sessions.delete(oldest)
     for (const [name, principal] of this.#sessions) {
       if (this.#sessions.size < SESSIONS_MAX && !principal.isOver()) break
       this.#sessions.delete(name)

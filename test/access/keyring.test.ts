@@ -80,6 +80,12 @@ test('keys count from their beginning to their end', async () => {
   put(file, { keys: keys.map(({ entry }) => entry) })
   const keyring = await opened(file)
   expect(keys.map(({ text }) => keyring.of(text) === NOBODY)).toEqual([true, true, false])
+  // One that is to count later after all is over until then, also for who holds a connection under it.
+  const { entry, text } = keys[2]!
+  const held = await keyring.of(text)
+  put(file, { keys: [{ ...entry, notBefore: at(60_000) }] })
+  await keyring.reload()
+  expect([held.isOver(), keyring.of(text) === NOBODY]).toEqual([true, true])
 })
 
 test('a change of the file is taken up by itself: new keys count, revoked ones are over', async () => {

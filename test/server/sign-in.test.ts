@@ -2,7 +2,7 @@
 import { type Browser, chromium, type Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { Principal } from '../../src/access/principal.ts'
-import { Cookies, SESSIONS_MAX } from '../../src/server/cookies.ts'
+import { Cookies, SESSIONS_MAX, SESSIONS_OF_SUBJECT_MAX } from '../../src/server/cookies.ts'
 import { find } from '../machine.ts'
 import { body, range } from '../parts.ts'
 import { call } from './calls.ts'
@@ -99,7 +99,9 @@ test('keys have no session, and without keys there is none', async () => {
 
 test('sessions are bounded, the oldest goes first; those that are over go at once', () => {
   const cookies = new Cookies()
-  const who = (expires: number) => new Principal({ kind: 'client', sub: 'a', expires, source: { isOver: false } })
+  let subjects = 0
+  const who = (expires: number, sub = `s${subjects++}`) =>
+    new Principal({ kind: 'client', sub, expires, source: { isOver: false } })
   const secret = (set: string) => set.split(';', 1)[0]!
   const first = secret(cookies.begin(who(Date.now() + 60_000)))
   const second = secret(cookies.begin(who(Date.now() + 60_000)))
@@ -108,6 +110,13 @@ test('sessions are bounded, the oldest goes first; those that are over go at onc
   cookies.begin(who(Date.now() + 60_000))
   expect(cookies.size).toBe(SESSIONS_MAX)
   expect([cookies.of(first).isNobody, cookies.of(second).isNobody]).toEqual([true, false])
+  // One subject pushes out its own alone.
+  const [own, next] = [1, 2].map(() => secret(cookies.begin(who(Date.now() + 60_000, 'eve'))))
+  for (const _ of range(3, SESSIONS_OF_SUBJECT_MAX)) cookies.begin(who(Date.now() + 60_000, 'eve'))
+  const other = secret(cookies.begin(who(Date.now() + 60_000)))
+  expect(cookies.of(own!).isNobody).toBe(false)
+  for (const _ of range(1, 2)) cookies.begin(who(Date.now() + 60_000, 'eve'))
+  expect([own, next, other].map((each) => cookies.of(each!).isNobody)).toEqual([true, true, false])
   const short = new Cookies()
   short.begin(who(Date.now() - 1))
   short.begin(who(Date.now() + 60_000))
