@@ -13,7 +13,7 @@
  */
 import { type Body, FLAG, HEADER_BYTES } from './body.ts'
 import { getU32, getU64, putU32, putU64 } from './bytes.ts'
-import { type Event, SEQ_MAX } from './event.ts'
+import { type Event, SEQ_MAX, TIME_MAX } from './event.ts'
 import { BodyReader, damaged, Parts, textAt } from './walk.ts'
 
 export const FORMAT = 1
@@ -175,7 +175,8 @@ export function readHeader(bytes: Uint8Array, at = 0): Header {
   const { flags, count, length, after, last, time } = header
   if (flags > FLAGS_KNOWN) return damaged(`its flags are ${flags}`)
   if (length < HEADER_BYTES || length > bytes.length - at) return damaged(`its length is ${length}`)
-  if (last > SEQ_MAX || after >= last || time > SEQ_MAX) return damaged(`it covers (${after}, ${last}]`)
+  if (last > SEQ_MAX || after >= last) return damaged(`it covers (${after}, ${last}]`)
+  if (time > TIME_MAX) return damaged(`its time is ${time}`)
   if (tableEntry(flags) === 0 ? count !== last - after : count > last - after)
     return damaged(`it counts ${count} events`)
   return header
@@ -297,6 +298,7 @@ class Table {
 
   time(i: number): number {
     if (!(this.#header.flags & FLAG.times)) return this.#header.time
-    return this.#header.time + (getU32(this.#bytes, HEADER_BYTES + this.#entry * i + 4) | 0)
+    const time = this.#header.time + (getU32(this.#bytes, HEADER_BYTES + this.#entry * i + 4) | 0)
+    return time > TIME_MAX ? damaged(`the time of an event is ${time}`) : time
   }
 }

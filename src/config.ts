@@ -76,11 +76,13 @@ const rules: Kind<RetentionRule[]> = {
   read(raw) {
     const parts: readonly unknown[] = typeof raw === 'string' ? raw.split(';') : Array.isArray(raw) ? raw : [raw]
     const texts = parts.flatMap((part) =>
-      typeof part === 'object' && part !== null ? Object.entries(part).map(([key, value]) => `${key}: ${value}`) : part,
+      typeof part === 'object' && part !== null
+        ? Object.entries(part).map(([key, value]): unknown => (typeof value === 'string' ? `${key}: ${value}` : value))
+        : part,
     )
-    if (texts.length > RETENTION_RULES_MAX) return undefined
+    if (texts.length > RETENTION_RULES_MAX || !texts.every((text) => typeof text === 'string')) return undefined
     try {
-      return texts.map((text) => readRetentionRule(String(text)))
+      return texts.map(readRetentionRule)
     } catch (error) {
       if (error instanceof TidemarkError) return undefined
       throw error
@@ -116,7 +118,10 @@ const address: Kind<string> = {
     typeof raw === 'string' && /^https?:\/\//i.test(raw.trim()) && URL.canParse(raw) ? raw.trim() : undefined,
 }
 /** A text that may look like a number in a file. */
-const position: Kind<string> = { rule: 'takes a position', read: String }
+const position: Kind<string> = {
+  rule: 'takes a position',
+  read: (raw) => (typeof raw === 'string' || typeof raw === 'number' ? String(raw) : undefined),
+}
 
 const HOUR_MS = DURATION_UNITS.h
 const DAY_MS = DURATION_UNITS.d
@@ -351,10 +356,19 @@ function readFile(file: SettingsFile): Map<SettingName, unknown> {
   const wrong = (why: string): never => {
     throw new TidemarkError('wrong-config', `${file.name}: ${why}`, { file: file.name })
   }
+  if (file.text.length > FILE_CHARS_MAX) return wrong(`it is longer than ${FILE_CHARS_MAX} characters`)
+  if ((file.text.match(/[[{]/g)?.length ?? 0) > BRACKETS_MAX || NESTED.test(file.text))
+    return wrong('it is nested too deep, or has too many brackets')
   const document = file.parse(file.text, { prettyErrors: true, uniqueKeys: true })
   const problem = document.errors[0] ?? document.warnings[0]
   if (problem) return wrong(problem.message.split('\n')[0]!.replace(/:$/, ''))
-  const values: unknown = document.toJS({ maxAliasCount: 100 })
+  let values: unknown
+  try {
+    // Through JSON: an alias within its own anchor is no value.
+    values = JSON.parse(JSON.stringify(document.toJS({ maxAliasCount: 100 })) ?? 'null')
+  } catch (error) {
+    return wrong(`its aliases can not be followed: ${(error as Error).message.split('\n')[0]}`)
+  }
   const found = new Map<SettingName, unknown>()
   if (values === null || values === undefined) return found
   if (typeof values !== 'object' || Array.isArray(values)) return wrong('it holds no settings (key: value)')
@@ -365,6 +379,12 @@ function readFile(file: SettingsFile): Map<SettingName, unknown> {
   }
   return found
 }
+
+/** Longest configuration file, characters; its parser takes time and memory beyond that of the text. */
+const FILE_CHARS_MAX = 16 * 1024
+/** The parser walks by recursion, and ends the whole process where a text is nested some 800 deep: no text may be. */
+const BRACKETS_MAX = 400
+const NESTED = /(?:[-?:][ \t]+){32}/
 
 const FLAGS = SETTING_NAMES.map(flagOf)
 const VARIABLES = [...SETTING_NAMES.map(variableOf), CONFIG_VARIABLE]

@@ -32,6 +32,8 @@ export interface Audience {
 
 /** Largest seq: 2^53 − 1, so that every seq is exact in JSON. */
 export const SEQ_MAX = Number.MAX_SAFE_INTEGER
+/** Latest time of an event that can be written out, ms since 1970. */
+export const TIME_MAX = 8_640_000_000_000_000
 /** Most events of one append, of one block. */
 export const APPEND_EVENTS_MAX = 1_000
 /** Largest block, header and table included: 960 KiB. */

@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { buildBlock, type Span, sealBlock } from '../src/block.ts'
 import { encodeBody } from '../src/body.ts'
 import { TidemarkError } from '../src/errors.ts'
-import { type Event, type NewEvent, SEQ_MAX } from '../src/event.ts'
+import { type Event, type NewEvent, SEQ_MAX, TIME_MAX } from '../src/event.ts'
 import { SEED } from './parts.ts'
 
 /** Holds for `numRuns` random values, or fails with the seed and the smallest value that it found. */
@@ -34,7 +34,7 @@ export const after = fc.oneof(
   fc.nat(1_000),
   fc.maxSafeNat().map((n) => Math.min(n, SEQ_MAX - 2 ** 33)),
 )
-export const time = fc.integer({ min: 2 ** 31, max: SEQ_MAX - 2 ** 31 })
+export const time = fc.integer({ min: 2 ** 31, max: TIME_MAX - 2 ** 31 })
 
 export interface Made {
   readonly channel: string

@@ -210,13 +210,12 @@ export function newStream(
   socket.onopen = () => send({ op: 'hello', ref: HELLO_REF, ...hello } as ClientMessage & { op: 'hello' })
   socket.onmessage = ({ data }: { data: string | ArrayBuffer }) => {
     heard = Date.now()
-    let message: ServerMessage
     try {
-      message = codec.decode(data)
+      take(codec.decode(data), (data as string).length ?? (data as ArrayBuffer).byteLength)
     } catch (error) {
-      return end(1007, `${error}`)
+      // Also of a message whose fields are not what they should be: nothing that a server sends ends the app.
+      end(1007, `${error}`)
     }
-    take(message, (data as string).length ?? (data as ArrayBuffer).byteLength)
   }
   socket.onclose = ({ code, reason }: { code: number; reason: string }) => end(code, reason)
   void pause(STABLE_MS, signal).then(() => {

@@ -62,7 +62,7 @@ const noBody = (): never => {
 }
 
 /** @throws bad-request, too-large, forbidden (a system channel) */
-function readAppends(bytes: Uint8Array): Append[] {
+export function readAppends(bytes: Uint8Array): Append[] {
   const fields = knownFields(bytes, undefined, ['appends'])
   const entries = jsonItems(bytes, fields.get('appends') ?? refuse('appends is a list', 'appends'), POLL_CHANNELS_MAX)
   if (entries.length === 0) refuse('appends has at least one entry', 'appends')

@@ -285,12 +285,18 @@ test('a line whose server answers a ping is kept', async () => {
   expect(server.peers.length).toBe(1)
 })
 
-test('a frame that is no message ends the loops', async () => {
+test.each([
+  '{"op":',
+  'null',
+  '{"op":"welcome"}',
+  '{"op":"events","channel":"a","epoch":"e1","after":0,"last":1}',
+  '{"op":"events","channel":"a","epoch":"e1","after":0,"last":1,"events":[null]}',
+])('a frame that is no message, %s, ends the loops', async (frame) => {
   const server = await Scripted.start()
   const loop = client(server).channel('a').follow()
   const peer = await server.peer()
   await peer.accept()
-  peer.socket.send('{"op":')
+  peer.socket.send(frame)
   await expect(loop.next()).rejects.toMatchObject({ code: 'bad-request', details: { close: 1007 } })
 })
 
