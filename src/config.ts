@@ -5,9 +5,9 @@
  *
  * What one call is about (the event that `append` sends) is an argument, not a setting, and stands with its command.
  */
-import type { parseDocument } from 'yaml'
 import { TidemarkError } from './errors.ts'
 import { RETENTION_RULES_MAX, type RetentionRule, readRetentionRule } from './retention.ts'
+import { readSettingsFile, type SettingsFile } from './settings-file.ts'
 import { nearest } from './spelling.ts'
 import { between, DURATION_UNITS, SIZE_UNITS, withUnit } from './units.ts'
 
@@ -310,13 +310,6 @@ export interface ConfigSources {
   readonly file?: SettingsFile
 }
 
-export interface SettingsFile {
-  readonly name: string
-  readonly text: string
-  /** yaml's; most programs run without a file, and without it. */
-  readonly parse: typeof parseDocument
-}
-
 /**
  * Joins the four sources.
  * @throws bad-request for a wrong flag; wrong-config for a wrong variable, file, key of the file or value in it.
@@ -356,19 +349,7 @@ function readFile(file: SettingsFile): Map<SettingName, unknown> {
   const wrong = (why: string): never => {
     throw new TidemarkError('wrong-config', `${file.name}: ${why}`, { file: file.name })
   }
-  if (file.text.length > FILE_CHARS_MAX) return wrong(`it is longer than ${FILE_CHARS_MAX} characters`)
-  if ((file.text.match(/[[{]/g)?.length ?? 0) > BRACKETS_MAX || NESTED.test(file.text))
-    return wrong('it is nested too deep, or has too many brackets')
-  const document = file.parse(file.text, { prettyErrors: true, uniqueKeys: true })
-  const problem = document.errors[0] ?? document.warnings[0]
-  if (problem) return wrong(problem.message.split('\n')[0]!.replace(/:$/, ''))
-  let values: unknown
-  try {
-    // Through JSON: an alias within its own anchor is no value.
-    values = JSON.parse(JSON.stringify(document.toJS({ maxAliasCount: 100 })) ?? 'null')
-  } catch (error) {
-    return wrong(`its aliases can not be followed: ${(error as Error).message.split('\n')[0]}`)
-  }
+  const values = readSettingsFile(file)
   const found = new Map<SettingName, unknown>()
   if (values === null || values === undefined) return found
   if (typeof values !== 'object' || Array.isArray(values)) return wrong('it holds no settings (key: value)')
@@ -379,12 +360,6 @@ function readFile(file: SettingsFile): Map<SettingName, unknown> {
   }
   return found
 }
-
-/** Longest configuration file, characters; its parser takes time and memory beyond that of the text. */
-const FILE_CHARS_MAX = 16 * 1024
-/** The parser walks by recursion, and ends the whole process where a text is nested some 800 deep: no text may be. */
-const BRACKETS_MAX = 400
-const NESTED = /(?:[-?:][ \t]+){32}/
 
 const FLAGS = SETTING_NAMES.map(flagOf)
 const VARIABLES = [...SETTING_NAMES.map(variableOf), CONFIG_VARIABLE]
