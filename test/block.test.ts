@@ -14,7 +14,7 @@ import {
 } from '../src/block.ts'
 import { BODY_BYTES_MAX, encodeBody, FLAG, HEADER_BYTES } from '../src/body.ts'
 import { putU32, putU64 } from '../src/bytes.ts'
-import { APPEND_EVENTS_MAX, BLOCK_BYTES_MAX, type NewEvent, SEQ_MAX } from '../src/event.ts'
+import { APPEND_EVENTS_MAX, BLOCK_BYTES_MAX, type NewEvent, SEQ_MAX, TIME_MAX } from '../src/event.ts'
 import { range, SEED } from './parts.ts'
 import { after, anyBlock, channel, codeOf, concat, law, newEvents, plain, spanOf, sparse, time } from './random.ts'
 
@@ -275,8 +275,10 @@ test('A body may fill a block to its last byte, and one byte more is too large',
 })
 
 test('The newest seq and the latest time that a header can hold are exact', () => {
-  const block = sealBlock('c', [encodeBody([EMPTY])], { after: SEQ_MAX - 1, time: SEQ_MAX }, crc32)
-  expect(decodeBlock(block)).toEqual([{ ...EMPTY, seq: SEQ_MAX, time: SEQ_MAX }])
+  const block = sealBlock('c', [encodeBody([EMPTY])], { after: SEQ_MAX - 1, time: TIME_MAX }, crc32)
+  expect(decodeBlock(block)).toEqual([{ ...EMPTY, seq: SEQ_MAX, time: TIME_MAX }])
+  const later = sealBlock('c', [encodeBody([EMPTY])], { after: 0, time: TIME_MAX + 1 }, crc32)
+  expect(codeOf(() => decodeBlock(later))).toBe('data-loss')
 })
 
 test('A merge whose table can not hold an offset is not made, and the farthest that it can hold is', () => {
