@@ -141,6 +141,9 @@ export async function storm(seed: number, follow: Follow): Promise<Storm> {
   await followers.close()
   for (const channel of CHANNEL_NAMES)
     expect(await ask(port, `channels/${channel}`)).toMatchObject({ head: PER_CHANNEL, trimmed: 0 })
+  // Of two hundred storms not all servers are to stay until the last one is over.
+  child.kill('SIGKILL')
+  await once(child, 'exit')
   return done
 }
 
