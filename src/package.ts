@@ -5,12 +5,13 @@
 import { Tidemark as Client, type TidemarkOptions } from './client/client.ts'
 import { NodeSocket } from './client/node.ts'
 
-export type { AppendOptions } from './client/append.ts'
-export type { Channel, ReadOptions, TidemarkOptions } from './client/client.ts'
+export type { Channel, TidemarkOptions } from './client/client.ts'
 export type { State } from './client/connection.ts'
 export type { EventOptions, FollowOptions, Gap, Reset } from './client/follow.ts'
-export type { TokenSource } from './client/http.ts'
+export type { AppendOptions } from './client/outbox.ts'
+export type { ReadOptions } from './client/read.ts'
 export type { ChannelEvent, Item } from './client/subscription.ts'
+export type { TokenSource } from './client/token.ts'
 export { type ErrorCode, TidemarkError } from './errors.ts'
 export type { AppendedJson, NewEventJson, PageJson } from './wire.ts'
 

@@ -257,6 +257,8 @@ export type ServerMessage =
       client: string | null
       heartbeat: number
       limits: WireLimits
+      /** ms until the credential ends; absent when it never does. */
+      expiresIn?: number | undefined
     }
   | {
       op: 'subscribed'
@@ -294,6 +296,6 @@ export type ServerMessage =
       [detail: string]: unknown
     }
   | { op: 'pong'; ref?: Ref | undefined }
-  | { op: 'refreshed'; ref?: Ref | undefined }
+  | { op: 'refreshed'; ref?: Ref | undefined; expiresIn?: number | undefined }
   | { op: 'heartbeat' }
   | { op: 'switch'; streamer: 'off'; retryAfter: number }

@@ -2,7 +2,9 @@
 import { readFileSync } from 'node:fs'
 import { newBackoff, pause } from '../src/client/backoff.ts'
 import { baseOf } from '../src/client/client.ts'
-import { type Call, type Http, hintOf, isPassing, newHttp } from '../src/client/http.ts'
+import { type Call, type Http, newHttp } from '../src/client/http.ts'
+import { hintOf, isPassing } from '../src/client/refusal.ts'
+import { newTokens } from '../src/client/token.ts'
 import type { Settings } from '../src/config.ts'
 import { TidemarkError } from '../src/errors.ts'
 import { checkChannel } from '../src/event.ts'
@@ -24,7 +26,7 @@ export function credentialOf({ token, tokenFile }: Pick<Settings, 'token' | 'tok
 
 /** @param settings.url the server's address, or a whole base address where it serves under another path than `/v1`. */
 export function connect(settings: Pick<Settings, 'url' | 'token' | 'tokenFile'>): Http {
-  return newHttp(baseOf(settings.url), credentialOf(settings), fetch)
+  return newHttp(baseOf(settings.url), newTokens(credentialOf(settings)), fetch)
 }
 
 /** One question, one answer. @throws as Http.call */

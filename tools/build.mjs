@@ -46,7 +46,7 @@ async function bundleProgram({ build }) {
   chmodSync('dist/bin/tidemark.js', 0o755)
 }
 
-/** client.js, and what it loads when it is needed: client-msgpack.js, client-bell.js. */
+/** client.js, and the parts that it loads (parts.ts), client-….js. */
 async function bundleClient({ build }) {
   await build({
     ...common,
@@ -57,7 +57,15 @@ async function bundleClient({ build }) {
       rolldownOptions: {
         // What a part needs of the client is what everybody may import from it, and nothing else.
         preserveEntrySignatures: 'allow-extension',
-        output: { chunkFileNames: 'client-[name].js', minify: true, comments: false },
+        output: {
+          // All that the parts share is in client.js, under its name.
+          minifyInternalExports: false,
+          codeSplitting: { groups: [{ name: 'client', test: /client.browser\.ts$/ }] },
+
+          chunkFileNames: 'client-[name].js',
+          minify: true,
+          comments: false,
+        },
       },
     },
   })

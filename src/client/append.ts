@@ -1,57 +1,39 @@
 /**
- * Appends: sent over the socket while it is open, else over HTTP, and sent again under the same idempotency key until
- * somebody answers. What one channel is given in order is sent in order.
+ * How appends are sent: over the socket while it is open, else over HTTP, and again under the same idempotency key until
+ * somebody answers. What one channel is given in order is sent in order. Loaded with the first append.
  */
-import { TidemarkError } from '../errors.ts'
-import type { AppendedJson, NewEventJson } from '../wire.ts'
+import type { AppendedJson } from '../wire.ts'
 import { type Backoff, newBackoff, pause } from './backoff.ts'
 import type { AppendText } from './codec.ts'
-import { FLUSH_MS } from './commit.ts'
 import type { Connection } from './connection.ts'
-import { type Http, hintOf, isPassing } from './http.ts'
-import { isLost } from './stream.ts'
+import type { Http } from './http.ts'
+import { errorOf, hintOf, isPassing } from './refusal.ts'
 
-/** Most appends without an answer, and their most characters; beyond it `append` refuses with `too-many`. */
-export const PENDING_APPENDS_MAX = 10_000
-export const PENDING_CHARACTERS_MAX = 32 * 1024 * 1024
-
-export interface AppendOptions {
-  /** The head that you believe in; another one is `seq-conflict`. */
-  readonly expectedSeq?: number | undefined
-  /** Of your own, where the same append may be made again later, by another process perhaps. Default: a random one. */
-  readonly idempotencyKey?: string | undefined
-  /** Gives up; whether the events were appended is not known then. */
-  readonly signal?: AbortSignal | undefined
+/** An append that has no answer yet. */
+export interface Pending extends AppendText {
+  /** Aborted when it is over, however it ended. */
+  readonly life: AbortSignal
+  resolve(answer: AppendedJson): void
+  reject(error: unknown): void
 }
 
-export type Append = (
-  channel: string,
-  events: NewEventJson | readonly NewEventJson[],
-  options?: AppendOptions,
-) => Promise<AppendedJson>
-
-export interface Appender {
-  readonly append: Append
+export interface Sender {
+  send(pending: Pending): void
   /** The socket opened: what waits may be sent, and what rests after a failure need not rest longer. */
   pump(): void
-  /** Takes no more, and waits for the answers that are due, at most FLUSH_MS; then what has none fails, its outcome unknown. */
-  close(): Promise<void>
 }
 
-interface Pending extends AppendText {
+interface Row {
+  readonly pending: Pending
   isSent: boolean
   /** It fits no frame, so it takes HTTP. */
   isLarge: boolean
-  /** Ends its HTTP call. */
-  readonly life: AbortController
-  resolve(answer: AppendedJson): void
-  reject(error: unknown): void
 }
 
 /** The appends of one channel. */
 interface Lane {
   /** What has no answer, in order. */
-  readonly row: Pending[]
+  readonly rows: Row[]
   /** One is on its way over HTTP: what went over the socket now could come before it. */
   isOverHttp: boolean
   readonly backoff: Backoff
@@ -59,79 +41,43 @@ interface Lane {
   rest: AbortController | undefined
 }
 
-export function newAppender(http: Http, connection: Pick<Connection, 'stream'>): Appender {
-  const lanes = new Map<string, Lane>()
-  const pendings = new Set<Pending>()
-  let characters = 0
-  let isClosed = false
-  /** Aborted when nothing waits in a closed client. */
-  const empty = new AbortController()
+/** Its events are text already. */
+const jsonAppend = (ref: number, { channel, events, expectedSeq, idempotencyKey }: AppendText): string =>
+  `${JSON.stringify({ op: 'append', ref, channel, expectedSeq, idempotencyKey }).slice(0, -1)},"events":${events}}`
 
-  const append: Append = async (channel, events, { expectedSeq, idempotencyKey = randomKey(), signal } = {}) => {
-    const text = JSON.stringify(Array.isArray(events) ? events : [events])
-    if (isClosed) throw unanswered('Closed')
-    if (pendings.size >= PENDING_APPENDS_MAX || characters + text.length > PENDING_CHARACTERS_MAX)
-      throw new TidemarkError('too-many', 'Too many appends')
-    signal?.throwIfAborted()
-    const lane = lanes.get(channel) ?? { row: [], isOverHttp: false, backoff: newBackoff(), rest: undefined }
-    lanes.set(channel, lane)
-    return new Promise((resolve, reject) => {
-      const last =
-        <T>(settle: (value: T) => void) =>
-        (value: T): void => {
-          if (!pendings.delete(pending)) return
-          signal?.removeEventListener('abort', giveUp)
-          life.abort()
-          characters -= text.length
-          lane.row.splice(lane.row.indexOf(pending), 1)
-          if (!lane.row.length) lanes.delete(channel)
-          if (isClosed && !pendings.size) empty.abort()
-          settle(value)
-        }
-      const life = new AbortController()
-      const pending: Pending = {
-        ...{ channel, events: text, expectedSeq, idempotencyKey, isSent: false, isLarge: false, life },
-        ...{ resolve: last(resolve), reject: last(reject) },
-      }
-      const giveUp = (): void => pending.reject(signal!.reason)
-      signal?.addEventListener('abort', giveUp)
-      pendings.add(pending)
-      characters += text.length
-      lane.row.push(pending)
-      pump(lane)
-    })
-  }
+export function newSender(http: Http, connection: Pick<Connection, 'stream'>): Sender {
+  const lanes = new Map<string, Lane>()
 
   const pump = (lane: Lane): void => {
-    for (const pending of lane.row) {
+    for (const row of lane.rows) {
       if (lane.rest || lane.isOverHttp) return
-      if (pending.isSent) continue
+      if (row.isSent) continue
       const { stream } = connection
-      let answer = pending.isLarge ? undefined : stream?.append(pending)
+      let answer = row.isLarge ? undefined : stream?.append(row.pending, jsonAppend)
       if (!answer) {
-        pending.isLarge = stream !== undefined
+        row.isLarge = stream !== undefined
         // Over HTTP one after the other, so that a channel keeps its order.
-        if (lane.row[0] !== pending) return
+        if (lane.rows[0] !== row) return
         lane.isOverHttp = true
-        answer = overHttp(pending).finally(() => {
+        answer = overHttp(row.pending).finally(() => {
           lane.isOverHttp = false
         })
       }
-      pending.isSent = true
-      void take(lane, pending, answer)
+      row.isSent = true
+      void take(lane, row, answer)
     }
   }
 
-  const take = async (lane: Lane, pending: Pending, answer: Promise<AppendedJson>): Promise<void> => {
+  const take = async (lane: Lane, row: Row, answer: Promise<AppendedJson>): Promise<void> => {
     try {
-      pending.resolve(await answer)
+      row.pending.resolve(await answer)
       lane.backoff.reset()
     } catch (error) {
-      if (!isPassing(error)) pending.reject(error)
+      if (!isPassing(error)) row.pending.reject(error)
       else {
-        pending.isSent = false
+        row.isSent = false
         // A lost socket is no refusal: another door may be open.
-        if (!isLost(error) && !lane.rest) {
+        if (!error.details.lost && !lane.rest) {
           lane.rest = new AbortController()
           await pause(lane.backoff.next(hintOf(error)), lane.rest.signal)
           lane.rest = undefined
@@ -147,30 +93,33 @@ export function newAppender(http: Http, connection: Pick<Connection, 'stream'>):
       path: `channels/${channel}/events${expectedSeq === undefined ? '' : `?expectedSeq=${expectedSeq}`}`,
       headers: { 'idempotency-key': idempotencyKey },
       body: events,
-      signal: life.signal,
+      signal: life,
     })
     // A portal's page, say.
-    if (!value.last) throw unanswered('No answer')
+    if (!value.last) throw errorOf({ code: 'unavailable', detail: 'No answer', outcome: 'unknown' })
     return value
   }
 
   return {
-    append,
+    send: (pending) => {
+      const { channel, life } = pending
+      // Given up before there was anybody to send it.
+      if (life.aborted) return
+      const lane = lanes.get(channel) ?? { rows: [], isOverHttp: false, backoff: newBackoff(), rest: undefined }
+      lanes.set(channel, lane)
+      const row = { pending, isSent: false, isLarge: false }
+      life.addEventListener('abort', () => {
+        lane.rows.splice(lane.rows.indexOf(row), 1)
+        if (!lane.rows.length) lanes.delete(channel)
+      })
+      lane.rows.push(row)
+      pump(lane)
+    },
     pump: () => {
       for (const lane of lanes.values()) {
         lane.rest?.abort()
         pump(lane)
       }
     },
-    close: async () => {
-      isClosed = true
-      if (pendings.size) await pause(FLUSH_MS, empty.signal)
-      for (const { reject } of pendings) reject(unanswered('Closed'))
-    },
   }
 }
-
-/** 128 random bits. `crypto.randomUUID` is missing in pages that were not loaded over TLS. */
-const randomKey = (): string => `${crypto.getRandomValues(new Uint32Array(4))}`
-
-const unanswered = (why: string): TidemarkError => new TidemarkError('unavailable', why, { outcome: 'unknown' })

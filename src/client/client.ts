@@ -9,7 +9,6 @@
  */
 import { TidemarkError } from '../errors.ts'
 import type { AppendedJson, NewEventJson, PageJson } from '../wire.ts'
-import { type Appender, type AppendOptions, newAppender } from './append.ts'
 import type { Bell } from './bell.ts'
 import { type Committer, newCommitter, persist } from './commit.ts'
 import { type Connection, newConnection, type State } from './connection.ts'
@@ -23,9 +22,13 @@ import {
   newItems,
   type Source,
 } from './follow.ts'
-import { type Http, newHttp, REQUEST_MS, type TokenSource } from './http.ts'
+import type { Http } from './http.ts'
+import { type AppendOptions, newOutbox, type Outbox } from './outbox.ts'
+import { load, loadPolls } from './parts.ts'
+import type { ReadOptions } from './read.ts'
 import type { SocketClass } from './stream.ts'
 import { type ChannelEvent, newSubscription, type Place } from './subscription.ts'
+import { newTokens, type TokenSource } from './token.ts'
 
 export interface TidemarkOptions {
   /** A credential, or a function that gives one; it is asked again when the server refuses what it gave. */
@@ -40,36 +43,24 @@ export interface TidemarkOptions {
   readonly subprotocol?: 'json' | 'msgpack' | undefined
 }
 
-export interface ReadOptions {
-  /** As `follow`. Default `earliest`. */
-  readonly after?: number | string | undefined
-  /** From this client's cursor, in place of `after`. */
-  readonly cursor?: true | undefined
-  /** Most events, 1–10,000. Default 100. */
-  readonly limit?: number | undefined
-  /** Seconds to wait for events at the head, 0–55. Default 0. */
-  readonly wait?: number | undefined
-  readonly epoch?: string | undefined
-  readonly signal?: AbortSignal | undefined
-}
-
 /** Told about each new state; `error` says why every loop was ended. */
 export type StateListener = (state: State, error?: TidemarkError) => void
 
 export class Tidemark {
   /** This client's name. */
-  readonly client: string | undefined
+  declare readonly client: string | undefined
   /** @throws bad-request */
-  readonly channel: (name: string) => Channel
+  declare readonly channel: (name: string) => Channel
   /** Calls the listener at each change; returns how to stop that. */
-  readonly onState: (listener: StateListener) => () => void
+  declare readonly onState: (listener: StateListener) => () => void
   /**
    * Sends the last commits, waits for the appends that are on their way (both FLUSH_MS at most), and ends every loop
    * as if it had been left. Until then the socket stays, also when no loop is left.
    * @throws what kept a commit from being stored; everything is closed then, too.
    */
-  readonly close: () => Promise<void>
-  readonly #connection: Connection
+  declare readonly close: () => Promise<void>
+
+  readonly #state: () => State
 
   /**
    * @param url The server's address; its path is where the interface lies, `/v1` if it has none.
@@ -87,31 +78,35 @@ export class Tidemark {
     /** Running loops, by channel. */
     const loops = new Map<string, Running>()
     const life = new AbortController()
-    const http = newHttp(base, token, fetch)
+    const tokens = newTokens(token)
+    const http: Http = { call: async (call) => (await loadPolls()).newHttp(base, tokens, fetch).call(call) }
     const connection = newConnection(
       http,
-      new URL('stream', base).href.replace('http', 'ws'),
+      tokens,
+      `${base}stream`.replace('http', 'ws'),
       client,
       WebSocket as SocketClass | undefined,
       subprotocol,
       (state, error) => {
-        if (state === 'open') appender.pump()
+        if (state === 'open') outbox.pump()
         for (const listener of listeners) listener(state, error)
       },
       ownBell && ((wake) => ownBell(base.href, wake)),
     )
-    const appender = newAppender(http, connection)
-    this.#connection = connection
-    this.client = client && checkName(client, /^[\w.:-]+$/)
+    const outbox = newOutbox(async () =>
+      (await load('append', () => import('./append.ts'))).newSender(http, connection),
+    )
+    this.#state = () => connection.state
+    this.client = client && checkName(client, [client])
     this.channel = (name) =>
-      newChannel(checkName(name, /^[\w.:-]+(\/[\w.:-]+)*$/), client, http, connection, appender, loops, life.signal)
+      newChannel(checkName(name, name.split('/')), client, http, connection, outbox, loops, life.signal)
     this.onState = (listener) => {
       listeners.add(listener)
       return () => listeners.delete(listener)
     }
     this.close = async () => {
       const flushed = Promise.allSettled([...loops.values()].map(({ committer }) => committer?.flush()))
-      await appender.close()
+      await outbox.close()
       const flushes = await flushed
       life.abort()
       connection.close()
@@ -121,7 +116,7 @@ export class Tidemark {
 
   /** How this client is joined to the server; `idle` until the first loop begins. */
   get state(): State {
-    return this.#connection.state
+    return this.#state()
   }
 }
 
@@ -188,7 +183,7 @@ function newChannel(
   client: string | undefined,
   http: Http,
   connection: Connection,
-  appender: Appender,
+  outbox: Outbox,
   loops: Map<string, Running>,
   life: AbortSignal,
 ): Channel {
@@ -196,15 +191,7 @@ function newChannel(
 
   const named = (): string => {
     if (client) return client
-    throw new TidemarkError('bad-request', 'A cursor needs a client name')
-  }
-
-  const read: Channel['read'] = async ({ after, cursor, limit, wait = 0, epoch, signal } = {}) => {
-    const asked = { after, client: cursor && named(), limit, wait: wait || undefined, epoch }
-    // Without what is undefined.
-    const query = new URLSearchParams(JSON.parse(JSON.stringify(asked)))
-    const call = { path: `${path}events?${query}`, signal, timeout: REQUEST_MS + wait * 1_000 }
-    return (await http.call<PageJson>(call)).value
+    throw new TidemarkError('bad-request', 'No client name')
   }
 
   /** Over the socket where that means the same history, else over HTTP. */
@@ -216,13 +203,15 @@ function newChannel(
       body: JSON.stringify({ seq: place.after, epoch: place.epoch ?? undefined }),
     })
 
+  const read = async (options: ReadOptions & { readonly last?: number } = {}): Promise<PageJson> =>
+    (await loadPolls()).read(http, name, options.cursor && named(), options)
+
   const newLoop = <T>(options: FollowOptions, make: (source: Source) => Loop<T>): Loop<T> => {
-    const { signal, after, cursor, epoch, commit } = options
+    const { signal, cursor, after = cursor ? undefined : 'earliest', epoch, commit } = options
     if (cursor) named()
-    if (cursor ? after !== undefined : !/^(\d+|earliest|head(-\d+)?|time:.+)$/.test(`${after ?? 'earliest'}`))
-      throw new TidemarkError('bad-request', 'No place to start at')
-    const start = cursor ? { cursor, epoch } : { after: after ?? 'earliest', epoch }
-    const subscription = newSubscription(name, start, connection.madeRoom)
+    if (cursor ? after !== undefined : !/^(\d+|earliest|head(-\d+)?|time:.+)$/.test(`${after}`))
+      throw new TidemarkError('bad-request', 'No start')
+    const subscription = newSubscription(name, { after, cursor, epoch }, connection.madeRoom)
     const committer = cursor && commit !== 'manual' ? newCommitter(commitTo, subscription.end) : undefined
     const leave = (): void => {
       signal?.removeEventListener('abort', leave)
@@ -243,16 +232,8 @@ function newChannel(
   return {
     name,
     read,
-    append: (events, options) => appender.append(name, events, options),
-    last: async (count, { signal } = {}) => {
-      let page = await read({ after: `head-${count}`, limit: count, signal })
-      const { events, head } = page
-      while (page.last < head) {
-        page = await read({ after: page.last, epoch: page.epoch, limit: head - page.last, signal })
-        events.push(...page.events)
-      }
-      return { ...page, events }
-    },
+    append: (events, options) => outbox.append(name, events, options),
+    last: (last, { signal } = {}) => read({ last, signal }),
     follow: ((options: EventOptions = {}, onEvent?: (event: ChannelEvent) => unknown) => {
       const loop = newLoop(options, (source) => newEvents(source, options))
       return onEvent ? each(loop, onEvent) : loop
@@ -271,8 +252,8 @@ async function each(loop: Events, onEvent: (event: ChannelEvent) => unknown): Pr
 }
 
 /** Names stand in paths, so what could lead elsewhere is refused here; the server knows the whole rule. */
-function checkName(name: string, pattern: RegExp): string {
-  if (pattern.test(name) && !/(^|\/)\.\.?(\/|$)/.test(name)) return name
+function checkName(name: string, segments: readonly string[]): string {
+  if (segments.every((segment) => /^(?!\.\.?$)[\w.:-]+$/.test(segment))) return name
   throw new TidemarkError('bad-request', `No name: ${name}`)
 }
 

@@ -15,7 +15,8 @@ export type EventsMessage = Extract<ServerMessage, { op: 'events' }>
 export interface Codec {
   /** Fields that are `undefined` are not sent. */
   encode(message: Exclude<ClientMessage, { op: 'append' }>): string | Uint8Array
-  encodeAppend(ref: number, append: AppendText): string | Uint8Array
+  /** Where an append is not as `jsonAppend` (append.ts) makes it. */
+  encodeAppend?(ref: number, append: AppendText): string | Uint8Array
   /** @throws anything when the frame is none of ours. */
   decode(data: unknown): ServerMessage
   /** The events of an `events` message; `size` of its frame. */
@@ -23,9 +24,7 @@ export interface Codec {
 }
 
 export const jsonCodec: Codec = {
-  encode: (message) => JSON.stringify(message),
-  encodeAppend: (ref, { channel, events, expectedSeq, idempotencyKey }) =>
-    `${JSON.stringify({ op: 'append', ref, channel, expectedSeq, idempotencyKey }).slice(0, -1)},"events":${events}}`,
-  decode: (data) => JSON.parse(data as string),
-  frame: (message, size) => jsonFrame(message as Extract<EventsMessage, { events: unknown }>, size),
+  encode: JSON.stringify,
+  decode: JSON.parse as Codec['decode'],
+  frame: jsonFrame as Codec['frame'],
 }

@@ -1,7 +1,7 @@
 /** Commits: sent until somebody answers; of one loop the newest wins, and none is lost when the loop ends. */
-import { hasCode, TidemarkError } from '../errors.ts'
+import { TidemarkError } from '../errors.ts'
 import { newBackoff, pause } from './backoff.ts'
-import { hintOf, isPassing } from './http.ts'
+import { hintOf, isPassing } from './refusal.ts'
 import { isLost } from './stream.ts'
 import type { Place } from './subscription.ts'
 
@@ -10,13 +10,12 @@ export const COMMIT_MS = 200
 /** Longest wait for the last commit and for open appends when a loop or the client ends, ms. */
 export const FLUSH_MS = 3_000
 
-/** Sends a commit again while it may pass, until the signal. @throws what refused it, or what came last. */
-export async function persist(send: () => Promise<unknown>, signal: AbortSignal): Promise<void> {
+/** Tries again while it may pass, until the signal. @throws what refused it, or what came last. */
+export async function persist<T>(send: () => Promise<T>, signal: AbortSignal): Promise<T> {
   const backoff = newBackoff()
   for (;;)
     try {
-      await send()
-      return
+      return await send()
     } catch (error) {
       if (!isPassing(error) || signal.aborted) throw error
       // A lost socket is no refusal: another door may be open.
@@ -54,7 +53,7 @@ export function newCommitter(
       try {
         await persist(() => send(place), signal)
       } catch (error) {
-        if (!signal.aborted && !hasCode(error, 'epoch-changed')) onRefused(error as TidemarkError)
+        if (!signal.aborted && (error as TidemarkError).code !== 'epoch-changed') onRefused(error as TidemarkError)
       }
       if (wanted === place) wanted = undefined
       await pause(COMMIT_MS, signal)
@@ -77,7 +76,7 @@ export function newCommitter(
       if (!place) return
       const end = new AbortController()
       const late = pause(FLUSH_MS, end.signal).then(() => {
-        throw new TidemarkError('unavailable', 'No answer to the commit', {
+        throw new TidemarkError('unavailable', 'No answer', {
           seq: place.after,
           outcome: 'unknown',
         })

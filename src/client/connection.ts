@@ -22,20 +22,31 @@
  *
  * At either seam each subscription starts at its own place and drops what it has, so a late answer does no harm.
  */
-import { TidemarkError } from '../errors.ts'
+import { type ErrorCode, TidemarkError } from '../errors.ts'
 import { CLOSE_RETRIED, CLOSE_STREAMER_OFF, CLOSE_UNAUTHORIZED, POLL_CHANNELS_MAX } from '../wire.ts'
 import { newBackoff } from './backoff.ts'
 import { jsonCodec } from './codec.ts'
-import { codeOf, type Http, hintOf, isPassing } from './http.ts'
-import { type NewBell, type Poller, startPolling } from './poll.ts'
+import type { Http } from './http.ts'
+import { load, loadPolls } from './parts.ts'
+import type { NewBell, Poller } from './poll.ts'
+import { hintOf, isPassing } from './refusal.ts'
 import { newStream, type SocketClass, type Stream } from './stream.ts'
 import type { Subscription } from './subscription.ts'
+import type { Tokens } from './token.ts'
 
 export type State = 'idle' | 'connecting' | 'open' | 'polling' | 'waiting' | 'closed'
 
 /** Between sockets that are tried beside the polls, while the streamer is on and they fail, ms. */
 const SOCKET_AGAIN_MS = 2_000
 const SOCKET_AGAIN_MAX_MS = 60_000
+
+/** What a close means that is never retried. */
+const CODES: Record<number, ErrorCode> = {
+  1008: 'forbidden',
+  1009: 'too-large',
+  [CLOSE_UNAUTHORIZED]: 'unauthorized',
+  4403: 'forbidden',
+}
 
 export interface Connection {
   readonly state: State
@@ -56,6 +67,7 @@ export interface Connection {
  */
 export function newConnection(
   http: Http,
+  tokens: Tokens,
   url: string,
   client: string | undefined,
   WebSocket: SocketClass | undefined,
@@ -71,13 +83,12 @@ export function newConnection(
   let line: { stream?: Stream } | undefined
   /** The same once it is open. */
   let open: Stream | undefined
-  let poller: Poller | undefined
+  /** Empty while its part is loaded. */
+  let poller: Partial<Poller> | undefined
   /** The one thing that is planned: back from waiting, or a socket beside the polls. */
   let timer: ReturnType<typeof setTimeout> | undefined
   /** 4401 came with one token; with the next one it is final. */
   let wasRefused = false
-  /** What the newest poll said. */
-  let isStreamerOff = false
 
   const turn = (next: State, error?: TidemarkError): void => {
     if (state === next && !error) return
@@ -96,7 +107,7 @@ export function newConnection(
   }
 
   const stopPolling = (): void => {
-    poller?.stop()
+    poller?.stop?.()
     poller = undefined
     plan()
   }
@@ -117,14 +128,14 @@ export function newConnection(
   const fail = (error: unknown): void =>
     stop(
       'idle',
-      error instanceof TidemarkError ? error : new TidemarkError('internal', String(error), {}, { cause: error }),
+      error instanceof TidemarkError ? error : new TidemarkError('internal', `${error}`, {}, { cause: error }),
     )
 
   // ── The socket ─────────────────────────────────────────────────────────────────────────────────────────────────
 
   const connect = (): void => {
     if (!subscriptions.size) turn('idle')
-    else if (!WebSocket) poll(0)
+    else if (!WebSocket) void poll(0)
     else {
       turn('connecting')
       void openSocket()
@@ -137,8 +148,9 @@ export function newConnection(
     const mine: { stream?: Stream } = {}
     line = mine
     try {
-      const codec = subprotocol === 'msgpack' ? (await import('./msgpack.ts')).msgpackCodec : jsonCodec
-      const token = await http.token()
+      const codec =
+        subprotocol === 'msgpack' ? (await load('msgpack', () => import('./msgpack.ts'))).msgpackCodec : jsonCodec
+      const hello = { token: await tokens.token(), client }
       if (line !== mine) return
       const socket = new WebSocket!(url, [`tidemark.v1.${subprotocol}`])
       // A browser's; `ws` gives views without a copy under its own default.
@@ -146,7 +158,8 @@ export function newConnection(
       mine.stream = newStream(
         socket,
         codec,
-        { token, client },
+        hello,
+        tokens,
         subscriptions,
         () => {
           stopPolling()
@@ -156,11 +169,14 @@ export function newConnection(
           turn('open')
         },
         (code, reason, hint, isGood) => {
-          if (line === mine) lost(code, reason, hint, isGood, token)
+          if (line === mine) lost(code, reason, hint, isGood, hello.token)
         },
       )
     } catch (error) {
-      if (line === mine) fail(error)
+      if (line !== mine) return
+      // A part that can not be loaded: there may be no server at all.
+      if (isPassing(error)) lost(1006, '', 0, false, undefined)
+      else fail(error)
     }
   }
 
@@ -168,17 +184,16 @@ export function newConnection(
     const wasOpen = open
     line = open = undefined
     const isRefused = code === CLOSE_UNAUTHORIZED
-    if (isRefused ? wasRefused || !http.renew(token) : !CLOSE_RETRIED.includes(code)) {
-      const why = `Closed: ${code} ${reason}`
-      fail(new TidemarkError(codeOf(code), why, { close: code, reason }))
+    if (isRefused ? wasRefused || !tokens.renew(token) : !CLOSE_RETRIED.includes(code)) {
+      fail(new TidemarkError(CODES[code] ?? 'bad-request', `Closed: ${code} ${reason}`, { close: code, reason }))
       return
     }
     wasRefused ||= isRefused
     if (isGood) backoff.reset()
     if (poller) trySocket(socketBackoff.next(hint))
-    else if (code === CLOSE_STREAMER_OFF) poll(hint)
+    else if (code === CLOSE_STREAMER_OFF) void poll(hint)
     // Nobody answered: a proxy that knows no WebSocket, or no server at all. A poll will tell.
-    else if (code === 1006 && !wasOpen) poll(0)
+    else if (code === 1006 && !wasOpen) void poll(0)
     else wait(hint)
   }
 
@@ -189,31 +204,34 @@ export function newConnection(
 
   // ── Polls ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  const poll = (delay: number): void => {
+  const poll = async (delay: number): Promise<void> => {
     turn('polling')
-    poller = startPolling(
-      http,
-      client,
-      subscriptions,
-      delay,
-      (isOn, within = 0) => {
-        const wasOff = isStreamerOff
-        isStreamerOff = !isOn
-        backoff.reset()
-        if (!isOn) {
-          plan()
-          socketBackoff.reset()
-        } else if (wasOff) trySocket(Math.random() * within)
-        else if (!timer && !line) trySocket(socketBackoff.next())
-      },
-      (error) => {
-        poller = undefined
-        if (!isPassing(error)) fail(error)
-        else if (line) turn('connecting')
-        else wait(hintOf(error))
-      },
-      newBell,
-    )
+    const mine: Partial<Poller> = {}
+    poller = mine
+    const failed = (error: unknown): void => {
+      if (poller !== mine) return
+      poller = undefined
+      if (!isPassing(error)) fail(error)
+      else if (line) turn('connecting')
+      else wait(hintOf(error))
+    }
+    try {
+      const { startPolling } = await loadPolls()
+      if (poller === mine)
+        Object.assign(mine, startPolling(http, client, subscriptions, delay, polled, failed, newBell))
+    } catch (error) {
+      failed(error)
+    }
+  }
+
+  /** A poll was answered. */
+  const polled = (isOn: boolean, within: number | undefined): void => {
+    backoff.reset()
+    if (!isOn) {
+      plan()
+      socketBackoff.reset()
+    } else if (within !== undefined) trySocket(Math.random() * within)
+    else if (!timer && !line) trySocket(socketBackoff.next())
   }
 
   /** Plans a socket beside the polls. */
@@ -233,11 +251,11 @@ export function newConnection(
       if (state === 'closed') throw new TidemarkError('unavailable', 'Closed')
       if (subscriptions.get(channel)?.isOver === false)
         throw new TidemarkError('bad-request', `${channel} is followed already`)
-      if (subscriptions.size >= POLL_CHANNELS_MAX) throw new TidemarkError('too-many', 'Too many channels')
+      if (subscriptions.size >= POLL_CHANNELS_MAX) throw new TidemarkError('too-many', 'Too many')
       subscriptions.set(channel, subscription)
       if (state === 'idle') connect()
       else if (open) open.join(subscription)
-      else poller?.wake()
+      else poller?.wake?.()
     },
     remove(subscription) {
       const { channel } = subscription
@@ -249,7 +267,7 @@ export function newConnection(
     madeRoom(subscription) {
       if (subscription.stage !== 'full') open?.release()
       else if (open) open.join(subscription)
-      else poller?.wake()
+      else poller?.wake?.()
     },
     close: () => stop('closed'),
   }

@@ -1,8 +1,7 @@
 /** The HTTP calls of the client: one answer or one TidemarkError, whatever stands between here and the server. */
-import { type ErrorCode, hasCode, TidemarkError } from '../errors.ts'
-
-/** A credential, or how to get one. A function is asked again when the server refuses what it gave. */
-export type TokenSource = string | (() => string | Promise<string>) | undefined
+import { type ErrorCode, TidemarkError } from '../errors.ts'
+import { errorOf } from './refusal.ts'
+import type { Tokens } from './token.ts'
 
 /** Longest wait for an answer that is not a long poll, ms. */
 export const REQUEST_MS = 30_000
@@ -26,32 +25,11 @@ export interface Answer<T> {
 }
 
 export interface Http {
-  /** @throws unauthorized, with what the app's function threw as its cause */
-  token(): Promise<string | undefined>
-  /** Forgets a refused token, unless another one was fetched since. True when another one can be had. */
-  renew(refused: string | undefined): boolean
   /** @throws what the server answered; `unavailable` when no answer came; the signal's reason when it aborts. */
   call<T>(call: Call): Promise<Answer<T>>
 }
 
-export function newHttp(base: URL, source: TokenSource, fetchWith: typeof fetch): Http {
-  let given: string | undefined
-
-  const token: Http['token'] = async () => {
-    if (typeof source !== 'function') return source
-    try {
-      given ??= await source()
-    } catch (cause) {
-      throw new TidemarkError('unauthorized', 'No token', {}, { cause })
-    }
-    return given
-  }
-
-  const renew: Http['renew'] = (refused) => {
-    if (given === refused) given = undefined
-    return typeof source === 'function'
-  }
-
+export function newHttp(base: URL, { token, renew }: Tokens, fetchWith: typeof fetch): Http {
   const send = async <T>(
     { path, body, signal, timeout = REQUEST_MS, method, headers }: Call,
     bearer: string | undefined,
@@ -86,21 +64,19 @@ export function newHttp(base: URL, source: TokenSource, fetchWith: typeof fetch)
   }
 
   return {
-    token,
-    renew,
     call: async (call) => {
       const bearer = await token()
       try {
         return await send(call, bearer)
       } catch (error) {
-        if (!hasCode(error, 'unauthorized') || !renew(bearer)) throw error
+        if (!(error instanceof TidemarkError && error.code === 'unauthorized') || !renew(bearer)) throw error
         return send(call, await token())
       }
     },
   }
 }
 
-/** What a bare status means, as a proxy may answer it, and a close that is never retried; 44xx is as 4xx. */
+/** What a bare status means, as a proxy may answer it. */
 const CODES: Record<number, ErrorCode> = {
   401: 'unauthorized',
   403: 'forbidden',
@@ -108,11 +84,7 @@ const CODES: Record<number, ErrorCode> = {
   408: 'timeout',
   413: 'too-large',
   429: 'too-many',
-  1008: 'forbidden',
-  1009: 'too-large',
 }
-
-export const codeOf = (status: number): ErrorCode => CODES[status % 4_000] ?? 'bad-request'
 
 /** What a refused request means: the server's own problem, or what a proxy's bare status says. */
 function refusal({ status, headers }: Response, text: string): TidemarkError {
@@ -120,34 +92,9 @@ function refusal({ status, headers }: Response, text: string): TidemarkError {
   const retryAfter = Number(headers.get('retry-after')) * 1_000
   const isProblem = headers.get('content-type')?.startsWith('application/problem+json')
   return errorOf({
-    code: status < 500 ? codeOf(status) : 'unavailable',
+    code: status < 500 ? (CODES[status] ?? 'bad-request') : 'unavailable',
     detail: `Status ${status}`,
     ...(retryAfter > 0 && { retryAfter }),
     ...(isProblem && JSON.parse(text)),
   })
 }
-
-/**
- * What the server tells as a problem, as a page of a poll or as a message. A newer server may have a code that our
- * table lacks; it is told as it is.
- */
-export function errorOf(told: object): TidemarkError {
-  const { op: _op, ref: _ref, type: _type, title: _title, status: _status, code, detail, ...details } = told as Told
-  return new TidemarkError(code, detail, details)
-}
-
-interface Told {
-  readonly code: ErrorCode
-  readonly detail: string
-  readonly [field: string]: unknown
-}
-
-const PASSING: readonly string[] = ['unavailable', 'too-many', 'timeout']
-
-/** True when the same request may succeed later: nobody said no, or somebody said "not now". */
-export function isPassing(error: unknown): error is TidemarkError {
-  return error instanceof TidemarkError && (PASSING.includes(error.code) || error.details.outcome === 'unknown')
-}
-
-/** The server's hint beside an error, ms. */
-export const hintOf = (error: TidemarkError): number | undefined => error.details.retryAfter as number | undefined

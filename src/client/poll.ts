@@ -1,13 +1,19 @@
 /**
  * Long polls for all channels of a client, one request at a time, while there is no socket. Nothing is kept between
  * two polls but the places of the subscriptions, so a poll may be cut off at any moment.
+ *
+ * With all else that goes over HTTP it is one part, which is loaded when it is needed.
  */
 import { TidemarkError } from '../errors.ts'
 import type { PollJson, PollPageJson } from '../wire.ts'
 import { newBackoff, pause } from './backoff.ts'
 import type { Bell } from './bell.ts'
-import { errorOf, type Http, isPassing, REQUEST_MS } from './http.ts'
+import { type Http, REQUEST_MS } from './http.ts'
+import { errorOf, isPassing } from './refusal.ts'
 import { jsonFrame, type Subscription } from './subscription.ts'
+
+export { newHttp } from './http.ts'
+export { read } from './read.ts'
 
 /** How long the server holds a poll that has nothing to say, seconds. */
 const POLL_SECONDS = 25
@@ -44,6 +50,8 @@ export function startPolling(
   /** One round of asking; aborted when there is something else to ask. */
   let round = new AbortController()
   let isAnswered = false
+  /** The streamer, as the newest answer said. */
+  let wasOff = false
   let bell: Bell | undefined
 
   const ask = async (signal: AbortSignal): Promise<void> => {
@@ -98,7 +106,9 @@ export function startPolling(
     }
     isAnswered = true
     if (bell?.answered(value, asked)) hasMoved = true
-    onAnswer(streamer !== 'off', streamerRetryAfter)
+    const isOn = streamer !== 'off'
+    onAnswer(isOn, isOn && wasOff ? (streamerRetryAfter ?? 0) : undefined)
+    wasOff = !isOn
     if (hasFailed) return pause(backoff.next(), signal)
     backoff.reset()
     if (!hasMoved && (wait || areBehind())) await pause(asking + EMPTY_MS - Date.now(), signal)

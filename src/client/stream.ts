@@ -7,8 +7,9 @@ import { TidemarkError } from '../errors.ts'
 import { type AppendedJson, CLOSE_BAD_FRAME, type ClientMessage, retryOf, type ServerMessage } from '../wire.ts'
 import { newBackoff, pause } from './backoff.ts'
 import type { AppendText, Codec } from './codec.ts'
-import { errorOf, hintOf, isPassing } from './http.ts'
+import { errorOf, hintOf, isPassing } from './refusal.ts'
 import type { Place, Subscription } from './subscription.ts'
+import type { Tokens } from './token.ts'
 
 /** What we use of a WebSocket; a browser's has it, and so has NodeSocket. */
 export interface Socket {
@@ -35,6 +36,8 @@ const STABLE_MS = 10_000
 const SILENT_PING = 2
 /** A subscription that the server can't serve now is asked for again after a random time below this, ms. */
 const REJOIN_MS = 2_000
+/** A credential is renewed after 80 to 90 % of its time, but after so long at the latest, ms: timers know no month. */
+const RENEW_MS_MAX = 24 * 3_600_000
 /** Our close of a line that is no good: nobody waits for its goodbye. */
 export const GIVEN_UP = 3_000
 
@@ -44,7 +47,7 @@ export interface Stream {
   /** The app took enough of what a subscription holds. */
   release(): void
   /** Undefined when it may be larger than the server takes in one frame. */
-  append(append: AppendText): Promise<AppendedJson> | undefined
+  append(append: AppendText, asJson: (ref: number, append: AppendText) => string): Promise<AppendedJson> | undefined
   /** Undefined when a commit of this place would not count for the right history. */
   commit(channel: string, place: Place): Promise<unknown> | undefined
   /** Every question fails with `unavailable`, its outcome unknown. */
@@ -60,13 +63,15 @@ const HELLO_REF = 0
 
 /**
  * The conversation on a socket that is opening. Once it is welcomed, every subscription is joined on it.
+ * @param hello Its token is the one that was shown last.
  * @param onClose Called once, whoever ended it; code 1006 where the line died or never opened. `hint`: when to come
  *   back, ms. `isGood`: its loss is the first again.
  */
 export function newStream(
   socket: Socket,
   codec: Codec,
-  hello: { token: string | undefined; client: string | undefined },
+  hello: { token: string | undefined; readonly client: string | undefined },
+  tokens: Tokens,
   subscriptions: Map<string, Subscription>,
   onWelcome: () => void,
   onClose: (code: number, reason: string, hint: number, isGood: boolean) => void,
@@ -90,7 +95,7 @@ export function newStream(
     socket.onopen = socket.onmessage = socket.onclose = null
     socket.close(code ? GIVEN_UP : 1000)
     for (const subscription of subscriptions.values()) subscription.detach()
-    for (const { reject } of asked.values()) reject(new TidemarkError('unavailable', 'Lost before the answer', LOST))
+    for (const { reject } of asked.values()) reject(new TidemarkError('unavailable', 'Lost', LOST))
     onClose(code, reason, retryOf(reason) ?? switchDelay, isGood)
   }
 
@@ -104,9 +109,21 @@ export function newStream(
       await pause(heartbeat / 2, signal)
       if (signal.aborted) return
       if (Date.now() - heard < SILENT_PING * heartbeat) continue
-      if (pinged === heard) return end(1006, 'silence')
+      if (pinged === heard) return end(1006)
       pinged = heard
       send({ op: 'ping' })
+    }
+  }
+
+  /** The socket outlives its credential: another one is shown before it ends. */
+  const renewWithin = async (ms: number): Promise<void> => {
+    await pause(Math.min(ms, RENEW_MS_MAX) * (0.8 + Math.random() / 10), signal)
+    if (signal.aborted || !tokens.renew(hello.token)) return
+    try {
+      hello.token = await tokens.token()
+      if (!signal.aborted) send({ op: 'refresh', token: hello.token! })
+    } catch {
+      // Whoever gives no other one now is asked again when this one has ended.
     }
   }
 
@@ -146,7 +163,13 @@ export function newStream(
   // ── Messages ───────────────────────────────────────────────────────────────────────────────────────────────────
 
   const take = (message: ServerMessage, size: number): void => {
-    const { op, ref, channel, ...facts } = message as ServerMessage & { ref?: unknown; channel?: string }
+    const { op, ref, channel, expiresIn, ...facts } = message as ServerMessage & {
+      ref?: unknown
+      channel?: string
+      expiresIn?: number
+    }
+    // Of `welcome` and `refreshed`.
+    if (expiresIn) void renewWithin(expiresIn)
     const subscription = subscriptions.get(channel!)
     const isJoining = subscription?.stage === 'joining' && subscription.ref === ref
     // What comes before `subscribed` belongs to an older subscription of this channel.
@@ -220,7 +243,7 @@ export function newStream(
   socket.onclose = ({ code, reason }: { code: number; reason: string }) => end(code, reason)
   void pause(STABLE_MS, signal).then(() => {
     if (frameBytes) isGood = true
-    else end(1006, 'silence')
+    else end(1006)
   })
 
   return {
@@ -230,8 +253,8 @@ export function newStream(
       // Unless more may come for another channel that is full.
       if (![...subscriptions.values()].some(({ stage, isFull }) => stage === 'live' && isFull)) socket.release?.()
     },
-    append: (append) => {
-      const frame = codec.encodeAppend(refs, append)
+    append: (append, asJson) => {
+      const frame = (codec.encodeAppend ?? asJson)(refs, append)
       // A character is at most three bytes; what may be too large takes the other door.
       return frame.length * 3 > frameBytes ? undefined : ask(frame)
     },

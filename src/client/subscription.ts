@@ -209,7 +209,7 @@ export function newSubscription(
       if ((known && !sameHistory(known, epoch)) || begin > after || !frame.isWhole) {
         if (++broken >= BROKEN_MAX)
           self.end(
-            new TidemarkError('data-loss', `${channel}: a break after ${after}`, {
+            new TidemarkError('data-loss', `${channel}: broken`, {
               channel,
               epoch,
               after,
@@ -285,12 +285,10 @@ export function jsonFrame(
   page: { epoch: string; after: number; last: number; events: readonly EventJson[] },
   bytes: number,
 ): Frame {
-  const { epoch, after, last, events } = page
+  const { after, last, events } = page
   const rises = ({ seq }: EventJson, i: number): boolean => seq > (events[i - 1]?.seq ?? after) && seq <= last
   return {
-    epoch,
-    after,
-    last,
+    ...page,
     bytes,
     count: events.length,
     isWhole: events.every(rises),

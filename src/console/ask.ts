@@ -3,7 +3,8 @@ import { signal } from '@preact/signals'
 import { useEffect } from 'preact/hooks'
 import { Tidemark } from '../client/browser.ts'
 import { baseOf } from '../client/client.ts'
-import { type Call, newHttp, type TokenSource } from '../client/http.ts'
+import { type Call, newHttp } from '../client/http.ts'
+import { newTokens, type TokenSource } from '../client/token.ts'
 import { TidemarkError } from '../errors.ts'
 
 /** Calls lie where the server said in the page, whatever host and path the page was reached under. */
@@ -13,7 +14,7 @@ const KEY = 'tidemark.key'
 /** The one place that a credential comes from, for calls and client alike; a server without keys asks for none. */
 const token: TokenSource = () => sessionStorage.getItem(KEY) ?? ''
 
-const httpWith = (credential: TokenSource) => newHttp(base, credential, (...request) => fetch(...request))
+const httpWith = (credential: TokenSource) => newHttp(base, newTokens(credential), (...request) => fetch(...request))
 const http = httpWith(token)
 export const tidemark = new Tidemark(base, { token })
 

@@ -44,18 +44,26 @@ export function addPages(app: App, clientFile: string): void {
     async (_, reply) => sendAsIs(reply, JSON_TYPE, JSON.stringify(app.swagger())),
   )
 
-  addFile(app, '/client.js', clientFile, 'The client for browsers, one module')
+  addFile(app, '/client.js', clientFile, 'The client for browsers', schemas.NoQuery)
   for (const [part, summary] of CLIENT_PARTS)
-    addFile(app, `/client-${part}.js`, clientFile.replace(/\.js$/, `-${part}.js`), summary)
+    addFile(app, `/client-${part}.js`, clientFile.replace(/\.js$/, `-${part}.js`), summary, schemas.PartQuery)
 }
 
 /** What the client loads when it is needed. */
 const CLIENT_PARTS = [
   ['msgpack', 'A part of the client: the msgpack subprotocol'],
+  ['append', 'A part of the client: appends'],
+  ['poll', 'A part of the client: all that goes over HTTP'],
   ['bell', 'A part of the client: how the tabs of an origin share one waiting poll'],
 ] as const
 
-function addFile(app: App, path: string, file: string, summary: string): void {
+function addFile(
+  app: App,
+  path: string,
+  file: string,
+  summary: string,
+  querystring: typeof schemas.NoQuery | typeof schemas.PartQuery,
+): void {
   let known: ClientFile | undefined
   app.get(
     path,
@@ -63,7 +71,7 @@ function addFile(app: App, path: string, file: string, summary: string): void {
       schema: {
         tags: ['server'],
         summary,
-        querystring: schemas.NoQuery,
+        querystring,
         response: { 200: schemas.textOf('text/javascript'), 304: schemas.Nothing, default: schemas.Refusal },
       },
     },

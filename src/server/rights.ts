@@ -18,6 +18,8 @@ export const ROUTE_RIGHTS: Readonly<Record<string, Right>> = {
   'GET /errors': 'open',
   'GET /openapi.json': 'open',
   'GET /client.js': 'open',
+  'GET /client-append.js': 'open',
+  'GET /client-poll.js': 'open',
   'GET /client-msgpack.js': 'open',
   'GET /client-bell.js': 'open',
   'GET /console': 'open',

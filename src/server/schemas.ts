@@ -72,6 +72,8 @@ export const ChannelPath = z.strictObject({ channel: Channel })
 export const CursorPath = z.strictObject({ channel: Channel, client: Client })
 export const ClientPath = z.strictObject({ client: Client })
 export const NoQuery = z.strictObject({})
+/** A client that did not get a part asks by another address: the browser may remember this one's failure. */
+export const PartQuery = z.strictObject({ again: z.string().optional() })
 
 // ── Events and pages (their data are not looked at here) ─────────────────────────────────────────────────────────
 

@@ -169,11 +169,8 @@ export class Session {
       server: doors.settings.server,
       client,
       heartbeat: limits.heartbeat,
-      limits: {
-        frameBytes: FRAME_BYTES_MAX,
-        subscriptions: limits.subscriptions,
-        appendEvents: APPEND_EVENTS_MAX,
-      },
+      limits: { frameBytes: FRAME_BYTES_MAX, subscriptions: limits.subscriptions, appendEvents: APPEND_EVENTS_MAX },
+      expiresIn: this.#speaker.expiresIn,
     })
   }
 
@@ -222,7 +219,7 @@ export class Session {
       return
     }
     this.following.recheck()
-    this.tell({ op: 'refreshed', ref })
+    this.tell({ op: 'refreshed', ref, expiresIn: this.#speaker.expiresIn })
   }
 
   /** The keys have changed. */

@@ -61,6 +61,12 @@ export class Speaker {
     return this.#who.expires !== Number.POSITIVE_INFINITY && this.#who.isOver()
   }
 
+  /** ms until its token ends, at least 1; undefined for one that does not. */
+  get expiresIn(): number | undefined {
+    const { expires } = this.#who
+    return expires === Number.POSITIVE_INFINITY ? undefined : Math.max(1, Math.floor(expires - Date.now()))
+  }
+
   /** A token is being read: what comes is held, and no more should come. */
   get isHeld(): boolean {
     return this.#held !== undefined

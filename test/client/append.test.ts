@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest'
-import { PENDING_APPENDS_MAX } from '../../src/client/append.ts'
 import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
 import { connect } from '../../src/client/node.ts'
+import { PENDING_APPENDS_MAX } from '../../src/client/outbox.ts'
 import { range } from '../parts.ts'
 import { type Asked, type Peer, problem, Scripted } from './scripted.ts'
 

@@ -89,7 +89,7 @@ test('an append carries JSON data as their text, so that a retry over HTTP is th
     { data: 'text', contentType: 'text/plain' },
     { data: null },
   ]
-  const frame = msgpackCodec.encodeAppend(7, {
+  const frame = msgpackCodec.encodeAppend!(7, {
     channel: 'a',
     events: JSON.stringify(events),
     expectedSeq: undefined,

@@ -35,6 +35,8 @@ const ROWS: Readonly<Record<string, Row>> = {
   'GET /errors': { answers: same(200) },
   'GET /openapi.json': { answers: same(200) },
   'GET /client.js': { answers: same(200) },
+  'GET /client-append.js': { answers: same(200) },
+  'GET /client-poll.js': { answers: same(200) },
   'GET /client-msgpack.js': { answers: same(200) },
   'GET /client-bell.js': { answers: same(200) },
   'GET /console': { answers: same(308) },

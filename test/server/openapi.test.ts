@@ -31,6 +31,8 @@ const CALLS: Record<string, string> = {
   '/openapi.json': 'get',
   '/errors': 'get',
   '/client.js': 'get',
+  '/client-append.js': 'get',
+  '/client-poll.js': 'get',
   '/client-msgpack.js': 'get',
   '/client-bell.js': 'get',
 }

@@ -8,7 +8,8 @@
  */
 import { randomUUID } from 'node:crypto'
 import { newBackoff, pause } from '../../src/client/backoff.ts'
-import { type Http, hintOf, isPassing } from '../../src/client/http.ts'
+import type { Http } from '../../src/client/http.ts'
+import { hintOf, isPassing } from '../../src/client/refusal.ts'
 import { hasCode, TidemarkError } from '../../src/errors.ts'
 import { APPEND_EVENTS_MAX, sameHistory } from '../../src/event.ts'
 import { type AppendedJson, type NewEventJson, type PageJson, READ_EVENTS_MAX } from '../../src/wire.ts'

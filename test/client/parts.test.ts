@@ -1,0 +1,82 @@
+/** Parts of the client that do not come at once, in Chromium: appends keep their order, and polls come in the end. */
+import { type Browser, chromium, type Page } from 'playwright-core'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { find } from '../machine.ts'
+import { range } from '../parts.ts'
+import { startTestServer, type TestServer } from '../server/serve.ts'
+
+const executablePath = find('chromium')
+/** Tries of a part that fail. */
+const FAILING = 3
+
+describe.skipIf(!executablePath)('parts', () => {
+  let browser: Browser
+  beforeAll(async () => {
+    browser = await chromium.launch({ executablePath: executablePath!, args: ['--no-sandbox'] })
+  })
+  afterAll(() => browser?.close())
+
+  /** A page to which a part does not come so often; the addresses by which it asked. */
+  async function open(part: string): Promise<{ server: TestServer; page: Page; asked: string[] }> {
+    const server = await startTestServer()
+    const page = await browser.newPage()
+    onTestFinished(() => page.close())
+    const asked: string[] = []
+    await page.route(`**/client-${part}.js*`, (route) => {
+      asked.push(new URL(route.request().url()).search)
+      return asked.length > FAILING ? route.continue() : route.abort()
+    })
+    await page.goto(`${server.url}/livez`)
+    await page.evaluate("import('/client.js').then((client) => Object.assign(globalThis, { client }) && null)")
+    return { server, page, asked }
+  }
+
+  test('appends wait for the part that sends them: none is lost or doubled, and they keep their order', async () => {
+    const { server, page, asked } = await open('append')
+    const seqs = await page.evaluate(async () => {
+      // biome-ignore lint/suspicious/noExplicitAny: what the page imported
+      const tidemark = new (globalThis as any).client.Tidemark(location.origin)
+      const gone = new AbortController()
+      const given = tidemark.channel('a').append({ data: 'given up' }, { signal: gone.signal })
+      gone.abort()
+      await given.catch(() => {})
+      const event = { data: 0 }
+      const answers = Array.from({ length: 100 }, (_, i) => {
+        // As it is now, whatever becomes of the object.
+        event.data = i + 1
+        return tidemark.channel('a').append(event)
+      })
+      return Promise.all(answers.map(async (answer) => (await answer).first))
+    })
+    expect(seqs).toEqual(range(1, 100))
+    const { events } = (await (await fetch(`${server.url}/v1/channels/a/events?limit=1000`)).json()) as {
+      events: { data: number }[]
+    }
+    expect(events.map(({ data }) => data)).toEqual(range(1, 100))
+    expect(asked.length).toBeGreaterThan(FAILING)
+    expect(new Set(asked.slice(1)).size).toBeGreaterThan(1)
+  })
+
+  test('a page that has to poll follows as soon as the part that polls has come', async () => {
+    const { server, page, asked } = await open('poll')
+    await fetch(`${server.url}/v1/channels/a/events`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"data":1}',
+    })
+    const seq = await page.evaluate(async () => {
+      class NoSocket {
+        constructor() {
+          // biome-ignore lint/suspicious/noExplicitAny: as a browser's, refused
+          setTimeout(() => (this as any).onclose?.({ code: 1006, reason: '' }))
+        }
+        close() {}
+      }
+      // biome-ignore lint/suspicious/noExplicitAny: what the page imported
+      const tidemark = new (globalThis as any).client.Tidemark(location.origin, { WebSocket: NoSocket })
+      for await (const event of tidemark.channel('a').follow()) return event.seq
+    })
+    expect(seq).toBe(1)
+    expect(asked.length).toBeGreaterThan(FAILING)
+  })
+})
