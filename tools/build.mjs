@@ -6,6 +6,9 @@ import { chmodSync, existsSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 
+// Whoever builds, a test too: otherwise pages would hold the paths of this machine and a slower JSX.
+process.env.NODE_ENV = 'production'
+
 const require = createRequire(import.meta.url)
 
 function packageDir(name) {

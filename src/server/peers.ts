@@ -14,6 +14,10 @@ export interface PeersOptions {
   readonly tlsUpstream: boolean
 }
 
+/** Empty for a request that has lost its connection: Node takes it away from one whose body stopped being HTTP. */
+const otherEnd = ({ socket }: IncomingMessage): string =>
+  plainAddress((socket as IncomingMessage['socket'] | null)?.remoteAddress ?? '')
+
 export class Peers {
   readonly #trusted: BlockList | undefined
   readonly #tlsUpstream: boolean
@@ -26,7 +30,7 @@ export class Peers {
 
   /** The address of who calls: the rightmost that no trusted proxy has, for what stands left of it anybody may say. */
   address(req: IncomingMessage): string {
-    let address = plainAddress(req.socket.remoteAddress ?? '')
+    let address = otherEnd(req)
     const forwarded = req.headers['x-forwarded-for']
     if (this.#trusted === undefined || forwarded === undefined) return address
     const told = String(forwarded).split(',')
@@ -41,9 +45,9 @@ export class Peers {
 
   /** Whether the caller's own connection is TLS, to this server or to the proxy before it. */
   isSecure(req: IncomingMessage): boolean {
-    if ((req.socket as TLSSocket).encrypted) return true
+    if ((req.socket as TLSSocket | null)?.encrypted) return true
     const told = req.headers['x-forwarded-proto']
-    if (told !== undefined && this.#isTrusted(plainAddress(req.socket.remoteAddress ?? '')))
+    if (told !== undefined && this.#isTrusted(otherEnd(req)))
       return String(told).split(',').at(-1)!.trim().toLowerCase() === 'https'
     // By a loopback name it is called on this machine, past the proxy.
     return this.#tlsUpstream && !isLoopback(nameOf(req.headers.host?.toLowerCase() ?? ''))
