@@ -288,7 +288,8 @@ test(
     judge.report(grown)
     judge.verdict()
     expect(grown).toBeLessThan(GROWTH_BYTES_MAX)
-    for (const kind of ['call', 'head', 'JSON socket', 'MessagePack socket'])
+    // Of a few changed heads it may be that none is good.
+    for (const kind of ['call', ...(isLong ? ['head'] : []), 'JSON socket', 'MessagePack socket'])
       expect(judge.taken(kind), kind).toBeGreaterThan(0)
   },
   isLong ? 1_200_000 : 60_000,
