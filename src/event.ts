@@ -3,8 +3,6 @@
  */
 import { TidemarkError } from './errors.ts'
 
-export { sameHistory } from './epoch.ts'
-
 /** An event as it is appended: checked, its data already bytes. `null` is "not given". */
 export interface NewEvent {
   readonly type: string | null

@@ -4,11 +4,12 @@
  * A follower is a position and nothing else. It asks the log ("what continues this place?") and, at the head, waits
  * until the log has changed from this place (level-triggered), so that nothing can fall between history and live.
  */
-import { setImmediate } from 'node:timers/promises'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 import { buildBlock, decodeBlock, readHeader, sliceBlock, walkBlock } from '../block.ts'
+import { sameHistory } from '../epoch.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
-import { type Position, sameHistory } from '../event.ts'
+import type { Position } from '../event.ts'
 import type { ChannelInfo, Page, Place, ReadLimits } from './log.ts'
 import type { Source } from './seen.ts'
 
@@ -219,7 +220,7 @@ export async function readOrWait(
         at = { epoch: page.epoch, after: page.last }
         if (!page.caughtUp) {
           // Pages from memory take no turn of the event loop.
-          await setImmediate()
+          await nextTurn()
           continue
         }
       }

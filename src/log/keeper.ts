@@ -6,8 +6,8 @@
  */
 import { setMaxListeners } from 'node:events'
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
+import { sameHistory } from '../epoch.ts'
 import { hasCode, toTidemarkError } from '../errors.ts'
-import { sameHistory } from '../event.ts'
 import { type InForce, type RetentionRule, retentionOf } from '../retention.ts'
 import { infoOrNone } from './follow.ts'
 import type { ChannelInfo, Cursor, Log, Settings } from './log.ts'

@@ -1,5 +1,5 @@
 /** How far a reader is behind, and the first few of any number in an order. */
-import { sameHistory } from '../event.ts'
+import { sameHistory } from '../epoch.ts'
 import type { ChannelInfo, Cursor } from './log.ts'
 
 /** Events that a cursor has before it; one of an older history has all that the channel retains. */

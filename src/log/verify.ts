@@ -5,8 +5,8 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { readHeader } from '../block.ts'
+import { sameHistory } from '../epoch.ts'
 import { hasCode, type TidemarkError } from '../errors.ts'
-import { sameHistory } from '../event.ts'
 import type { ChannelInfo, Finding, Log, Loss } from './log.ts'
 
 export interface Report {

@@ -3,8 +3,9 @@
  * here: events stay in the log until their turn.
  */
 import { forbidden } from '../access/principal.ts'
+import { sameHistory } from '../epoch.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
-import { formatTime, sameHistory } from '../event.ts'
+import { formatTime } from '../event.ts'
 import { Follower, type From } from '../log/follow.ts'
 import { CLOSE, type Ref } from '../wire.ts'
 import type { CommitRequest, SubscribeRequest } from './intake.ts'

@@ -2,8 +2,9 @@
  * One channel followed on one socket: a position and nothing else. While it is behind it takes turns with the socket's
  * other subscriptions, one page a turn; at the head it stands in a watch until the channel has changed.
  */
+
+import { sameHistory } from '../epoch.ts'
 import { TidemarkError } from '../errors.ts'
-import { sameHistory } from '../event.ts'
 import { type Follower, type Item, UNREAD } from '../log/follow.ts'
 import type { CursorMove, Place, ReadLimits } from '../log/log.ts'
 import { READ_EVENTS_MAX } from '../wire.ts'

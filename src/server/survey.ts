@@ -2,7 +2,7 @@
  * Looks over all channels, for who watches: the heads that move most and the cursors that lag most. A look takes a
  * bounded memory, goes on beside the doors, and is shared by all who ask at about the same time.
  */
-import { sameHistory } from '../event.ts'
+import { sameHistory } from '../epoch.ts'
 import { Worst } from '../log/lag.ts'
 import type { Lagging, Log } from '../log/log.ts'
 import type { HeadsJson, WorstCursorsJson } from '../wire.ts'

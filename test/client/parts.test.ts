@@ -1,18 +1,17 @@
 /** Parts of the client that do not come at once, in Chromium: appends keep their order, and polls come in the end. */
-import { type Browser, chromium, type Page } from 'playwright-core'
+import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { find } from '../machine.ts'
+import { CHROMIUM, launch } from '../chromium.ts'
 import { range } from '../parts.ts'
 import { startTestServer, type TestServer } from '../server/serve.ts'
 
-const executablePath = find('chromium')
 /** Tries of a part that fail. */
 const FAILING = 3
 
-describe.skipIf(!executablePath)('parts', () => {
+describe.skipIf(!CHROMIUM)('parts', () => {
   let browser: Browser
   beforeAll(async () => {
-    browser = await chromium.launch({ executablePath: executablePath!, args: ['--no-sandbox'] })
+    browser = await launch()
   })
   afterAll(() => browser?.close())
 

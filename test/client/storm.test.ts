@@ -1,10 +1,10 @@
 /**
  * Ten storms in Node and three in Chromium; `SEAM_RUNS=200` for the long tier (as many in Node, a tenth in Chromium).
  */
-import { type Browser, chromium } from 'playwright-core'
+import type { Browser } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { connect } from '../../src/client/node.ts'
-import { find } from '../machine.ts'
+import { CHROMIUM, launch } from '../chromium.ts'
 import { range, SEED } from '../parts.ts'
 import { CHANNEL_NAMES, CLIENT, EVENTS, type Follow, type Storm, storm } from './storm.ts'
 
@@ -121,15 +121,10 @@ async function followInPage([client, subprotocol, channels]: Asked): Promise<voi
   Object.assign(globalThis, { followers: { handled, wrong, hold, close: () => tidemark.close() } satisfies PageState })
 }
 
-const executablePath = find('chromium')
-
-describe.skipIf(!executablePath)('in Chromium', () => {
+describe.skipIf(!CHROMIUM)('in Chromium', () => {
   let browser: Browser
   beforeAll(async () => {
-    browser = await chromium.launch({
-      executablePath: executablePath!,
-      args: ['--no-sandbox', '--disable-quic', '--disable-background-networking'],
-    })
+    browser = await launch()
   })
   afterAll(() => browser?.close())
 

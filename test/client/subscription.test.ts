@@ -8,8 +8,8 @@ import {
   type Start,
   type Subscription,
 } from '../../src/client/subscription.ts'
+import { sameHistory } from '../../src/epoch.ts'
 import { hasCode, TidemarkError } from '../../src/errors.ts'
-import { sameHistory } from '../../src/event.ts'
 import { eventsOf } from './scripted.ts'
 
 const frame = (first: number, last: number, fields: object = {}, bytes = 100) =>

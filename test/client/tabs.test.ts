@@ -2,10 +2,10 @@
  * One poller per origin, in Chromium: tabs that have to poll share one waiting request. What is not rung is seen at the
  * next fallback, after 20 s at the soonest; everything here has to arrive sooner.
  */
-import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core'
+import type { Browser, BrowserContext, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { CHROMIUM, launch } from '../chromium.ts'
 import { dice } from '../crash/dice.ts'
-import { find } from '../machine.ts'
 import { body, range, SEED } from '../parts.ts'
 import { startTestServer, type TestServer } from '../server/serve.ts'
 import { Cable } from './cable.ts'
@@ -73,15 +73,10 @@ function followInPage({ channels, isPolling }: Wish): void {
   Object.assign(globalThis, { tab, tidemark })
 }
 
-const executablePath = find('chromium')
-
-describe.skipIf(!executablePath)('tabs of one origin', () => {
+describe.skipIf(!CHROMIUM)('tabs of one origin', () => {
   let browser: Browser
   beforeAll(async () => {
-    browser = await chromium.launch({
-      executablePath: executablePath!,
-      args: ['--no-sandbox', '--disable-quic', '--disable-background-networking'],
-    })
+    browser = await launch()
   })
   afterAll(() => browser?.close())
 

@@ -3,20 +3,19 @@ import type { Browser } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
 import { GroupFigures } from '../../src/server/counts.ts'
+import { CHROMIUM, launch } from '../chromium.ts'
 import { dice } from '../crash/dice.ts'
-import { find } from '../machine.ts'
 import { body, event, range, SEED, tempDir, tempLog } from '../parts.ts'
 import { startGuarded } from '../server/guarded.ts'
 import { startTestServer } from '../server/serve.ts'
-import { launch, openConsole } from './opened.ts'
+import { openConsole } from './opened.ts'
 
-const executablePath = find('chromium')
 const PATIENCE = { timeout: 15_000, interval: 50 }
 
-describe.skipIf(!executablePath)('the console', () => {
+describe.skipIf(!CHROMIUM)('the console', () => {
   let browser: Browser
   beforeAll(async () => {
-    browser = await launch(executablePath!)
+    browser = await launch()
   })
   afterAll(() => browser?.close())
 

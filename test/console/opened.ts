@@ -1,12 +1,6 @@
 /** The console in a real browser over a real server; whatever a page must never do is collected on the way. */
-import { type Browser, chromium, type Page } from 'playwright-core'
+import type { Browser, Page } from 'playwright-core'
 import { onTestFinished } from 'vitest'
-
-export const launch = (executablePath: string): Promise<Browser> =>
-  chromium.launch({
-    executablePath,
-    args: ['--no-sandbox', '--disable-quic', '--disable-background-networking', '--disable-gpu'],
-  })
 
 export interface Opened {
   readonly page: Page

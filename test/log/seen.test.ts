@@ -70,19 +70,21 @@ describe('a log as a reader sees it', () => {
   })
 })
 
+/** What `anna` polls for. */
+const polled = (log: Log, after = 1, limits = ALL, signal?: AbortSignal) =>
+  readOrWait(
+    seenBy(log, () => anna),
+    'c',
+    { after },
+    limits,
+    until(log, signal),
+  )
+
 describe('a long poll past what is withheld', () => {
   test('does not end with it, and tells the positions that passed with the event that comes', async () => {
     const log = await tempLog()
     await append(log, 'c', [1])
-    const poll = watched(
-      readOrWait(
-        seenBy(log, () => anna),
-        'c',
-        { after: 1 },
-        ALL,
-        until(log),
-      ),
-    )
+    const poll = watched(polled(log))
     await appendHiding(log, [2, 3], [2, 3])
     await appendHiding(log, [4], [4])
     // Whatever the poll does with what came, it has done it by then.
@@ -98,15 +100,7 @@ describe('a long poll past what is withheld', () => {
     const log = await tempLog()
     await append(log, 'c', [1])
     const over = new AbortController()
-    const poll = watched(
-      readOrWait(
-        seenBy(log, () => anna),
-        'c',
-        { after: 1 },
-        ALL,
-        until(log, over.signal),
-      ),
-    )
+    const poll = watched(polled(log, 1, ALL, over.signal))
     for (const value of range(2, 5)) await appendHiding(log, [value], [value])
     for (const _ of range(1, 20)) await setImmediate()
     over.abort()
@@ -120,13 +114,7 @@ describe('a long poll past what is withheld', () => {
     await appendHiding(log, range(1, 10), range(1, 10))
     for (const value of range(11, 40)) await appendHiding(log, [value], [value])
     await appendHiding(log, [41, 42], [41])
-    const page = await readOrWait(
-      seenBy(log, () => anna),
-      'c',
-      { after: 7 },
-      BLOCKWISE,
-      until(log),
-    )
+    const page = await polled(log, 7, BLOCKWISE)
     expect(page).toMatchObject({ after: 7, last: 42 })
     expect(eventsOf(page).map(valueIn)).toEqual([42])
   })

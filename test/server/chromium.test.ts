@@ -7,16 +7,15 @@ import { writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { type Browser, chromium, type Page } from 'playwright-core'
+import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { hasCode } from '../../src/errors.ts'
-import { find } from '../machine.ts'
+import { CHROMIUM, launch } from '../chromium.ts'
 import { body, tempDir } from '../parts.ts'
 import { call } from './calls.ts'
 import { startGuarded } from './guarded.ts'
 import { startTestServer } from './serve.ts'
 
-const executablePath = find('chromium')
 const REBOUND = 'rebound.example'
 const EVIL = 'evil.example'
 
@@ -106,20 +105,14 @@ async function attack(base: string): Promise<Record<string, string>> {
   return said
 }
 
-describe.skipIf(!executablePath)('pages that may not call', () => {
+describe.skipIf(!CHROMIUM)('pages that may not call', () => {
   let browser: Browser
   beforeAll(async () => {
-    browser = await chromium.launch({
-      executablePath: executablePath!,
-      args: [
-        '--no-sandbox',
-        '--disable-quic',
-        '--disable-background-networking',
-        // The browser's own wall against such pages is down: the server must refuse them by itself.
-        '--disable-features=LocalNetworkAccessChecks',
-        `--host-resolver-rules=MAP ${REBOUND} 127.0.0.1, MAP ${EVIL} 127.0.0.1`,
-      ],
-    })
+    browser = await launch(
+      // The browser's own wall against such pages is down: the server must refuse them by itself.
+      '--disable-features=LocalNetworkAccessChecks',
+      `--host-resolver-rules=MAP ${REBOUND} 127.0.0.1, MAP ${EVIL} 127.0.0.1`,
+    )
   })
   afterAll(() => browser?.close())
 

@@ -1,9 +1,9 @@
 /** Sessions of pages: what the cookie stands for, and all that it does not. */
-import { type Browser, chromium, type Page } from 'playwright-core'
+import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { Principal } from '../../src/access/principal.ts'
 import { Cookies, SESSIONS_MAX, SESSIONS_OF_SUBJECT_MAX } from '../../src/server/cookies.ts'
-import { find } from '../machine.ts'
+import { CHROMIUM, launch } from '../chromium.ts'
 import { body, range } from '../parts.ts'
 import { call } from './calls.ts'
 import { type Guarded, startGuarded } from './guarded.ts'
@@ -123,15 +123,10 @@ test('sessions are bounded, the oldest goes first; those that are over go at onc
   expect(short.size).toBe(1)
 })
 
-const executablePath = find('chromium')
-
-describe.skipIf(!executablePath)('in Chromium', () => {
+describe.skipIf(!CHROMIUM)('in Chromium', () => {
   let browser: Browser
   beforeAll(async () => {
-    browser = await chromium.launch({
-      executablePath: executablePath!,
-      args: ['--no-sandbox', '--disable-quic', '--disable-background-networking'],
-    })
+    browser = await launch()
   })
   afterAll(() => browser?.close())
 

@@ -12,9 +12,9 @@ import {
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { type Browser, chromium, type Page } from 'playwright-core'
+import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { find } from '../machine.ts'
+import { CHROMIUM, launch } from '../chromium.ts'
 import { SEED, tempDir } from '../parts.ts'
 import { disturb, onDisk, plant, randomFrom } from './disk.ts'
 import { Program, type Surroundings, serving } from './program.ts'
@@ -23,8 +23,6 @@ import { Program, type Surroundings, serving } from './program.ts'
 const WINDOW_MS = Number(process.env.DEMO_SECONDS ?? 2) * 1_000
 /** How long the last change may take to reach the page, ms. */
 const SETTLED_MS = 10_000
-
-const executablePath = find('chromium')
 
 interface Demo extends Program {
   readonly url: string
@@ -138,10 +136,10 @@ async function expectStrip(page: Page, traffic: Traffic, folder: string, server:
   await expect.poll(wrong, { timeout: SETTLED_MS }).toEqual([])
 }
 
-describe.skipIf(!executablePath)('the live folder', () => {
+describe.skipIf(!CHROMIUM)('the live folder', () => {
   let browser: Browser
   beforeAll(async () => {
-    browser = await chromium.launch({ executablePath: executablePath!, args: ['--no-sandbox', '--disable-quic'] })
+    browser = await launch()
   })
   afterAll(() => browser?.close())
 
@@ -288,13 +286,9 @@ describe.skipIf(!executablePath)('the live folder', () => {
       })
     await append({ total: 42 })
     // The addresses stay as they are written; the browser finds them at our ports.
-    const mapped = await chromium.launch({
-      executablePath: executablePath!,
-      args: [
-        '--no-sandbox',
-        `--host-resolver-rules=MAP ${new URL(origin).host} 127.0.0.1:${port},MAP 127.0.0.1:7070 ${new URL(server.url).host}`,
-      ],
-    })
+    const mapped = await launch(
+      `--host-resolver-rules=MAP ${new URL(origin).host} 127.0.0.1:${port},MAP 127.0.0.1:7070 ${new URL(server.url).host}`,
+    )
     onTestFinished(() => mapped.close())
     const page = await mapped.newPage()
     await page.goto(origin)

@@ -5,8 +5,8 @@
  * head that belong together. The cache may forget any of them: memory is spent on active channels only.
  */
 import { LRUCache } from 'lru-cache'
+import { sameHistory } from '../../epoch.ts'
 import { hasCode, TidemarkError } from '../../errors.ts'
-import { sameHistory } from '../../event.ts'
 import type { Appended, ChannelInfo, Place, Settings } from '../log.ts'
 import { blockRange, decodeHead, decodeName, type HeadRow, headKey, nameKey } from './keys.ts'
 import type { Store } from './store.ts'

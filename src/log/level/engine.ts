@@ -3,8 +3,9 @@
  *
  * Reads come from the tail in memory or from disk with every block checked; writes are plans for the one writer.
  */
+
+import { sameHistory } from '../../epoch.ts'
 import { TidemarkError } from '../../errors.ts'
-import { sameHistory } from '../../event.ts'
 import {
   type About,
   type Append,
