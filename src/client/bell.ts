@@ -112,7 +112,11 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
   let leader = ''
   /** When the leader was heard last. */
   let heard = Date.now()
+  /** As the leader told last, and as our own polls were told. */
   let streamer: Streamer
+  let told: Streamer
+  /** The leader's word was another one than before, and we have not asked since. */
+  let isNews = false
   /** The rest of a tab that waits for a ring, and where it stands. */
   let resting: { readonly asked: ReadonlyMap<string, Subscription>; end(): void } | undefined
   /** The rings that were answered by asking: a poll that says nothing is not repeated for the same ring. */
@@ -150,7 +154,8 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
 
   /** True when a channel reaches beyond our place, as far as we heard, and we have not asked since. */
   const isRung = (asked: ReadonlyMap<string, Subscription>): boolean => {
-    let rung = false
+    let rung = isNews && streamer !== told
+    isNews = false
     for (const [channel, { place }] of asked) {
       const head = heads.get(channel)
       if (!head || !place || answeredAt.get(channel) === head || !isBeyond(head, place)) continue
@@ -189,12 +194,12 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
       if (known?.after !== place.after || known.epoch !== place.epoch) heads.set(channel, place)
     }
     cannot = new Set(data.cannot)
-    const isSwitched = streamer !== data.streamer && streamer !== undefined
+    isNews ||= streamer !== data.streamer
     streamer = data.streamer
     const isUnknown = leader !== data.leader
     leader = data.leader
     if (resting && isUnknown) sayWant(resting.asked)
-    if (resting && (isSwitched || isRung(resting.asked))) resting.end()
+    if (resting && isRung(resting.asked)) resting.end()
   }
 
   const lead = (steal: boolean): void => {
@@ -238,6 +243,7 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
       return others
     },
     answered({ pages, streamer: now }, asked) {
+      told = now
       if (!leads) return false
       let hasMoved = false
       streamer = now

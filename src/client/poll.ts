@@ -49,9 +49,8 @@ export function startPolling(
   const backoff = newBackoff()
   /** One round of asking; aborted when there is something else to ask. */
   let round = new AbortController()
-  let isAnswered = false
-  /** The streamer, as the newest answer said. */
-  let wasOff = false
+  /** As the newest answer said. Told to the server, whose wait would else begin with the switch turned unheard. */
+  let streamer: PollJson['streamer'] | undefined
   let bell: Bell | undefined
 
   const ask = async (signal: AbortSignal): Promise<void> => {
@@ -67,7 +66,7 @@ export function startPolling(
     if (!asked.size && !Object.keys(others || {}).length) return pause(POLL_SECONDS * 1_000, signal)
     const areBehind = (): boolean => [...asked.values()].some(({ isBehind }) => isBehind)
     // Nobody waits before every channel is known to be at its head, and the server has spoken of the streamer.
-    const wait = mayWait && isAnswered && !areBehind() ? POLL_SECONDS : 0
+    const wait = mayWait && streamer && !areBehind() ? POLL_SECONDS : 0
     const asking = Date.now()
     const { value, size } = await http.call<PollJson>({
       method: 'POST',
@@ -85,13 +84,14 @@ export function startPolling(
         },
         wait,
         limit: POLL_EVENTS,
+        streamer,
       }),
       signal,
       timeout: REQUEST_MS + wait * 1_000,
     })
     // A socket took over, or a channel was left: our places may be elsewhere by now.
     if (signal.aborted) return
-    const { pages, streamer, streamerRetryAfter } = value
+    const { pages, streamerRetryAfter } = value
     if (!pages) throw new TidemarkError('unavailable', 'No poll')
     let hasMoved = false
     let hasFailed = false
@@ -104,11 +104,11 @@ export function startPolling(
         else subscription.end(error)
       } else if (take(subscription, page, size / pages.length)) hasMoved = true
     }
-    isAnswered = true
     if (bell?.answered(value, asked)) hasMoved = true
+    const wasOff = streamer === 'off'
+    streamer = value.streamer
     const isOn = streamer !== 'off'
     onAnswer(isOn, isOn && wasOff ? (streamerRetryAfter ?? 0) : undefined)
-    wasOff = !isOn
     if (hasFailed) return pause(backoff.next(), signal)
     backoff.reset()
     if (!hasMoved && (wait || areBehind())) await pause(asking + EMPTY_MS - Date.now(), signal)

@@ -22,9 +22,11 @@ export interface AskedPoll {
   readonly wait: number
   /** Most events of the whole answer. */
   readonly limit: number
+  /** Where the caller believes that the streamer's switch stands. */
+  readonly streamer: 'on' | 'off' | undefined
 }
 
-const POLL = ['client', 'channels', 'wait', 'limit'] as const
+const POLL = ['client', 'channels', 'wait', 'limit', 'streamer'] as const
 const CHANNEL = ['commit', 'after', 'epoch', 'tell'] as const
 
 /** @throws bad-request */
@@ -35,6 +37,9 @@ export function askedPoll(bytes: Uint8Array): AskedPoll {
   const limit =
     given(bytes, fields.get('limit'), (value) => checkSeq(within('limit', value, 1, READ_EVENTS_MAX), 'limit')) ??
     READ_EVENTS
+  const streamer = given(bytes, fields.get('streamer'), (value) =>
+    value === 'on' || value === 'off' ? value : refuse('streamer is "on" or "off"', { field: 'streamer' }),
+  )
   const span = fields.get('channels') ?? refuse('channels is an object', { field: 'channels' })
   const named = jsonFields(bytes, span, (_, before) => {
     if (before === POLL_CHANNELS_MAX)
@@ -42,7 +47,7 @@ export function askedPoll(bytes: Uint8Array): AskedPoll {
   })
   const channels = new Map<string, Asked | undefined>()
   for (const [name, span] of named) channels.set(name, askedOf(bytes, name, span, client))
-  return { client, channels, wait, limit }
+  return { client, channels, wait, limit, streamer }
 }
 
 function askedOf(bytes: Uint8Array, name: string, span: Span, client: string | undefined): Asked | undefined {

@@ -29,7 +29,9 @@ export async function poll(req: IncomingMessage, res: ServerResponse, doors: Doo
   const asked = askedPoll(await readBody(req, res, POLL_BYTES_MAX))
   // A body may come slower than its credential ends.
   who.known()
-  const wait = asked.wait === 0 ? undefined : doors.waits.begin(res, asked.wait * 1_000, who, true)
+  // Who does not know yet how the switch stands is told at once: the turn that would end its wait is over.
+  const isNews = asked.streamer !== undefined && asked.streamer !== streamerOf(doors).streamer
+  const wait = asked.wait === 0 || isNews ? undefined : doors.waits.begin(res, asked.wait * 1_000, who, true)
   try {
     const answer =
       type === JSON_TYPE

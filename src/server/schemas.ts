@@ -219,6 +219,10 @@ export const Poll = z
     channels: z.record(z.string(), PollChannel).meta({ maxProperties: POLL_CHANNELS_MAX }),
     wait: z.number().min(0).max(WAIT_SECONDS_MAX).default(0).meta({ description: 'Seconds to wait for something' }),
     limit: z.number().int().min(1).max(READ_EVENTS_MAX).default(READ_EVENTS),
+    streamer: z
+      .enum(['on', 'off'])
+      .optional()
+      .meta({ description: 'As the caller was told last; it does not wait where the switch stands otherwise' }),
   })
   .meta({ id: 'Poll' })
 

@@ -310,4 +310,47 @@ describe.skipIf(!CHROMIUM)('tabs of one origin', () => {
     await log.append([{ channel: 'b', body: body(2) }])
     await told(second, 'b', [1, 2])
   }, 60_000)
+
+  test('each tab hears of the switch, whatever was on its way when it was turned', async () => {
+    const random = dice(SEED)
+    console.log(`seed ${SEED}`)
+    const { server, cable, context } = await begin()
+    const { url, log } = server
+    // What goes out and what comes back takes its time.
+    await context.addInitScript((most) => {
+      const plain = globalThis.fetch
+      const late = () => new Promise((resolve) => setTimeout(resolve, Math.random() * most))
+      globalThis.fetch = async (...request) => {
+        await late()
+        const response = await plain(...request)
+        await late()
+        return response
+      }
+    }, 60)
+    await press(url, false)
+    const pages: Page[] = []
+    for (const channels of [['a'], ['a', 'b'], ['b']]) pages.push(await open(context, cable.url, { channels }))
+    for (const n of range(1, 8)) {
+      await press(url, false)
+      for (const page of pages)
+        await until(
+          'polls',
+          () => tabOf(page),
+          ({ state }) => state === 'polling',
+        )
+      if (random(3) > 0) await leaderOf(pages)
+      await Promise.all([
+        log.append([{ channel: n % 2 ? 'a' : 'b', body: body(n) }]),
+        new Promise((resolve) => setTimeout(resolve, random(60))).then(() => press(url, true)),
+      ])
+      for (const page of pages)
+        await until(
+          'the socket',
+          () => tabOf(page),
+          ({ state }) => state === 'open',
+        )
+    }
+    await told(pages[1]!, 'a', range(1, 4))
+    await told(pages[1]!, 'b', range(1, 4))
+  }, 240_000)
 })

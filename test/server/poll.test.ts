@@ -280,6 +280,7 @@ describe('limits', () => {
     ['channels as a list', { channels: ['a'] }],
     ['a commit without a client', { channels: { a: { commit: 1 } } }],
     ['a commit that is no seq', { client: 'web', channels: { a: { commit: 1.5 } } }],
+    ['a streamer that is neither on nor off', { channels: {}, streamer: true }],
     ['an unknown field', { channels: {}, waitt: 1 }],
     ['an unknown field of a channel', { channels: { a: { from: 1 } } }],
     ['an after that is no position', { channels: { a: { after: 'tail' } } }],
@@ -341,6 +342,24 @@ describe('waiting', () => {
     expect((await on.answer).json).toEqual({ pages: [], streamer: 'on', streamerRetryAfter: 1_234 })
     const next = await poll(url, { channels: { a: { after: 1 } } })
     expect(next.json.streamerRetryAfter).toBe(1_234)
+  })
+
+  test('whoever believes that the switch stands otherwise does not wait', async () => {
+    const { url, log } = await startTestServer({ retryWindow: 1_234 })
+    await append(log, 'a', 1)
+    const turn = (on: boolean) => call(`${url}/v1/admin/streamer`, 'PUT', { on })
+    const asked = (streamer: string) => ({ channels: { a: { after: 1 } }, wait: 50, streamer })
+    expect((await poll(url, asked('off'))).json).toEqual({ pages: [], streamer: 'on' })
+    await turn(false)
+    expect((await poll(url, asked('on'))).json).toEqual({ pages: [], streamer: 'off' })
+    const waits = await waitingPoll(url, log, asked('off'))
+    await turn(true)
+    const told = { pages: [], streamer: 'on', streamerRetryAfter: 1_234 }
+    expect((await waits.answer).json).toEqual(told)
+    expect((await poll(url, asked('off'))).json).toEqual(told)
+    const { answer } = await waitingPoll(url, log, asked('on'))
+    await append(log, 'a', 2)
+    expect((await answer).json.pages).toHaveLength(1)
   })
 
   test('a caller that hangs up waits no longer', async () => {
