@@ -6,6 +6,7 @@
  * What one call is about (the event that `append` sends) is an argument, not a setting, and stands with its command.
  */
 import { TidemarkError } from './errors.ts'
+import { LIMIT_NAMES, LIMITS, type LimitName } from './limits.ts'
 import { RETENTION_RULES_MAX, type RetentionRule, readRetentionRule } from './retention.ts'
 import { readSettingsFile, type SettingsFile } from './settings-file.ts'
 import { nearest } from './spelling.ts'
@@ -127,6 +128,13 @@ const HOUR_MS = DURATION_UNITS.h
 const DAY_MS = DURATION_UNITS.d
 const GIB = SIZE_UNITS.GiB
 
+const limits = Object.fromEntries(
+  LIMIT_NAMES.map((name) => {
+    const { about, min, max, default: standard } = LIMITS[name]
+    return [name, setting(whole(min, max), { about: `most ${about}`, takes: 'N', default: standard })]
+  }),
+) as Record<LimitName, Setting<number>>
+
 export const SETTINGS = {
   host: setting(text, { about: 'address to listen on', takes: 'HOST', default: '127.0.0.1' }),
   port: setting(whole(0, 65_535), { about: 'port to listen on; 0 takes a free one', takes: 'PORT', default: 7070 }),
@@ -206,6 +214,7 @@ export const SETTINGS = {
     about: 'space on the disk below which appends are refused; 0 is off (128MiB, less on a small disk)',
     takes: 'SIZE',
   }),
+  ...limits,
   logLevel: setting(logLevel, {
     about: 'least important lines of the log that are written',
     takes: 'LEVEL',

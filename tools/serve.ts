@@ -5,6 +5,7 @@ import { type Logger, pino } from 'pino'
 import { keysFileOf } from '../src/access/keysfile.ts'
 import { type Config, flagOf, type SettingName, type Settings } from '../src/config.ts'
 import { TidemarkError } from '../src/errors.ts'
+import { LIMIT_NAMES, limitsOf } from '../src/limits.ts'
 import type { Log } from '../src/log/log.ts'
 import { openLog } from '../src/log/open.ts'
 import { GroupFigures } from '../src/server/counts.ts'
@@ -39,6 +40,7 @@ const SERVED: readonly SettingName[] = [
   'cursorTtl',
   'tailBytes',
   'minFree',
+  ...LIMIT_NAMES,
   'logLevel',
   'acceptCopy',
   'acceptDataLoss',
@@ -151,6 +153,7 @@ export async function start(
       logger,
       groupFigures,
       retain: settings.retain,
+      limits: limitsOf(settings),
       cursorTtl: settings.cursorTtl,
       dir: resolve(settings.data),
       shown: shownOf(config),

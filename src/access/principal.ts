@@ -55,9 +55,9 @@ export class Principal {
   readonly groups: readonly string[]
   /** Whose addressed events it is given; undefined for one who is given every event, and told whom it is for. */
   readonly reader: Reader | undefined
-  readonly #source: Source
   /** Before the name of each of its cursors and idempotency keys; empty for admins. */
-  readonly #owner: string
+  readonly owner: string
+  readonly #source: Source
   #grants: readonly Grant[]
   #expires: number
 
@@ -78,7 +78,7 @@ export class Principal {
     this.groups = groups
     this.reader = kind === 'admin' || kind === 'publish' ? undefined : { sub: sub ?? '', groups }
     this.#source = source
-    this.#owner = sub === null ? '' : ownerOf(sub)
+    this.owner = sub === null ? '' : ownerOf(sub)
     this.#grants = grants
     this.#expires = expires
   }
@@ -153,18 +153,18 @@ export class Principal {
 
   /** The whole name of a cursor, as the log keeps it. @param client checked @throws bad-request for another subject's */
   cursor(client: string): string {
-    return this.sub === null ? client : this.#owner + checkClient(client)
+    return this.sub === null ? client : this.owner + checkClient(client)
   }
 
   /** An idempotency key as the log keeps it: no subject meets another one's. @param key checked */
   idempotencyKey(key: string): string {
-    return this.#owner + key
+    return this.owner + key
   }
 
   /** The name that this caller gave a cursor; undefined for another subject's. */
   ownName(whole: string): string | undefined {
     if (this.sub === null) return whole
-    return whole.startsWith(this.#owner) ? whole.slice(this.#owner.length) : undefined
+    return whole.startsWith(this.owner) ? whole.slice(this.owner.length) : undefined
   }
 }
 

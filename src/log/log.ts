@@ -231,6 +231,12 @@ export interface Log {
   channels(prefix: string, after?: string): AsyncIterable<ChannelInfo>
 
   /**
+   * How many channels there are, or cursors, whose channel's or client's name begins so; counted up to `most`, beside
+   * other work. One that is being cleared may be among them. Optional: where it is missing, their number has no limit.
+   */
+  count?(what: 'channels' | 'cursors', beginning: string, most: number): Promise<number>
+
+  /**
    * About how many bytes of disk the events of a channel take; what was written last may not be among them.
    * Optional. @throws no-channel
    */

@@ -16,7 +16,7 @@ import {
   mediaType,
 } from '../event.ts'
 import type { Appended } from '../log/log.ts'
-import { appendOptions, checkRoom, type Doors } from './doors.ts'
+import { appendFor, checkRoom, type Doors } from './doors.ts'
 import { BYTES_TYPE } from './fields.ts'
 import { checkMethod, parsePath, parseQuery, readBody, sendJson } from './http.ts'
 import { APPEND_BYTES_MAX } from './limits.ts'
@@ -35,7 +35,7 @@ export async function append(req: IncomingMessage, res: ServerResponse, doors: D
   const query = parseQuery(req.url!, EVENT_TYPES.has(type) ? EVENT_QUERY : RAW_QUERY)
   const target = targetOf(req, query)
   who.need('append', target.channel)
-  checkRoom(doors)
+  checkRoom(doors, who)
   if (type === NDJSON_TYPE) {
     const answer = await appendLines(req, res, doors, target, who)
     sendAppended(res, doors, answer, `,"appended":${answer.appended}`)
@@ -47,7 +47,7 @@ export async function append(req: IncomingMessage, res: ServerResponse, doors: D
   const started = performance.now()
   const { channel, expectedSeq, idempotencyKey } = target
   const entry = expectedSeq === undefined ? { channel, body } : { channel, body, expectedSeq }
-  const [appended] = await doors.log.append([entry], appendOptions(doors, who, idempotencyKey))
+  const [appended] = await appendFor(doors, who, [entry], idempotencyKey)
   if (!appended!.duplicate) doors.metrics.appended('http', body.count, body.bytes.length, performance.now() - started)
   sendAppended(res, doors, appended!)
 }

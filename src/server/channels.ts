@@ -2,7 +2,7 @@
 import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkTime, formatTime, isSystemChannel } from '../event.ts'
-import { seqAt } from '../log/follow.ts'
+import { infoOrNone, seqAt } from '../log/follow.ts'
 import type { Keeper } from '../log/keeper.ts'
 import type { ChannelInfo, Log, Settings } from '../log/log.ts'
 import type { App } from './app.ts'
@@ -99,7 +99,10 @@ export function addChannels(app: App, doors: Doors): void {
       },
     },
     async ({ params: { channel }, body }) => {
-      const info = await log.configure(notOurs(channel), body as Settings)
+      const isNew = (await infoOrNone(log, notOurs(channel))) === undefined
+      if (isNew) await doors.census.roomForChannel()
+      const info = await log.configure(channel, body as Settings)
+      if (isNew && info.head === 0) doors.census.madeEmpty(channel)
       doors.keeper.lookAt(info)
       return { ...infoJson(info), ...withRetention(doors.keeper, info) }
     },
@@ -119,6 +122,7 @@ export function addChannels(app: App, doors: Doors): void {
     },
     async ({ params: { channel }, query: { epoch } }, reply) => {
       await log.delete(notOurs(channel), epoch)
+      doors.census.deleted(channel)
       return reply.code(204).send()
     },
   )

@@ -61,6 +61,7 @@ export function addCursors(app: App, doors: Doors): void {
       who.need(seek ? 'seek' : 'commit', channel)
       const to = epoch === undefined ? { seq } : { seq, epoch }
       const whole = who.cursor(client)
+      await doors.census.roomForCursor(who, whole, channel)
       const cursor = seek ? await log.seek(whole, channel, to) : await log.commit(whole, channel, to)
       return cursorJson(cursor, await log.info(channel), client)
     },
@@ -78,7 +79,10 @@ export function addCursors(app: App, doors: Doors): void {
       },
     },
     async ({ params: { channel, client }, raw }, reply) => {
-      if (!(await log.forget(callerOf(raw).cursor(client), channel))) throw neverSet(client, channel)
+      const who = callerOf(raw)
+      const whole = who.cursor(client)
+      if (!(await log.forget(whole, channel))) throw neverSet(client, channel)
+      doors.census.forgot(who, whole, channel)
       return reply.code(204).send()
     },
   )

@@ -7,10 +7,12 @@
 import type { Logger } from 'pino'
 import type { Keyring } from '../access/keyring.ts'
 import type { Principal } from '../access/principal.ts'
-import { TidemarkError } from '../errors.ts'
+import { hasCode, TidemarkError } from '../errors.ts'
+import type { Limits } from '../limits.ts'
 import type { Keeper } from '../log/keeper.ts'
-import type { AppendOptions, Log } from '../log/log.ts'
+import type { Append, Appended, Log } from '../log/log.ts'
 import type { Audit } from './audit.ts'
+import type { Census } from './census.ts'
 import type { Counts } from './counts.ts'
 import type { Guard } from './guard.ts'
 import { PENDING_BYTES_MAX } from './limits.ts'
@@ -31,6 +33,8 @@ export interface DoorSettings {
   readonly createChannels: boolean
   /** A socket without anything else to say shows that it lives this often, a stream in any case; ms. */
   readonly heartbeat: number
+  /** How much callers may have. */
+  readonly limits: Limits
 }
 
 export interface Doors {
@@ -47,6 +51,7 @@ export interface Doors {
   readonly metrics: Counts
   readonly audit: Audit
   readonly guard: Guard
+  readonly census: Census
   /**
    * Aborts when the server begins to stop, before it stops accepting: waiting polls answer their empty page, SSE
    * streams end, no new wait begins. Appends are taken and answered until their connection closes.
@@ -60,16 +65,39 @@ export interface Doors {
   failed(door: 'http' | 'sse' | 'stream', error: unknown, facts?: Readonly<Record<string, unknown>>): void
 }
 
-/** How the log is to take an append. @param key its idempotency key as its caller gave it, checked */
-export function appendOptions({ settings }: Doors, who: Principal, key: string | undefined): AppendOptions {
-  const { createChannels: create } = settings
-  return key === undefined ? { create } : { create, idempotencyKey: who.idempotencyKey(key) }
+/**
+ * Appends for a caller, and makes channels while there is room for more.
+ * @param key the idempotency key as the caller gave it, checked @throws as Log.append
+ */
+export async function appendFor(
+  doors: Doors,
+  who: Principal,
+  entries: readonly Append[],
+  key: string | undefined,
+): Promise<readonly Appended[]> {
+  const create = mayMake(doors)
+  try {
+    const options = key === undefined ? { create } : { create, idempotencyKey: who.idempotencyKey(key) }
+    const answers = await doors.log.append(entries, options)
+    for (const answer of answers) doors.census.appended(answer)
+    return answers
+  } catch (error) {
+    throw create ? error : unmade(doors, error)
+  }
 }
 
-/** Before the body of an append is read: what waits for the disk is bounded. @throws too-many */
-export function checkRoom({ log }: Doors): void {
-  if (log.health().pendingBytes < PENDING_BYTES_MAX) return
-  throw new TidemarkError('too-many', 'Too many appends wait to be written', { retryAfter: 1_000 })
+/** Whether an append makes its channel now. */
+export const mayMake = ({ settings, census }: Doors): boolean => settings.createChannels && census.mayMake
+
+/** Why there is no channel, for an append that was not to make one. */
+export const unmade = ({ settings, census }: Doors, error: unknown): unknown =>
+  settings.createChannels && hasCode(error, 'no-channel') ? census.noChannel() : error
+
+/** Before the body of an append is read: what waits for the disk is bounded, and what one caller sends. @throws too-many */
+export function checkRoom({ log, guard }: Doors, who: Principal): void {
+  if (log.health().pendingBytes >= PENDING_BYTES_MAX)
+    throw new TidemarkError('too-many', 'Too many appends wait to be written', { retryAfter: 1_000 })
+  guard.append(who)
 }
 
 /** A random hint in 0 … retryWindow: when a client that is sent away should come back, ms. */

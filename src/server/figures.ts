@@ -24,7 +24,6 @@ export interface Watched {
   readonly settings: readonly SettingJson[]
   /** Directory of the log, on a disk to be watched. */
   readonly dir: string | undefined
-  readonly connectionsMax: number
 }
 
 export function addFigures(app: App, doors: Doors, watched: Watched): void {
@@ -122,7 +121,7 @@ export function addFigures(app: App, doors: Doors, watched: Watched): void {
       url: watched.url(),
       settings: watched.settings,
       limits: {
-        connections: watched.connectionsMax,
+        ...doors.settings.limits,
         eventsOfAnAppend: APPEND_EVENTS_MAX,
         bytesOfABlock: BLOCK_BYTES_MAX,
         bytesOfAnAppendAsSent: limits.APPEND_BYTES_MAX,

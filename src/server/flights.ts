@@ -3,7 +3,7 @@ import type { Principal } from '../access/principal.ts'
 import type { Body } from '../body.ts'
 import type { Appended, Submission } from '../log/log.ts'
 import type { Ref, ServerMessage } from '../wire.ts'
-import type { Doors } from './doors.ts'
+import { type Doors, mayMake, unmade } from './doors.ts'
 import type { Frames } from './frames.ts'
 import type { AppendRequest } from './intake.ts'
 
@@ -40,7 +40,7 @@ class Flight implements Submission {
   constructor(flights: Flights, request: AppendRequest, bytes: number) {
     this.#flights = flights
     this.#request = request
-    this.create = flights.field.host.doors.settings.createChannels
+    this.create = mayMake(flights.field.host.doors)
     this.bytes = bytes
   }
 
@@ -67,6 +67,7 @@ class Flight implements Submission {
     const { durability } = log.about
     const { body } = this.#request
     const ref = this.#request.ref!
+    host.doors.census.appended(answer)
     if (!answer.duplicate) metrics.appended('stream', body.count, body.bytes.length, performance.now() - this.#started)
     this.answer = frames.appended(ref, answer, durability) ?? { op: 'appended', ref, ...answer, durability }
     this.#flights.land()
@@ -74,7 +75,8 @@ class Flight implements Submission {
 
   failed(error: unknown): void {
     const { ref, channel } = this.#request
-    this.answer = this.#flights.field.failure(error, ref, channel)
+    const { field } = this.#flights
+    this.answer = field.failure(this.create ? error : unmade(field.host.doors, error), ref, channel)
     this.#flights.land()
   }
 }
@@ -97,9 +99,16 @@ export class Flights {
 
   /** @param bytes of its frame */
   begin(request: AppendRequest, bytes: number): void {
+    const { who, host } = this.field
+    try {
+      host.doors.guard.append(who)
+    } catch (error) {
+      this.refuse(this.field.failure(error, request.ref, request.channel), bytes)
+      return
+    }
     const flight = new Flight(this, request, bytes)
     this.#takeOff(flight)
-    this.field.host.doors.log.submit(flight)
+    host.doors.log.submit(flight)
   }
 
   /** A refusal that stands in the row of the answers. */

@@ -155,7 +155,9 @@ export class Following implements Turn {
     { seq, epoch }: { readonly seq: number; readonly epoch: string | undefined },
     ref?: Ref,
   ): Promise<void> {
-    const { log } = this.#session.host.doors
+    const { log, census } = this.#session.host.doors
+    const room = census.roomForCursor(this.#session.who, client, channel)
+    if (room) await room
     const cursor = await log.commit(client, channel, epoch === undefined ? { seq } : { seq, epoch })
     if (ref === undefined) return
     const { head } = await log.info(channel)

@@ -5,39 +5,24 @@
 import { LRUCache } from 'lru-cache'
 import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
-
-export interface GuardLimits {
-  /** Handshakes of sockets without a credential, by address: a second, and at once. */
-  readonly handshakesPerSecond: number
-  readonly handshakesBurst: number
-  /** Sockets whose hello has not come, by address and in all. */
-  readonly waitingPerAddress: number
-  readonly waiting: number
-  /** Credentials that are not good, by address, in a minute. */
-  readonly failedCredentials: number
-  /** Sockets and streams of one subject. */
-  readonly connectionsPerSubject: number
-}
-
-export const GUARD_LIMITS: GuardLimits = {
-  handshakesPerSecond: 20,
-  handshakesBurst: 100,
-  waitingPerAddress: 64,
-  waiting: 1_000,
-  failedCredentials: 10,
-  connectionsPerSubject: 1_000,
-}
+import { type Limits, limitsOf } from '../limits.ts'
 
 /** Most addresses that are remembered: the longest unseen is forgotten. About 200 bytes each. */
 const ADDRESSES_MAX = 10_000
+/** Most keys and subjects whose appends are counted; the longest unseen begins anew. */
+const APPENDERS_MAX = 10_000
 /** Failed credentials are counted over this time, and whoever is beyond is told to wait as long; ms. */
 const FAILURES_MS = 60_000
 const HELLO_RETRY_MS = 1_000
 
-interface Known {
-  /** Handshakes that may come at once, and when that was so; ms. */
-  tokens: number
+/** What may come at once, and when that was so; ms. */
+interface Allowance {
+  left: number
   at: number
+}
+
+interface Known {
+  readonly handshakes: Allowance
   /** Sockets whose hello has not come. */
   waiting: number
   failures: number
@@ -46,25 +31,25 @@ interface Known {
 }
 
 export class Guard {
-  readonly #limits: GuardLimits
+  readonly #limits: Limits
   readonly #addresses = new LRUCache<string, Known>({ max: ADDRESSES_MAX })
+  readonly #appenders = new LRUCache<string, Allowance>({ max: APPENDERS_MAX })
   readonly #subjects = new Map<string, number>()
   #waiting = 0
 
-  constructor(limits: Partial<GuardLimits> = {}) {
-    this.#limits = { ...GUARD_LIMITS, ...limits }
+  constructor(limits: Limits = limitsOf()) {
+    this.#limits = limits
   }
 
   /** A handshake of nobody yet. @returns what is called when that is over, once or more often @throws too-many */
   knock(address: string, now = performance.now()): () => void {
-    const { handshakesPerSecond, handshakesBurst, waitingPerAddress, waiting } = this.#limits
+    const { handshakesPerAddress, handshakesAtOnce, strangersPerAddress, maxStrangers } = this.#limits
     const known = this.#of(address, now)
-    known.tokens = Math.min(handshakesBurst, known.tokens + ((now - known.at) / 1_000) * handshakesPerSecond)
-    known.at = now
-    if (known.tokens < 1) throw tooMany('Too many handshakes without a credential', 1_000 / handshakesPerSecond)
-    if (known.waiting >= waitingPerAddress || this.#waiting >= waiting)
+    if (!refill(known.handshakes, handshakesPerAddress, handshakesAtOnce, now))
+      throw tooMany('Too many handshakes without a credential', 1_000 / handshakesPerAddress)
+    if (known.waiting >= strangersPerAddress || this.#waiting >= maxStrangers)
       throw tooMany('Too many sockets have not said hello', HELLO_RETRY_MS)
-    known.tokens--
+    known.handshakes.left--
     known.waiting++
     this.#waiting++
     let isOver = false
@@ -83,7 +68,7 @@ export class Guard {
       known.failures = 0
       known.failedAt = now
     }
-    if (++known.failures <= this.#limits.failedCredentials) return undefined
+    if (++known.failures <= this.#limits.failuresPerAddress) return undefined
     return tooMany('Too many credentials from this address were not good', known.failedAt + FAILURES_MS - now)
   }
 
@@ -102,15 +87,41 @@ export class Guard {
     }
   }
 
+  /**
+   * An append begins: a call, a message, or a piece of a long body. Without keys all callers share one allowance.
+   * @throws too-many
+   */
+  append(who: Principal, now = performance.now()): void {
+    const { appendsPerKey } = this.#limits
+    if (appendsPerKey === 0) return
+    const name = `${who.kind} ${who.name}`
+    let allowance = this.#appenders.get(name)
+    if (allowance === undefined) {
+      allowance = { left: appendsPerKey, at: now }
+      this.#appenders.set(name, allowance)
+    }
+    if (!refill(allowance, appendsPerKey, appendsPerKey, now))
+      throw tooMany('Too many appends a second (--appends-per-key)', ((1 - allowance.left) * 1_000) / appendsPerKey)
+    allowance.left--
+  }
+
   #of(address: string, now: number): Known {
     const name = networkOf(address)
     let known = this.#addresses.get(name)
     if (known === undefined) {
-      known = { tokens: this.#limits.handshakesBurst, at: now, waiting: 0, failures: 0, failedAt: now }
+      const handshakes = { left: this.#limits.handshakesAtOnce, at: now }
+      known = { handshakes, waiting: 0, failures: 0, failedAt: now }
       this.#addresses.set(name, known)
     }
     return known
   }
+}
+
+/** Whether one more may come now. */
+function refill(allowance: Allowance, perSecond: number, atOnce: number, now: number): boolean {
+  allowance.left = Math.min(atOnce, allowance.left + ((now - allowance.at) / 1_000) * perSecond)
+  allowance.at = now
+  return allowance.left >= 1
 }
 
 /** Whoever has one address of IPv6 has all of its /64. */

@@ -1,12 +1,11 @@
 /**
- * What one caller may cost this server, in one place: sizes, counts and times of the HTTP doors. Those of an append
- * (events, block, depth, names) stand in event.ts, those of an answer in wire.ts, those of a socket with the streamer.
+ * What one caller may cost this server, in one place: sizes and times of the HTTP doors. Numbers that are configured
+ * stand in ../limits.ts, those of an append (events, block, depth, names) in event.ts, those of an answer in wire.ts,
+ * those of a socket with the streamer.
  */
 
 // ── Connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Most open connections, sockets and streams included; further ones are closed unanswered and counted. */
-export const CONNECTIONS_MAX = 20_000
 /** The head of a request is whole after this, else `timeout`; ms. */
 export const HEADERS_MS = 10_000
 /**

@@ -8,7 +8,7 @@ import type { Principal } from '../access/principal.ts'
 import type { Body } from '../body.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
 import type { Appended } from '../log/log.ts'
-import { appendOptions, type Doors, retryAfter } from './doors.ts'
+import { appendFor, type Doors, retryAfter } from './doors.ts'
 import { noEvents } from './fields.ts'
 import { continueBody } from './http.ts'
 import { APPEND_BYTES_MAX } from './limits.ts'
@@ -71,6 +71,7 @@ class Pieces {
   readonly #doors: Doors
   readonly #target: Target
   readonly #who: Principal
+  #pieces = 0
   #count = 0
   #underWay: Promise<void> | undefined
   #answer: LinesAppended | undefined
@@ -90,6 +91,8 @@ class Pieces {
     await this.written()
     // A body may go on for longer than the right to send it.
     this.#who.need('append', this.#target.channel)
+    // The first was counted with the call.
+    if (this.#pieces++ > 0) this.#doors.guard.append(this.#who)
     this.#underWay = this.#append(piece)
     // It is asked about later, by the next piece or at the end.
     this.#underWay.catch(() => {})
@@ -102,12 +105,12 @@ class Pieces {
 
   async #append(body: Body): Promise<void> {
     const { channel, expectedSeq, idempotencyKey } = this.#target
-    const { log, metrics } = this.#doors
+    const { metrics } = this.#doors
     const expected = expectedSeq === undefined ? undefined : (this.#answer?.last ?? expectedSeq)
     const entry = expected === undefined ? { channel, body } : { channel, body, expectedSeq: expected }
     const key = idempotencyKey === undefined ? undefined : pieceKey(idempotencyKey, this.#count)
     const started = performance.now()
-    const [piece] = await log.append([entry], appendOptions(this.#doors, this.#who, key))
+    const [piece] = await appendFor(this.#doors, this.#who, [entry], key)
     this.#count++
     if (!piece!.duplicate) metrics.appended('http', body.count, body.bytes.length, performance.now() - started)
     this.#add(piece!, body.count)

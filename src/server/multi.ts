@@ -6,7 +6,7 @@ import type { Append } from '../log/log.ts'
 import { POLL_CHANNELS_MAX } from '../wire.ts'
 import type { App } from './app.ts'
 import { callerOf } from './callers.ts'
-import { appendOptions, checkRoom, type Doors } from './doors.ts'
+import { appendFor, checkRoom, type Doors } from './doors.ts'
 import { jsonItems, jsonValue, knownFields, type Span } from './json.ts'
 import { MULTI_APPEND_BYTES_MAX } from './limits.ts'
 import { parseJsonEvents } from './parse.ts'
@@ -18,7 +18,7 @@ export function addMultiAppend(app: App, doors: Doors): void {
     '/v1/append',
     {
       bodyLimit: MULTI_APPEND_BYTES_MAX,
-      onRequest: async () => checkRoom(doors),
+      onRequest: async ({ raw }) => checkRoom(doors, callerOf(raw)),
       // The events are read from the bytes, where their data stand verbatim; the schema is for the OpenAPI page.
       validatorCompiler: () => () => true,
       schema: {
@@ -34,10 +34,10 @@ export function addMultiAppend(app: App, doors: Doors): void {
       const started = performance.now()
       const key = request.headers['idempotency-key']
       const who = callerOf(request.raw)
-      const options = appendOptions(doors, who, key === undefined ? undefined : checkIdempotencyKey(key))
+      const checked = key === undefined ? undefined : checkIdempotencyKey(key)
       const entries = readAppends(request.bytes ?? noBody())
       for (const { channel } of entries) who.need('append', channel)
-      const answers = await log.append(entries, options)
+      const answers = await appendFor(doors, who, entries, checked)
       const duplicate = answers[0]!.duplicate
       if (!duplicate) {
         const events = entries.reduce((sum, { body }) => sum + body.count, 0)

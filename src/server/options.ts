@@ -3,11 +3,11 @@ import { isIP } from 'node:net'
 import type { Logger } from 'pino'
 import { readKeys } from '../access/keysfile.ts'
 import { TidemarkError } from '../errors.ts'
+import type { Limits } from '../limits.ts'
 import type { RetentionRule } from '../retention.ts'
 import type { SettingJson } from '../wire.ts'
 import { Access } from './access.ts'
 import type { GroupFigures } from './counts.ts'
-import type { GuardLimits } from './guard.ts'
 import { isLoopback, Peers } from './peers.ts'
 import type { Certificate } from './tls.ts'
 
@@ -43,10 +43,8 @@ export interface ServerOptions {
   readonly logger?: Logger
   /** Version of the program, told to clients. */
   readonly version?: string
-  /** Most open connections. Default CONNECTIONS_MAX. */
-  readonly connections?: number
-  /** What strangers may cost, and what one subject may hold. Default GUARD_LIMITS. */
-  readonly guard?: Partial<GuardLimits>
+  /** How much callers may have. Default: as in LIMITS. */
+  readonly limits?: Partial<Limits>
   /** Most bytes of answers that were made and not taken, of all connections. Default UNSENT_BYTES_MAX. */
   readonly unsentBytes?: number
   /** A request is whole after this, ms, its head within HEADERS_MS. Default REQUEST_MS. */

@@ -186,6 +186,7 @@ async function takeSeat<Form extends Rendered>(
     who.need('read', checkChannel(channel))
     if (asked.commit !== undefined) who.need('commit', channel)
     if (client !== undefined) doors.keeper.signs.saw(client, channel)
+    if (client !== undefined && asked.commit !== undefined) await doors.census.roomForCursor(who, client, channel)
     const from = await placeOf(doors, channel, asked, client)
     seat.byWord = 'after' in from && from.after.at !== 'seq'
     seat.asksToTell = asked.tell
@@ -227,6 +228,8 @@ const OF_ONE_CHANNEL: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
 
 function ofOneChannel(error: unknown): TidemarkError {
   if (error instanceof TidemarkError && OF_ONE_CHANNEL.has(error.code)) return error
+  // There is no room for this cursor; too much at once has no such limit, and is the request's.
+  if (hasCode(error, 'too-many') && (error as TidemarkError).details.limit !== undefined) return error as TidemarkError
   throw error
 }
 

@@ -4,10 +4,12 @@ import { createServer, type ServerOptions as HttpOptions, type IncomingMessage, 
 import { pino } from 'pino'
 import { Keyring } from '../access/keyring.ts'
 import { formatTime } from '../event.ts'
+import { limitsOf } from '../limits.ts'
 import { Keeper } from '../log/keeper.ts'
 import type { Log } from '../log/log.ts'
 import { Audit } from './audit.ts'
 import { Callers, callerOf } from './callers.ts'
+import { Census } from './census.ts'
 import { Connections } from './connections.ts'
 import { Cookies } from './cookies.ts'
 import { Counts } from './counts.ts'
@@ -45,6 +47,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   const logger = options.logger ?? pino({ enabled: false })
   const version = options.version ?? '0'
   const metrics = new Counts(options.groupFigures)
+  const limited = limitsOf(options.limits)
   const stopping = new AbortController()
   // Every stream listens to it.
   setMaxListeners(0, stopping.signal)
@@ -64,7 +67,8 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   keyring.onChange((change) => audit.keys(change))
   const doors: Doors = {
     audit,
-    guard: new Guard(options.guard),
+    guard: new Guard(limited),
+    census: new Census(log, limited, logger),
     log,
     keeper,
     keyring,
@@ -79,6 +83,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
       retryWindow: options.retryWindow ?? limits.RETRY_WINDOW_MS,
       createChannels: options.createChannels ?? true,
       heartbeat: options.heartbeat ?? limits.HEARTBEAT_MS,
+      limits: limited,
     },
     failed: (door, error, facts) => metrics.failed(door, logFailure(logger, door, error, facts)),
   }
@@ -96,7 +101,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   }
   const server = certificate === undefined ? createServer(http) : certificate.serve(http, logger)
   server.maxHeadersCount = 0
-  server.maxConnections = options.connections ?? limits.CONNECTIONS_MAX
+  server.maxConnections = limited.maxConnections
   server.on('drop', () => metrics.failed('http', 'too-many'))
   server.on('tlsClientError', () => metrics.failed('http', 'bad-request'))
 
@@ -149,7 +154,6 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
         url: () => url + path,
         settings: options.shown ?? [],
         dir: options.dir,
-        connectionsMax: server.maxConnections,
       },
       cookies,
       peers,

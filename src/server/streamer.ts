@@ -19,14 +19,12 @@ import { Queue, Rounds } from './rounds.ts'
 import { Session } from './session.ts'
 import type { Watches } from './watches.ts'
 
-/** Most sockets; further ones are closed 4429. Fewer than a server's connections, so that calls still get in. */
-const SOCKETS_MAX = 18_000
+/** Of all connections so many may be sockets; further ones are closed 4429, so that calls still get in. */
+const SOCKETS_SHARE = 0.9
 /** What all sockets together have not taken, bytes: 128 MiB. Beyond it those that stand still are cut, the longest first. */
 const UNSENT_BYTES_MAX = 128 * 1024 * 1024
 /** What came of messages that are not whole, of all sockets, bytes: 128 MiB. Beyond it who sends more of one is closed 1013. */
 const UNFINISHED_BYTES_MAX = 128 * 1024 * 1024
-/** Most channels of one socket. */
-const SUBSCRIPTIONS_MAX = 1_000
 const HELLO_MS = 5_000
 const STALLED_MS = 60_000
 /** Most frames of one message, and most pieces in which a frame may arrive. */
@@ -97,12 +95,12 @@ export class Streamer implements Host {
       heartbeat: options.heartbeat ?? doors.settings.heartbeat,
       helloMs: options.helloMs ?? HELLO_MS,
       stalledMs: options.stalledMs ?? STALLED_MS,
-      subscriptions: options.subscriptions ?? SUBSCRIPTIONS_MAX,
+      subscriptions: options.subscriptions ?? doors.settings.limits.subscriptionsPerSocket,
     }
     this.backlog = new Backlog(options.unsentBytes ?? UNSENT_BYTES_MAX, this.queue)
     this.watches = doors.waits.watches
     this.unfinished = new Unfinished(options.unfinishedBytes ?? UNFINISHED_BYTES_MAX)
-    this.#socketsMax = options.sockets ?? SOCKETS_MAX
+    this.#socketsMax = options.sockets ?? Math.ceil(doors.settings.limits.maxConnections * SOCKETS_SHARE)
     this.#server = new WebSocketServer(SOCKET_OPTIONS)
     // Within `handleUpgrade`, so that the front answers it as everything else that it refuses.
     this.#server.on('wsClientError', ({ message }) => {

@@ -10,9 +10,11 @@ import { decodeBlock, sealBlock } from '../../src/block.ts'
 import type { Body } from '../../src/body.ts'
 import { toTidemarkError } from '../../src/errors.ts'
 import type { Event } from '../../src/event.ts'
+import { limitsOf } from '../../src/limits.ts'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import { Audit } from '../../src/server/audit.ts'
+import { Census } from '../../src/server/census.ts'
 import { Counts } from '../../src/server/counts.ts'
 import type { Doors } from '../../src/server/doors.ts'
 import type { HotCall } from '../../src/server/front.ts'
@@ -49,6 +51,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
   const keyring = Keyring.none()
   const doors: Doors = {
     guard: new Guard(),
+    census: new Census(log, limitsOf(), logger),
     audit: new Audit({ log, logger, isOn: () => false, started: () => ({}) }),
     log,
     keeper: new Keeper(log),
@@ -58,7 +61,14 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
     switch: streamerSwitch,
     waits: new Waits(log, streamerSwitch, keyring, stopping.signal),
     stopping: stopping.signal,
-    settings: { server: 'tidemark/test', path: '/v1', retryWindow: 100, createChannels: true, heartbeat: 25_000 },
+    settings: {
+      server: 'tidemark/test',
+      path: '/v1',
+      retryWindow: 100,
+      createChannels: true,
+      heartbeat: 25_000,
+      limits: limitsOf(),
+    },
     failed: (_door, error) => void failures.push(toTidemarkError(error).code),
   }
   const calls: Promise<unknown>[] = []

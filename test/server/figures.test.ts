@@ -1,5 +1,6 @@
 import { request } from 'node:http'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { limitsOf } from '../../src/limits.ts'
 import { GroupFigures } from '../../src/server/counts.ts'
 import { body, range, tempDir, tempLog } from '../parts.ts'
 import { call, problemOf } from './calls.ts'
@@ -120,10 +121,10 @@ test('connections tell their door, client and channels, and all are counted', as
 
 test('settings are those that the server was given, with its limits', async () => {
   const shown = [{ name: 'port', value: '0', from: 'flag --port' }]
-  const { url } = await startTestServer({ shown, version: '1.2.3', connections: 77 })
+  const { url } = await startTestServer({ shown, version: '1.2.3', limits: { maxConnections: 77 } })
   const { json } = await call(`${url}/v1/admin/settings`)
   expect(json).toMatchObject({ server: 'tidemark/1.2.3', url: `${url}/v1`, settings: shown })
-  expect(json.limits.connections).toBe(77)
+  expect(json.limits).toMatchObject({ ...limitsOf(), maxConnections: 77 })
 })
 
 test('lists are bounded', async () => {

@@ -182,7 +182,7 @@ describe('connections', () => {
   })
 
   test('more connections than allowed are closed and counted', async () => {
-    const { port } = await startTestServer({ connections: 2 })
+    const { port } = await startTestServer({ limits: { maxConnections: 2 } })
     const held = await RawConnection.open(port)
     const other = await RawConnection.open(port)
     const dropped = await RawConnection.open(port)

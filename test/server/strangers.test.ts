@@ -43,7 +43,7 @@ test('bad credentials are refused with 429 after ten, good ones never', async ()
 })
 
 test('sockets that say no hello are bounded; those that said it, or left, count no more', async () => {
-  const guarded = await startGuarded({ guard: { waitingPerAddress: 3 } })
+  const guarded = await startGuarded({ limits: { strangersPerAddress: 3 } })
   const waiting: WebSocket[] = []
   for (let n = 0; n < 3; n++) {
     const [status, ws] = await knock(guarded)
@@ -98,7 +98,7 @@ test('handshakes without a credential are bounded by address and time', () => {
 })
 
 test('the sockets and streams of one subject are bounded, those of others are not', async () => {
-  const guarded = await startGuarded({ guard: { connectionsPerSubject: 2 } })
+  const guarded = await startGuarded({ limits: { connectionsPerSubject: 2 } })
   const { granted, other } = guarded.credentials
   const first = await guarded.joined(granted)
   await guarded.log.configure('orders/1', {})

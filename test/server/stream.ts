@@ -8,10 +8,12 @@ import { type ClientOptions, WebSocket } from 'ws'
 import { Keyring } from '../../src/access/keyring.ts'
 import { decodeBlock, splitBlocks } from '../../src/block.ts'
 import { toTidemarkError } from '../../src/errors.ts'
+import { limitsOf } from '../../src/limits.ts'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import type { LogOptions } from '../../src/log/open.ts'
 import { Audit } from '../../src/server/audit.ts'
+import { Census } from '../../src/server/census.ts'
 import { Counts } from '../../src/server/counts.ts'
 import type { Doors } from '../../src/server/doors.ts'
 import { Guard } from '../../src/server/guard.ts'
@@ -48,6 +50,7 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
   const keyring = Keyring.none()
   const doors: Doors = {
     guard: new Guard(),
+    census: new Census(log, limitsOf(), logger),
     audit: new Audit({ log, logger, isOn: () => false, started: () => ({}) }),
     log,
     keeper: new Keeper(log),
@@ -57,7 +60,14 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
     switch: streamerSwitch,
     waits: new Waits(log, streamerSwitch, keyring, stopping),
     stopping,
-    settings: { server: 'tidemark/test', path: '/v1', retryWindow: 400, createChannels: true, heartbeat: 25_000 },
+    settings: {
+      server: 'tidemark/test',
+      path: '/v1',
+      retryWindow: 400,
+      createChannels: true,
+      heartbeat: 25_000,
+      limits: limitsOf(),
+    },
     failed(door, error) {
       const { code } = toTidemarkError(error)
       failures.push(code)

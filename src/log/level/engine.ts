@@ -229,6 +229,10 @@ class LevelLog implements Log {
     return this.#lists.lagging(most, channel)
   }
 
+  count(what: 'channels' | 'cursors', beginning: string, most: number): Promise<number> {
+    return this.#lists.count(what, beginning, most)
+  }
+
   trim(channel: string, upTo: number, epoch?: string): Promise<ChannelInfo> {
     const trimmed = this.#writer.submit(CHANGE_BYTES, (group) => {
       const draft = group.find(channel) ?? noChannel(channel)

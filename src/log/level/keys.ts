@@ -88,6 +88,8 @@ export const clientOfCursorKey = (key: Uint8Array): string => Buffer.from(key).t
 
 export const clientKey = (client: string, channel: string): Uint8Array => named(PREFIX.d, `${client}\0${channel}`)
 export const clientRange = (client: string): Range => startingWith(named(PREFIX.d, `${client}\0`))
+/** Those of all clients whose names begin so. */
+export const clientsRange = (beginning: string): Range => startingWith(named(PREFIX.d, beginning))
 export const channelOfClientKey = (key: Uint8Array): string => {
   const text = Buffer.from(key).toString('latin1', 1)
   return text.slice(text.indexOf('\0') + 1)

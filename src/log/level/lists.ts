@@ -12,6 +12,7 @@ import {
   channelOfKey,
   clientOfCursorKey,
   clientRange,
+  clientsRange,
   cursorKey,
   cursorRange,
   decodeCursor,
@@ -28,6 +29,8 @@ import type { Notice, Store } from './store.ts'
 
 /** Rows of a listing that are read at once: as many more take no less time, and hold up appends for longer. */
 const LIST_ROWS = 100
+/** Keys that are counted at once. */
+const COUNTED_KEYS = 1_000
 
 type Row = readonly [key: Uint8Array, row: Uint8Array]
 
@@ -118,6 +121,20 @@ export class Lists {
       return info ? [{ cursor: { client, channel: info.channel, ...cursor }, info }] : []
     })
     return { cursors, found }
+  }
+
+  async count(what: 'channels' | 'cursors', beginning: string, most: number): Promise<number> {
+    const range = what === 'channels' ? nameRange(beginning) : clientsRange(beginning)
+    let found = 0
+    for (let start: { gt?: Uint8Array; gte?: Uint8Array } = { gte: range.gte }; found < most; ) {
+      await this.#opened()
+      const limit = Math.min(COUNTED_KEYS, most - found)
+      const keys = await this.#store.db.keys({ ...start, lte: range.lte, limit }).all()
+      found += keys.length
+      if (keys.length < limit) break
+      start = { gt: keys.at(-1)! }
+    }
+    return found
   }
 
   async #headsOf(rows: readonly Row[]): Promise<Map<number, HeadRow>> {
