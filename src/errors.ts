@@ -27,6 +27,7 @@ export const ERRORS = {
   'seq-conflict': { status: 409, ws: 'error', exit: 1, title: 'The head is not the expected seq' },
   'epoch-changed': { status: 409, ws: 'reset', exit: 1, title: 'The history of this channel is another one' },
   'ahead-of-head': { status: 409, ws: 'reset', exit: 1, title: 'The position is beyond the head' },
+  busy: { status: 409, ws: 'error', exit: 1, title: 'Such work is under way already, one at a time' },
   gap: { status: 410, ws: 'gap', exit: 1, title: 'Events after this position were trimmed' },
   'too-large': { status: 413, ws: 'error', exit: 1, title: 'Larger than the limit' },
   'unsupported-type': { status: 415, ws: 'error', exit: 1, title: 'This content type is not taken here' },

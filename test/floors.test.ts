@@ -20,7 +20,11 @@ const FLOORS: readonly [string, RegExp, readonly string[]][] = [
   ['package', /^src\/package\.ts$/, ['words', 'client']],
   ['words', /^src\/[^/]+\.ts$/, ['words']],
   ['client', /^src\/client\//, ['words', 'client']],
-  ['port', /^src\/log\/(?:log|follow|lag|seen|verify|keeper|signs|surplus)\.ts$/, ['words', 'port']],
+  [
+    'port',
+    /^src\/log\/(?:log|follow|lag|seen|verify|keeper|signs|surplus|compact|newest|packing)\.ts$/,
+    ['words', 'port'],
+  ],
   ['engine', /^src\/log\/(?:level|jetstream)\//, ['words', 'port', 'engine', 'open']],
   ['access', /^src\/access\//, ['words', 'access']],
   // The one place that chooses an engine; engines take its option types.

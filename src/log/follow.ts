@@ -105,13 +105,12 @@ export class Follower {
       return { channel: this.channel, ...NOWHERE }
     }
     const start = await resolve(this.#log, info, from)
-    this.#epoch = info.epoch
-    const { epoch, trimmed, head } = info
-    if (start === 'reset') {
-      this.#told = { is: 'reset', epoch, trimmed, head }
-      this.#after = trimmed
-    } else this.#after = start
-    return { channel: this.channel, epoch, after: this.#after, trimmed, head }
+    const { trimmed, head } = info
+    if (start === 'reset') this.#told = { is: 'reset', epoch: info.epoch, trimmed, head }
+    const { epoch, after } = start === 'reset' ? { epoch: info.epoch, after: trimmed } : start
+    this.#epoch = epoch
+    this.#after = after
+    return { channel: this.channel, epoch, after, trimmed, head }
   }
 
   /** What is there now, without waiting; undefined at the head when that was told already. */
@@ -265,16 +264,22 @@ export async function infoOrNone(log: Source, channel: string): Promise<ChannelI
   }
 }
 
-/** The seq that a starting point means in this history; `reset` when it belongs to another one or lies beyond the head. */
-export async function resolve(log: Source, info: ChannelInfo, from: From): Promise<number | 'reset'> {
-  if (from.epoch !== undefined && !sameHistory(from.epoch, info.epoch)) return 'reset'
+/**
+ * The place that a starting point means in this history; `reset` when it belongs to another one or lies beyond the head.
+ * A seq stays of the run in which it was learnt, so that the first read is judged by it; a word means the history of now.
+ */
+async function resolve(log: Source, info: ChannelInfo, from: From): Promise<Required<Place> | 'reset'> {
+  const { epoch } = info
+  if (from.epoch !== undefined && !sameHistory(from.epoch, epoch)) return 'reset'
   if ('client' in from) {
     const cursor = await log.cursor(from.client, info.channel)
-    if (cursor === undefined) return info.trimmed
-    return sameHistory(cursor.epoch, info.epoch) && cursor.seq <= info.head ? cursor.seq : 'reset'
+    if (cursor === undefined) return { epoch, after: info.trimmed }
+    const stands = sameHistory(cursor.epoch, epoch) && cursor.seq <= info.head
+    return stands ? { epoch: cursor.epoch, after: cursor.seq } : 'reset'
   }
-  const seq = await seqAt(log, info, from.after)
-  return seq <= info.head ? seq : 'reset'
+  const after = await seqAt(log, info, from.after)
+  if (after > info.head) return 'reset'
+  return { epoch: from.after.at === 'seq' ? (from.epoch ?? epoch) : epoch, after }
 }
 
 /** The seq of a position. Only a number can lie below `trimmed` or beyond the head. */

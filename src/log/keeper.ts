@@ -149,6 +149,11 @@ export class Keeper {
     if (this.#due.size < WATCHED_MAX) this.#due.add(channel)
   }
 
+  /** Blocks of a channel are others: what they take is counted anew. */
+  recount(channel: string): void {
+    this.#surpluses.forget(channel)
+  }
+
   /** Looks at every channel, once. Nothing is done while the log can not be written. @throws unavailable, … */
   async look(): Promise<void> {
     if (!this.#canWork) return

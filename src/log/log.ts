@@ -4,6 +4,7 @@
  * Verbs take names and numbers that a door has checked. All failures are TidemarkErrors; `epoch-changed`, `gap`,
  * `ahead-of-head`, `data-loss` and `seq-conflict` carry { epoch, trimmed, head } of the same moment.
  */
+import type { Header } from '../block.ts'
 import type { Body } from '../body.ts'
 import type { Retention } from '../retention.ts'
 
@@ -145,6 +146,18 @@ export interface Loss {
   readonly upTo: number
 }
 
+/** Blocks that stand in place of others, and what they stand in place of. */
+export interface Replacement {
+  /** The history that is meant. */
+  readonly epoch: string
+  /** `trimmed` of the moment at which the first of the old ones was read. */
+  readonly trimmed: number
+  /** The old ones as they were read: neighbours, at least one. */
+  readonly replaced: readonly Header[]
+  /** The new ones: neighbours, over the same seqs. No seq and no time is another one in them. */
+  readonly blocks: readonly Uint8Array[]
+}
+
 export interface Log {
   readonly about: About
 
@@ -235,6 +248,27 @@ export interface Log {
    * other work. One that is being cleared may be among them. Optional: where it is missing, their number has no limit.
    */
   count?(what: 'channels' | 'cursors', beginning: string, most: number): Promise<number>
+
+  /**
+   * Puts blocks in place of others, in one durable write. False, and nothing is changed, when the old ones do not stand
+   * there as they were read, or a trim has come into them since. Positions stay what they are; who reads meanwhile gets
+   * the old ones or the new ones. With the capability `compact`. @throws no-channel, epoch-changed; internal when they
+   * do not cover the same
+   */
+  replace?(channel: string, replacement: Replacement): Promise<boolean>
+
+  /**
+   * Says that tombstones up to `upTo` are about to go: the run of the epoch rises, and whoever stands below `upTo` (not
+   * at 0) with an older one is told `epoch-changed`. Durable, and true of every read, before it resolves: only then may
+   * `replace` leave them out. With the capability `compact`. @throws no-channel, epoch-changed
+   */
+  clean?(channel: string, upTo: number, epoch: string): Promise<ChannelInfo>
+
+  /**
+   * Gives the disk space back that removed events of (after, upTo] took, as far as there is some. Takes a while that
+   * grows with the stretch; who appends meanwhile is held up by a moment of it. Optional. @throws no-channel
+   */
+  reclaim?(channel: string, after: number, upTo: number): Promise<void>
 
   /**
    * About how many bytes of disk the events of a channel take; what was written last may not be among them.

@@ -92,6 +92,11 @@ export class Surpluses {
     known.dropping = undefined
   }
 
+  /** Blocks of the channel are others: it is counted anew. */
+  forget(channel: string): void {
+    this.#known.delete(channel)
+  }
+
   #of({ channel, epoch, trimmed }: ChannelInfo): Known {
     const known = this.#known.get(channel)
     if (known && known.epoch === epoch && known.trimmed === trimmed) return known

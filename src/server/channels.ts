@@ -1,4 +1,4 @@
-/** The calls about channels as a whole: list, look, set, trim, compact, delete. */
+/** The calls about channels as a whole: list, look, set, trim, delete. */
 import type { Principal } from '../access/principal.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkTime, formatTime, isSystemChannel } from '../event.ts'
@@ -145,28 +145,10 @@ export function addChannels(app: App, doors: Doors): void {
       return infoJson(await log.trim(channel, upTo, body.epoch ?? epoch))
     },
   )
-
-  app.post(
-    '/v1/channels/:channel/compact',
-    {
-      schema: {
-        tags,
-        summary: 'Keep the newest event of each key',
-        params: schemas.ChannelPath,
-        querystring: schemas.NoQuery,
-        body: schemas.Compact,
-        response: { default: schemas.Refusal },
-      },
-    },
-    async ({ params: { channel } }) => {
-      await log.info(notOurs(channel))
-      throw new TidemarkError('not-supported', 'This server does not compact', { capability: 'compact' })
-    },
-  )
 }
 
 /** System channels are read by everybody and changed by the server alone. */
-function notOurs(channel: string): string {
+export function notOurs(channel: string): string {
   if (isSystemChannel(channel))
     throw new TidemarkError('forbidden', 'Names beginning with _ are the system’s', { channel })
   return channel

@@ -155,7 +155,8 @@ async function lookUp(log: Source, asked: Asked, who: Principal, waits: boolean)
   const cursor = await log.cursor(who.cursor(client), channel)
   if (cursor === undefined) return { after: info.trimmed, epoch: info.epoch, isEarliest: true }
   checkHistory(info, cursor.epoch)
-  return { after: cursor.seq, epoch: info.epoch, isEarliest }
+  // Of the run in which it was moved: what may have been missed since is told.
+  return { after: cursor.seq, epoch: cursor.epoch, isEarliest }
 }
 
 function checkHistory({ channel, epoch, head, trimmed }: ChannelInfo, believed: string): void {

@@ -47,6 +47,7 @@ export const ROUTE_RIGHTS: Readonly<Record<string, Right>> = {
   'DELETE /v1/channels/:channel': 'admin',
   'POST /v1/channels/:channel/trim': 'admin',
   'POST /v1/channels/:channel/compact': 'admin',
+  'GET /v1/channels/:channel/compact': 'admin',
 
   // Only a token becomes a cookie; who leaves needs none.
   'POST /v1/session': 'known',

@@ -2,6 +2,7 @@
 import { addAdmin } from './admin.ts'
 import { type App, type AppOptions, makeApp } from './app.ts'
 import { addChannels } from './channels.ts'
+import { addCompaction } from './compaction.ts'
 import { addConsole } from './console.ts'
 import type { Cookies } from './cookies.ts'
 import { addCursors } from './cursors.ts'
@@ -31,6 +32,7 @@ export async function makeRoutes(doors: Doors, options: RoutesOptions): Promise<
   addMultiAppend(app, doors)
   addCursors(app, doors)
   addChannels(app, doors)
+  addCompaction(app, doors)
   addAdmin(app, doors, options.watched, options.version)
   addFigures(app, doors, options.watched)
   addVerify(app, doors)

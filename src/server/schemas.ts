@@ -327,10 +327,6 @@ export const Trim = z
   })
   .meta({ id: 'Trim', description: 'Exactly one of upTo, olderThan and keepLast' })
 
-export const Compact = z
-  .strictObject({ dryRun: z.boolean().optional(), minLag: Seq.optional(), minAge: z.number().min(0).optional() })
-  .meta({ id: 'Compact' })
-
 // ── Server ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const ABOUT = {

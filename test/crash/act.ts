@@ -11,13 +11,14 @@
 import { writeSync } from 'node:fs'
 import { decodeBlock } from '../../src/block.ts'
 import { toTidemarkError } from '../../src/errors.ts'
+import { compactChannel } from '../../src/log/compact.ts'
 import { Follower } from '../../src/log/follow.ts'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { readRetentionRule } from '../../src/retention.ts'
 import { dice } from './dice.ts'
-import { bodyOf, CHANNELS, type Deed, deedOf, EXPECTED, REBORN, TRIMMED } from './script.ts'
+import { bodyOf, CHANNELS, type Deed, deedOf, EXPECTED, KEPT, REBORN, TRIMMED } from './script.ts'
 
 const [dir, workers, first] = [process.argv[2]!, Number(process.argv[3]), Number(process.argv[4])]
 const logOptions = process.env.LOG_OPTIONS ? (JSON.parse(process.env.LOG_OPTIONS) as object) : {}
@@ -100,6 +101,12 @@ async function change(n: number, deed: Exclude<Deed, { do: 'append' }>): Promise
   }
   tell({ ask: n })
   if (deed.do === 'reopen') return reopen()
+  if (deed.do === 'compact') {
+    const channel = [...KEPT, TRIMMED][random(4)]!
+    const { events } = await compactChannel(await log, channel, { minLag: random(2) * 20, restTimes: 0 })
+    if (events.before !== events.after) tell({ wrong: 'compaction dropped events without keys', n })
+    return channel
+  }
   return (await log).delete(REBORN)
 }
 

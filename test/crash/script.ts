@@ -16,7 +16,7 @@ export type Deed =
       readonly expects: boolean
     }
   | { readonly do: 'commit'; readonly channel: string; readonly client: string }
-  | { readonly do: 'trim' | 'keep' | 'delete' | 'reopen' }
+  | { readonly do: 'trim' | 'keep' | 'delete' | 'reopen' | 'compact' }
 
 /** Appended to and nothing else. */
 export const KEPT = ['kept/a', 'kept/b', 'kept/c']
@@ -36,6 +36,8 @@ export function deedOf(n: number): Deed {
   if (kind < 16) return { do: 'delete' }
   if (kind < 33) return { do: 'keep' }
   if (kind < 50) return { do: 'trim' }
+  // None of its events has a key: small blocks become larger ones, and that is all.
+  if (kind < 65) return { do: 'compact' }
   if (kind < 200) return { do: 'commit', channel: FOLLOWED[random(2)]!, client: CLIENTS[random(CLIENTS.length)]! }
   const keyed = random(3) === 0
   const key = keyed ? { key: `key-${n}` } : {}

@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest'
 import type { Capability, Log } from '../../src/log/log.ts'
 import { appendContract } from './contract-append.ts'
 import { channelContract } from './contract-channels.ts'
+import { compactContract } from './contract-compact.ts'
 import { cursorContract } from './contract-cursors.ts'
 import { readContract } from './contract-read.ts'
 import { repeatContract } from './contract-repeat.ts'
@@ -34,6 +35,7 @@ export function logContract(name: string, open: Open, capabilities: readonly Cap
     describe('repeated appends', () => repeatContract(open, capabilities))
     describe('read and changed', () => readContract(open))
     describe('cursors', () => cursorContract(open))
+    describe('compact', () => compactContract(open, capabilities))
     describe('trim, delete, channels and close', () => channelContract(open))
   })
 }

@@ -242,10 +242,29 @@ test('a server that is told so makes channels by PUT alone, whichever way an app
   await client.close()
 })
 
-test('compaction is not supported yet', async () => {
+test('a channel is compacted in the background, one at a time, and tells how far it came', async () => {
   const { url, log } = await startTestServer()
-  await append(log, 'a', 1)
-  expect(problemOf(await call(`${url}/v1/channels/a/compact`, 'POST', { dryRun: true })).code).toBe('not-supported')
-  expect(problemOf(await call(`${url}/v1/channels/a/compact`, 'POST', { dry: true })).code).toBe('bad-request')
+  const compact = `${url}/v1/channels/a/compact`
+  const events = Array.from({ length: 40 }, (_, i) => ({ key: `k${i % 4}`, data: i }))
+  for (const event of events) await call(`${url}/v1/channels/a/events`, 'POST', event)
+  const over = async () => {
+    for (;;) {
+      const { json } = await call(compact)
+      if (!json.running) return json as Record<string, unknown>
+    }
+  }
+  expect((await call(compact)).json).toEqual({ running: false })
+  expect((await call(compact, 'POST', { dryRun: true, minLag: 0 })).json).toMatchObject({ running: true, head: 40 })
+  const planned = await over()
+  expect(planned).toMatchObject({ dryRun: true, report: { events: { before: 40, after: 4 } } })
+  expect((await log.read('a', { after: 0 }, { events: 1_000, bytes: 1e6 })).blocks.length).toBe(40)
+  const answers = await Promise.all([1, 2].map(() => call(compact, 'POST', { minLag: 0 })))
+  expect(answers.map(({ status }) => status).sort()).toEqual([200, 409])
+  expect(problemOf(answers.find(({ status }) => status === 409)!)).toMatchObject({ code: 'busy', channel: 'a' })
+  const { report } = await over()
+  expect(report).toEqual({ ...(planned.report as object), upTo: 40 })
+  const { json } = await call(`${url}/v1/channels/a/events?after=0`)
+  expect(json).toMatchObject({ last: 40, events: [36, 37, 38, 39].map((data) => ({ seq: data + 1, data })) })
+  expect(problemOf(await call(compact, 'POST', { dry: true })).code).toBe('bad-request')
   expect(problemOf(await call(`${url}/v1/channels/none/compact`, 'POST', {})).code).toBe('no-channel')
 })

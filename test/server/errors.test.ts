@@ -132,7 +132,16 @@ const PROVOKED: Partial<Record<ErrorCode, () => Promise<Problem>>> = {
     return problem
   },
   async 'not-supported'() {
-    const { url } = await served()
+    const whole = await tempLog()
+    await whole.append([{ channel: 'a', body: body(1) }])
+    const { url } = await startTestServer({ log: logWith(whole, { about: { ...whole.about, capabilities: [] } }) })
+    return problemOf(await call(`${url}/v1/channels/a/compact`, 'POST', {}))
+  },
+  async busy() {
+    const whole = await tempLog()
+    await whole.append([{ channel: 'a', body: body(1) }])
+    const { url } = await startTestServer({ log: logWith(whole, { read: () => new Promise(() => {}) }) })
+    await call(`${url}/v1/channels/a/compact`, 'POST', {})
     return problemOf(await call(`${url}/v1/channels/a/compact`, 'POST', {}))
   },
   async unavailable() {

@@ -119,6 +119,16 @@ export class Channels {
     return epoch
   }
 
+  /** The epoch of a channel that is about to be written. @throws epoch-changed when another history is meant */
+  checkEpoch(channel: HeadRow & { readonly name: string }, meant: string | undefined): string {
+    const { name, head, trimmed } = channel
+    const epoch = this.epoch(channel)
+    if (meant === undefined || sameHistory(meant, epoch)) return epoch
+    throw new TidemarkError('epoch-changed', `The epoch of ${name} is ${epoch}, not ${meant}`, {
+      ...{ channel: name, epoch, trimmed, head },
+    })
+  }
+
   /** True when a read from this place would give something else than an empty page. */
   hasChanged(name: string, from: Place): boolean {
     const channel = this.get(name)

@@ -23,6 +23,7 @@ import {
   Page,
   type Place,
   type ReadLimits,
+  type Replacement,
   type Settings,
   type Submission,
 } from '../log.ts'
@@ -31,10 +32,11 @@ import { Appending, ToldOne } from './appending.ts'
 import { type Channel, Channels, noChannel, Waiters } from './channels.ts'
 import { CHANGE_BYTES } from './entries.ts'
 import type { Draft, Group } from './group.ts'
-import { type CursorRow, rangeOf } from './keys.ts'
+import { blockRange, type CursorRow, rangeOf } from './keys.ts'
 import { Lists } from './lists.ts'
 import { Pages } from './read.ts'
 import { Receipts } from './receipts.ts'
+import { Replacing } from './replacing.ts'
 import { Watermark } from './room.ts'
 import { knownLosses, scrubRows, scrubTables } from './scrub.ts'
 import { RESERVE_BYTES, Store } from './store.ts'
@@ -65,12 +67,13 @@ class LevelLog implements Log {
   readonly #sweeper: Sweeper
   readonly #receipts: Receipts
   readonly #lists: Lists
+  readonly #replacing: Replacing
   #closed: Promise<void> | undefined
 
   constructor(store: Store, options: LogOptions) {
     const idWindow = options.idWindow ?? DAY_MS
     const notice = options.onNotice ?? (() => {})
-    this.about = { engine: 'level', durability: 'fsync', capabilities: ['multiChannel'], idWindow }
+    this.about = { engine: 'level', durability: 'fsync', capabilities: ['multiChannel', 'compact'], idWindow }
     this.#store = store
     this.#channels = new Channels(store)
     this.#lists = new Lists(store, this.#channels, notice, () => this.#opened())
@@ -83,6 +86,7 @@ class LevelLog implements Log {
       onGroup: options.onGroup,
       notice,
     })
+    this.#replacing = new Replacing(store, this.#channels, this.#writer)
     this.#sweeper = new Sweeper(store, this.#writer, idWindow + CLOCK_JUMP_MS, notice)
   }
 
@@ -116,9 +120,7 @@ class LevelLog implements Log {
       if (error instanceof TidemarkError) throw error
       // The store was closed under this read, to be opened again: positions outlive iterators.
       await this.#opened()
-      return this.#read(channel, from, limits).catch((again) => {
-        throw again instanceof TidemarkError ? again : unavailable(again)
-      })
+      return this.#read(channel, from, limits).catch(orUnavailable)
     }
   }
 
@@ -181,6 +183,7 @@ class LevelLog implements Log {
     return this.#moveCursor(client, channel, to, () => undefined)
   }
 
+  /** @param bound where it stands, unless it may move anywhere */
   #moveCursor(
     client: string,
     channel: string,
@@ -189,27 +192,21 @@ class LevelLog implements Log {
   ): Promise<Cursor> {
     return this.#writer.submit(CHANGE_BYTES, (group) => {
       const draft = group.find(channel) ?? noChannel(channel)
-      const epoch = this.#checkEpoch(draft, to.epoch)
+      const epoch = this.#channels.checkEpoch(draft, to.epoch)
       if (to.seq > draft.head)
         throw new TidemarkError('ahead-of-head', `The head of ${channel} is ${draft.head}, before ${to.seq}`, {
           ...{ channel, epoch, trimmed: draft.trimmed, head: draft.head },
         })
       const row = bound(group, draft)
-      const stays = row && sameHistory(row.epoch, epoch) && to.seq <= row.seq
-      const isFresh = stays && group.now - row.time < CURSOR_RENEW_MS
-      const moved: CursorRow = isFresh ? row : { epoch, seq: stays ? row.seq : to.seq, time: group.now }
+      const known = row && sameHistory(row.epoch, epoch) ? row : undefined
+      const stays = known && to.seq <= known.seq
+      const isFresh = stays && group.now - known.time < CURSOR_RENEW_MS
+      const seq = stays ? known.seq : to.seq
+      // What its client may have missed of tombstones is told to whoever goes on there: the run stays the client's own.
+      const run = (stays ? undefined : to.epoch) ?? known?.epoch ?? epoch
+      const moved: CursorRow = isFresh ? known : { epoch: seq < draft.cleaned ? run : epoch, seq, time: group.now }
       if (!isFresh) group.setCursor(draft, client, moved)
       return () => ({ client, channel, ...moved })
-    })
-  }
-
-  /** The epoch of a channel that is about to be written. @throws epoch-changed when another history is meant */
-  #checkEpoch(draft: Draft, meant: string | undefined): string {
-    const { name: channel, head, trimmed } = draft
-    const epoch = this.#channels.epoch(draft)
-    if (meant === undefined || sameHistory(meant, epoch)) return epoch
-    throw new TidemarkError('epoch-changed', `The epoch of ${channel} is ${epoch}, not ${meant}`, {
-      ...{ channel, epoch, trimmed, head },
     })
   }
 
@@ -236,7 +233,7 @@ class LevelLog implements Log {
   trim(channel: string, upTo: number, epoch?: string): Promise<ChannelInfo> {
     const trimmed = this.#writer.submit(CHANGE_BYTES, (group) => {
       const draft = group.find(channel) ?? noChannel(channel)
-      this.#checkEpoch(draft, epoch)
+      this.#channels.checkEpoch(draft, epoch)
       const target = Math.min(upTo, draft.head)
       if (target > draft.trimmed) group.trim(draft, target)
       const info = this.#channels.info(draft)
@@ -248,11 +245,32 @@ class LevelLog implements Log {
   delete(channel: string, epoch?: string): Promise<void> {
     const deleted = this.#writer.submit(CHANGE_BYTES, (group) => {
       const draft = group.find(channel) ?? noChannel(channel)
-      this.#checkEpoch(draft, epoch)
+      this.#channels.checkEpoch(draft, epoch)
       group.delete(draft)
       return () => {}
     })
     return deleted.finally(() => this.#sweeper.start())
+  }
+
+  async replace(channel: string, replacement: Replacement): Promise<boolean> {
+    await this.#opened()
+    return this.#replacing.replace(channel, replacement).catch(orUnavailable)
+  }
+
+  clean(channel: string, upTo: number, epoch: string): Promise<ChannelInfo> {
+    return this.#writer.submit(CHANGE_BYTES, (group) => {
+      const draft = group.find(channel) ?? noChannel(channel)
+      this.#channels.checkEpoch(draft, epoch)
+      group.clean(draft, upTo)
+      const info = this.#channels.info(draft)
+      return () => info
+    })
+  }
+
+  async reclaim(channel: string, after: number, upTo: number): Promise<void> {
+    await this.#opened()
+    const range = blockRange(this.#channels.need(channel).number, after + 1, upTo)
+    await this.#store.compact(range).catch(orUnavailable)
   }
 
   async bytes(channel: string): Promise<number> {
@@ -317,11 +335,11 @@ class LevelLog implements Log {
       this.#pages.forget(channel.number)
       woken.add(channel.name)
     }
-    for (const { channel, blocks, isTrimmed } of group.changed()) {
+    for (const { channel, blocks, isTrimmed, rewritten } of group.changed()) {
       this.#channels.set(channel)
       if (blocks.length > 0) this.#tail.push(channel.number, blocks)
-      if (isTrimmed) {
-        this.#tail.trim(channel.number, channel.trimmed)
+      if (isTrimmed || rewritten !== undefined) {
+        this.#tail.trim(channel.number, Math.max(channel.trimmed, rewritten ?? 0))
         this.#pages.forget(channel.number)
       }
       woken.add(channel.name)
@@ -341,3 +359,8 @@ const closing = (): TidemarkError => new TidemarkError('unavailable', 'The log i
 
 const unavailable = (cause: unknown): TidemarkError =>
   new TidemarkError('unavailable', 'The log is not available now', { retryAfter: 1_000 }, { cause })
+
+/** What LevelDB says when it was closed under some work: it goes on after the log was opened again. */
+function orUnavailable(error: unknown): never {
+  throw error instanceof TidemarkError ? error : unavailable(error)
+}

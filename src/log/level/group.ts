@@ -6,11 +6,12 @@
  */
 import { randomBytes } from 'node:crypto'
 import { crc32 } from 'node:zlib'
-import { sealBlock } from '../../block.ts'
+import { type Header, readHeader, sealBlock } from '../../block.ts'
 import type { Body } from '../../body.ts'
 import { APPEND_EVENTS_MAX } from '../../event.ts'
 import type { Settings } from '../log.ts'
 import type { Channel, Channels } from './channels.ts'
+import type { Batch } from './db.ts'
 import {
   blockKey,
   type CursorRow,
@@ -32,7 +33,7 @@ import {
   type SweepRow,
   sweepKey,
 } from './keys.ts'
-import type { Batch, Store } from './store.ts'
+import type { Store } from './store.ts'
 import { type TailBlock, tailBlock } from './tail.ts'
 
 /** Appends to one channel are merged into one block up to this size. */
@@ -52,6 +53,8 @@ export interface Draft extends Writable<Channel> {
   changed: boolean
   /** This group trims it. */
   isTrimmed: boolean
+  /** Up to this seq blocks are others, or 0 when only the run of the epoch is; undefined when neither. */
+  rewritten: number | undefined
 }
 
 export class Group {
@@ -127,6 +130,23 @@ export class Group {
     draft.trimmed = upTo
     draft.changed = draft.isTrimmed = true
     this.sweepLater(draft.number, { upTo })
+  }
+
+  /** Puts blocks in place of others over the same seqs. */
+  replace(draft: Draft, replaced: readonly Header[], blocks: readonly Uint8Array[]): void {
+    const placed = new Map(blocks.map((block) => [readHeader(block).last, block]))
+    for (const { last } of replaced) if (!placed.has(last)) this.del(blockKey(draft.number, last))
+    for (const [last, block] of placed) this.put(blockKey(draft.number, last), block)
+    draft.changed = true
+    draft.rewritten = Math.max(draft.rewritten ?? 0, replaced.at(-1)!.last)
+  }
+
+  /** Begins a run of the epoch, because tombstones up to `upTo` are about to go. */
+  clean(draft: Draft, upTo: number): void {
+    draft.run++
+    draft.cleaned = Math.max(draft.cleaned, Math.min(upTo, draft.head))
+    draft.changed = true
+    draft.rewritten ??= 0
   }
 
   delete(draft: Draft): void {
@@ -230,12 +250,17 @@ export class Group {
     return true
   }
 
-  /** Channels as they are now that the group is on disk, with their new blocks, and whether it trimmed them. */
-  *changed(): Iterable<{ channel: Channel; blocks: readonly TailBlock[]; isTrimmed: boolean }> {
+  /** Channels as they are now that the group is on disk, with their new blocks, and what of the old ones is gone. */
+  *changed(): Iterable<Pick<Draft, 'isTrimmed' | 'rewritten'> & { channel: Channel; blocks: readonly TailBlock[] }> {
     for (const draft of this.#drafts.values()) {
       if (!draft.changed) continue
-      const { name, number, settings, life, head, trimmed, time, cleaned, run, blocks, isTrimmed } = draft
-      yield { channel: { name, number, settings, life, head, trimmed, time, cleaned, run }, blocks, isTrimmed }
+      const { name, number, settings, life, head, trimmed, time, cleaned, run, blocks, isTrimmed, rewritten } = draft
+      yield {
+        channel: { name, number, settings, life, head, trimmed, time, cleaned, run },
+        blocks,
+        isTrimmed,
+        rewritten,
+      }
     }
   }
 
@@ -263,6 +288,7 @@ export class Group {
       blocks: [],
       changed: false,
       isTrimmed: false,
+      rewritten: undefined,
     }
     this.#drafts.set(channel.name, draft)
     return draft

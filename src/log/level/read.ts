@@ -11,8 +11,8 @@ import { checkBlock, type Header } from '../../block.ts'
 import { TidemarkError } from '../../errors.ts'
 import { Page, type ReadLimits } from '../log.ts'
 import { type Channel, rangeText } from './channels.ts'
+import type { Db } from './db.ts'
 import { blockRange, lastOfBlockKey } from './keys.ts'
-import type { Db } from './store.ts'
 
 const ROWS_AT_ONCE = 256
 /** Read from LevelDB in one piece: enough for a turn of its thread, and little enough to stay in the processor's cache. */
@@ -34,6 +34,7 @@ interface Iterator {
 /** Rows of one channel from a place on, as they were when it was made. */
 class Scan {
   readonly db: Db
+  readonly channel: number
   /** The channel's head then: it reads no further. */
   readonly upTo: number
   readonly #step: number
@@ -45,9 +46,12 @@ class Scan {
   readonly #made = performance.now()
   /** It went on from one page to the next: what comes next is read before it is asked for. */
   goesOn = false
+  /** Its view of the disk is not to be gone on with by anyone else. */
+  isForgotten = false
 
   constructor(db: Db, channel: Channel, after: number, bytes: number, step: number) {
     this.db = db
+    this.channel = channel.number
     this.upTo = channel.head
     this.#step = step
     this.pieceBytes = pieceOf(bytes)
@@ -102,12 +106,14 @@ const pieceOf = (bytes: number): number => Math.min(bytes, PIECE_BYTES)
 export class Pages {
   /** By channel and the place where they stand; the one that was kept longest is the first. */
   readonly #kept = new Map<string, Scan>()
+  /** Those that a page is being read from. */
+  readonly #inUse = new Set<Scan>()
   #timer: NodeJS.Timeout | undefined
 
   /**
    * Blocks that continue `after`, up to the head of `channel`; a new iterator sees the same moment as `channel`, because
-   * it is made in the same turn of the event loop, a kept one an earlier moment, and blocks are removed only after
-   * `trimmed` has moved past them. `Anew` when a kept one does not go on here, or LevelDB fails to read many rows at once.
+   * it is made in the same turn of the event loop, a kept one an earlier moment. Blocks are removed only after `trimmed`
+   * has moved past them, or others stand in their place; then none that sees the old ones is gone on with. `Anew` when a kept one does not go on here, or LevelDB fails to read many rows at once.
    * @throws data-loss { after, upTo }: reading on from `upTo` is what accepts the loss.
    */
   async read(
@@ -134,6 +140,7 @@ export class Pages {
     const page = (): Page => new Page({ channel: name, epoch, after, last: position, head, trimmed, blocks })
     const kept = this.#take(db, channel, after, limits)
     const scan = kept ?? new Scan(db, channel, after, limits.bytes, step)
+    this.#inUse.add(scan)
     try {
       while (!full && position < scan.upTo) {
         const row = scan.row ?? (await scan.more(limits.bytes - bytes > scan.pieceBytes))
@@ -160,13 +167,14 @@ export class Pages {
         position = header.last
         if (events >= limits.events || bytes >= limits.bytes) full = true
       }
-      keep = full && position < scan.upTo && !scan.isOld
+      keep = full && position < scan.upTo && !scan.isOld && !scan.isForgotten
     } catch (error) {
       // LevelDB found damage of its own where it reads with checks: index, footer, compressed blocks.
       if ((error as { code?: string }).code !== 'LEVEL_CORRUPTION') throw error
       // Rows behind the damage come one by one; among many at once its error takes them along.
       if (blocks.length === 0 && (kept || step > 1)) return { step: kept ? step : 1 }
     } finally {
+      this.#inUse.delete(scan)
       if (keep) this.#keep(channel, position, scan)
       else await scan.close()
     }
@@ -209,8 +217,9 @@ export class Pages {
     this.#timer = undefined
   }
 
-  /** Keeps nothing of this channel: some of it is gone. */
+  /** Keeps nothing of this channel, nor what is being read of it now: some of it is gone. */
   forget(channel: number): void {
+    for (const scan of this.#inUse) if (scan.channel === channel) scan.isForgotten = true
     for (const place of this.#kept.keys()) if (place.startsWith(`${channel}/`)) this.#drop(place)
   }
 

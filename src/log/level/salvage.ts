@@ -10,6 +10,7 @@ import { TidemarkError } from '../../errors.ts'
 import type { Finding, Loss } from '../log.ts'
 import { type Report, Tally, type VerifyOptions } from '../verify.ts'
 import { systemError } from './cause.ts'
+import type { Batch } from './db.ts'
 import {
   blockRange,
   channelOfClientKey,
@@ -35,7 +36,7 @@ import {
 import type { Rows } from './merge.ts'
 import { storeDir, syncDir } from './places.ts'
 import { check } from './read.ts'
-import { type Batch, newLife, Store } from './store.ts'
+import { newLife, Store } from './store.ts'
 import { type Contents, contentsOf, type StoredChannel, strangersIn, verifyLevel, walk, withStopped } from './verify.ts'
 
 /** What is written at once. */

@@ -9,23 +9,26 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { type ChainedBatch, Level } from 'level'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions } from '../open.ts'
 import { systemError } from './cause.ts'
+import { type Batch, type Db, openDb } from './db.ts'
 import { faultsBeforeOpen } from './files.ts'
-import { COMMIT_KEY, decodeCommit, decodeStore, encodeCommit, encodeStore, STORE_FORMAT, STORE_KEY } from './keys.ts'
-import { inUse, type Lock, takeLock } from './lock.ts'
+import {
+  COMMIT_KEY,
+  decodeCommit,
+  decodeStore,
+  encodeCommit,
+  encodeStore,
+  type Range,
+  STORE_FORMAT,
+  STORE_KEY,
+} from './keys.ts'
+import { type Lock, takeLock } from './lock.ts'
 import { Mark } from './mark.ts'
 import { makeDir, markPath, newestLog, storeDir, syncDir, syncTree } from './places.ts'
 import { hasRoomToOpen } from './room.ts'
 
-/** In Node a Level is a ClassicLevel, which its own types do not say. */
-export type Db = Level<Uint8Array, Uint8Array> & {
-  /** About how many bytes of tables lie between two keys. */
-  approximateSize(start: Uint8Array, end: Uint8Array): Promise<number>
-}
-export type Batch = ChainedBatch<Db, Uint8Array, Uint8Array>
 export type Notice = NonNullable<LogOptions['onNotice']>
 
 /** LevelDB goes on to another log file when this much was written, unless `writeBufferBytes` says otherwise. */
@@ -36,16 +39,6 @@ export const RESERVE_BYTES = 64 * 1024 * 1024 + 4 * WRITE_BUFFER_BYTES
 const CLOCK_BEHIND_MS = 60_000
 /** What an operation takes in LevelDB's memory beyond its bytes, at least; a guess that only must not be too low. */
 const OPERATION_BYTES = 64
-
-const LEVEL_OPTIONS = {
-  keyEncoding: 'view',
-  valueEncoding: 'view',
-  // Uncompressed, a flipped bit stays in one value; snappy spreads it, or loses rows without a word.
-  compression: false,
-  blockSize: 16 * 1024,
-  maxFileSize: 16 * 1024 * 1024,
-  cacheSize: 32 * 1024 * 1024,
-} as const
 
 export class Store {
   readonly dir: string
@@ -62,6 +55,8 @@ export class Store {
   #time: number
   #newestLog: number
   #bytesSinceLog = 0
+  /** Of LevelDB, that are under way or did not end well: each makes it go on to another log file, however little was written. */
+  #compactions = 0
 
   constructor(dir: string, lock: Lock, options: LogOptions, db: Db, mark: Mark, rows: StoreRows) {
     this.dir = dir
@@ -124,7 +119,7 @@ export class Store {
     this.#bytesSinceLog += bytes + batch.length * OPERATION_BYTES
     await batch.write({ sync: true })
     // A log file is new only after the one before was filled. LevelDB syncs the file, never its directory entry.
-    if (this.#bytesSinceLog > this.#writeBufferBytes / 2) this.syncNewLog()
+    if (this.#compactions > 0 || this.#bytesSinceLog > this.#writeBufferBytes / 2) this.syncNewLog()
     this.#commit = commit
     try {
       this.#mark.write(this.life, commit)
@@ -136,6 +131,14 @@ export class Store {
       // The commit itself is on disk; a mark that lags only sees less.
       this.#notice('error', 'The high-water mark can not be written', { error: String(error) })
     }
+  }
+
+  /** Gives the space of removed rows back, one range at a time. */
+  async compact({ gte, lte }: Range): Promise<void> {
+    this.#compactions++
+    await this.#db.compactRange(gte, lte)
+    this.syncNewLog()
+    this.#compactions--
   }
 
   /** Starts a life: the store row and the mark say so, at this commit. */
@@ -356,26 +359,6 @@ async function openUnborn(dir: string, options: LogOptions): Promise<Db> {
     rmSync(storeDir(dir), { recursive: true })
     return openDb(dir, true, writeBufferOf(options))
   }
-}
-
-async function openDb(dir: string, createIfMissing: boolean, writeBufferSize: number): Promise<Db> {
-  const db = new Level(storeDir(dir), { ...LEVEL_OPTIONS, writeBufferSize, createIfMissing }) as Db
-  try {
-    await db.open()
-    return db
-  } catch (error) {
-    throw openError(dir, error)
-  }
-}
-
-function openError(dir: string, error: unknown): TidemarkError {
-  const cause = (error as { cause?: { code?: string; message?: string } }).cause
-  const message = cause?.message ?? String(error)
-  if (cause?.code === 'LEVEL_LOCKED') return inUse(dir, undefined, error)
-  // A file that can not be opened now is no damage: what is told as damage here, an operator may accept as a loss.
-  if (cause?.code === 'LEVEL_CORRUPTION' || /does not exist|No such file/.test(message))
-    return new TidemarkError('data-loss', `The store in ${dir} is damaged: ${message}`, {}, { cause: error })
-  return systemError(`The store in ${dir} does not open`, error)
 }
 
 /** Undefined when there is no store row yet. */
