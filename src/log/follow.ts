@@ -279,7 +279,8 @@ async function resolve(log: Source, info: ChannelInfo, from: From): Promise<Requ
   }
   const after = await seqAt(log, info, from.after)
   if (after > info.head) return 'reset'
-  return { epoch: from.after.at === 'seq' ? (from.epoch ?? epoch) : epoch, after }
+  // Who has nothing can have missed nothing.
+  return { epoch: from.after.at === 'seq' && after > 0 ? (from.epoch ?? epoch) : epoch, after }
 }
 
 /** The seq of a position. Only a number can lie below `trimmed` or beyond the head. */

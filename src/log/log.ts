@@ -204,7 +204,9 @@ export interface Log {
 
   /**
    * Moves a cursor forward; a lower seq moves nothing and answers the cursor as it stands, its time renewed if that is
-   * older than CURSOR_RENEW_MS. A cursor of an older epoch is replaced. Durable when it resolves. @throws no-channel, epoch-changed, ahead-of-head
+   * older than CURSOR_RENEW_MS. A cursor of an older epoch is replaced, and one that
+   * `epoch-changed` awaits after `clean`, by whoever shows the run of now. Durable when it resolves.
+   * @throws no-channel, epoch-changed, ahead-of-head
    */
   commit(client: string, channel: string, to: CursorMove): Promise<Cursor>
 

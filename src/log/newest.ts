@@ -4,8 +4,9 @@
  */
 import { crc32 } from 'node:zlib'
 
-/** Most that the keys of one part take in memory, bytes, each with KEY_OVERHEAD. */
+/** Most that the keys of one part take in memory, bytes. */
 const NEWEST_BYTES = 96 * 1024 * 1024
+/** Of a key beyond its characters. */
 const KEY_OVERHEAD = 100
 /** Parts are halved until there are so many; what does not fit even then is left as it is. */
 const PARTS_MAX = 65_536
@@ -43,7 +44,7 @@ export class Newest {
       while (this.#bytes >= this.#budget && this.#part.of < PARTS_MAX) this.#halve()
       // Of what is not noted everything stays.
       if (this.#bytes >= this.#budget || !this.#isMine(key)) return
-      this.#bytes += key.length + KEY_OVERHEAD
+      this.#bytes += costOf(key)
     }
     this.#seqs.set(key, seq)
   }
@@ -70,7 +71,10 @@ export class Newest {
     for (const key of this.#seqs.keys())
       if (!this.#isMine(key)) {
         this.#seqs.delete(key)
-        this.#bytes -= key.length + KEY_OVERHEAD
+        this.#bytes -= costOf(key)
       }
   }
 }
+
+/** What a key takes in memory: beyond Latin-1 every character takes two bytes. */
+const costOf = (key: string): number => 2 * key.length + KEY_OVERHEAD

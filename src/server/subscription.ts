@@ -88,7 +88,8 @@ export class Subscription implements Watcher {
       case 'page': {
         const { page } = item
         const pieces = session.frames.page(page)
-        this.#epoch = page.epoch
+        // A later run only says so with the next reset: what was sent before it may be committed after it.
+        this.#epoch ??= page.epoch
         const bytes = session.outlet.write(pieces)
         session.host.delivered(page.last - page.after, bytes)
         if (!page.caughtUp) this.#isLive = false
@@ -147,7 +148,7 @@ export class Subscription implements Watcher {
   /** Keeps a commit that nobody waits for, together with those that follow it soon. */
   commitLater({ seq, epoch }: Required<CursorMove>): void {
     if (this.#commit && !sameHistory(this.#commit.epoch, epoch)) this.#following.flushCommit(this)
-    this.#commit = { epoch, seq: Math.max(seq, this.#commit?.seq ?? 0) }
+    if (seq >= (this.#commit?.seq ?? 0)) this.#commit = { epoch, seq }
   }
 
   /** Gives the kept commit out, once. */

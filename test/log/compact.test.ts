@@ -7,6 +7,7 @@ import { BLOCK_BYTES_MAX, type NewEvent } from '../../src/event.ts'
 import { type CompactOptions, compactChannel } from '../../src/log/compact.ts'
 import { Follower } from '../../src/log/follow.ts'
 import type { Log } from '../../src/log/log.ts'
+import { Newest } from '../../src/log/newest.ts'
 import { openLog } from '../../src/log/open.ts'
 import { Packing, type Stretch } from '../../src/log/packing.ts'
 import { dice } from '../crash/dice.ts'
@@ -204,6 +205,22 @@ test(`${RUNS} random histories: whoever reads amid compaction sees all that stay
   }
   console.log(JSON.stringify(count))
   for (const [what, times] of Object.entries(count)) expect([what, times > 0]).toEqual([what, true])
+})
+
+test('The keys that are held at once take no more memory than they may', () => {
+  for (const letter of ['x', '水']) {
+    const newest = new Newest(100_000)
+    const keys = range(1, 1_000).map((i) => `${i}${letter.repeat(200)}`)
+    const seen = new Map<string, number>()
+    while (newest.next()) {
+      keys.forEach((key, i) => void newest.note(key, i + 1))
+      const held = keys.filter((key) => newest.of(key) !== undefined)
+      expect(held.reduce((sum, key) => sum + Buffer.byteLength(key, 'utf16le'), 0)).toBeLessThan(101_000)
+      for (const key of held) expect([key, seen.has(key)]).toEqual([key, false])
+      for (const key of held) seen.set(key, newest.of(key)!)
+    }
+    expect([...seen.values()].sort((a, b) => a - b)).toEqual(range(1, 1_000))
+  }
 })
 
 test('Packed blocks hold every event that stays, chain, and are no larger than a block may be', () => {

@@ -4,6 +4,7 @@ import { expect, test } from 'vitest'
 import { buildBlock, readHeader, spansOf } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import { compactChannel } from '../../src/log/compact.ts'
+import { Follower } from '../../src/log/follow.ts'
 import type { Capability, Log, Replacement } from '../../src/log/log.ts'
 import { event, range } from '../parts.ts'
 import { type Open, somewhere } from './contract.ts'
@@ -148,6 +149,37 @@ export function compactContract(open: Open, capabilities: readonly Capability[])
     expect(await log.commit('web', 'c', { seq: 5, epoch })).toMatchObject({ seq: 5, epoch: cleaned.epoch })
     expect(await log.seek('web', 'c', { seq: 1, epoch })).toMatchObject({ seq: 1, epoch })
     expect(await log.commit('web', 'c', { seq: 2, epoch: cleaned.epoch })).toMatchObject({ epoch: cleaned.epoch })
+  })
+
+  test('A cursor before what was cleaned is over for a client that begins anew, and for nobody else', async () => {
+    const log = await open()
+    for (const value of range(1, 9)) await append(log, 'c', [value])
+    const { epoch } = await log.info('c')
+    await log.commit('web', 'c', { seq: 4, epoch })
+    const cleaned = await log.clean!('c', 5, epoch)
+    for (const mine of [undefined, epoch])
+      expect(await log.commit('web', 'c', { seq: 2, ...(mine && { epoch: mine }) })).toMatchObject({ seq: 4, epoch })
+    const anew = { seq: 2, epoch: cleaned.epoch }
+    expect(await log.commit('web', 'c', anew)).toMatchObject(anew)
+    expect(await log.commit('web', 'c', { ...anew, seq: 1 })).toMatchObject(anew)
+    await log.commit('far', 'c', { seq: 7 })
+    expect(await log.commit('far', 'c', anew)).toMatchObject({ seq: 7 })
+  })
+
+  test('Who begins anew is in the run of now, and is not told again', async () => {
+    const log = await open()
+    for (const value of range(1, 9)) await append(log, 'c', [value])
+    const { epoch } = await log.info('c')
+    const cleaned = await log.clean!('c', 5, epoch)
+    for (const [seq, at] of [
+      [0, cleaned.epoch],
+      [3, epoch],
+      [7, epoch],
+    ] as const) {
+      const { follower, opened } = await Follower.open(log, 'c', { after: { at: 'seq', seq }, epoch })
+      expect([seq, opened.epoch]).toEqual([seq, at])
+      expect([seq, (await follower.next(ALL))!.is]).toEqual([seq, seq === 3 ? 'reset' : 'page'])
+    }
   })
 
   test('The newest event of each key stays, and every event without one; seqs and times stay', async () => {

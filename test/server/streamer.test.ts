@@ -284,6 +284,24 @@ describe.each(SUBPROTOCOLS)('the streamer, %s', (subprotocol) => {
     expect(await socket.answer(3)).toMatchObject({ op: 'committed', seq: 60, epoch })
   })
 
+  test('keeps a cursor in the run in which its client was, however far it was sent events since', async () => {
+    const { log, client } = await startStream()
+    const { epoch } = await append(log, 'a', ...range(1, 6))
+    const socket = await client(subprotocol, 'web')
+    socket.send({ op: 'subscribe', channel: 'a' })
+    await readThrough(socket, 'a')
+    const cleaned = await log.clean!('a', 5, epoch)
+    await append(log, 'a', 7)
+    expect(await socket.next('events')).toMatchObject({ epoch: cleaned.epoch, after: 6, last: 7 })
+    for (const [seq, run] of [
+      [3, epoch],
+      [7, cleaned.epoch],
+    ] as const) {
+      socket.send({ op: 'commit', ref: seq, channel: 'a', seq })
+      expect(await socket.next('committed')).toMatchObject({ ref: seq, seq, epoch: run })
+    }
+  })
+
   test('asks for a client name and a followed channel before it commits', async () => {
     const { log, client } = await startStream()
     await append(log, 'c', 1)

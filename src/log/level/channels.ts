@@ -107,7 +107,7 @@ export class Channels {
     const epoch = this.#epochOf(channel)
     const { name, head, trimmed } = channel
     const facts = { channel: name, epoch, trimmed, head }
-    if (from.epoch !== undefined && this.#isOther(channel, epoch, from))
+    if (from.epoch !== undefined && this.isOver(channel, epoch, { epoch: from.epoch, seq: from.after }))
       throw new TidemarkError('epoch-changed', `The epoch of ${name} is ${epoch}, not ${from.epoch}`, facts)
     if (from.after > head)
       throw new TidemarkError('ahead-of-head', `The head of ${name} is ${head}, before ${from.after}`, facts)
@@ -133,15 +133,16 @@ export class Channels {
   hasChanged(name: string, from: Place): boolean {
     const channel = this.get(name)
     if (!channel) return from.epoch !== undefined
-    if (from.epoch !== undefined && this.#isOther(channel, this.epoch(channel), from)) return true
+    if (from.epoch !== undefined && this.isOver(channel, this.epoch(channel), { epoch: from.epoch, seq: from.after }))
+      return true
     return channel.head !== from.after || channel.trimmed > from.after
   }
 
-  /** Another history, or an older run of this one whose reader may have missed a tombstone that is gone. */
-  #isOther(channel: Channel, epoch: string, from: Place): boolean {
-    if (from.epoch === epoch) return false
-    if (!sameHistory(from.epoch!, epoch)) return true
-    return from.after > 0 && from.after < channel.cleaned
+  /** A place of another history, or of an older run of this one whose reader may have missed a tombstone that is gone. */
+  isOver({ cleaned }: HeadRow, epoch: string, of: { readonly epoch: string; readonly seq: number }): boolean {
+    if (of.epoch === epoch) return false
+    if (!sameHistory(of.epoch, epoch)) return true
+    return of.seq > 0 && of.seq < cleaned
   }
 }
 

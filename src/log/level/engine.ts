@@ -198,7 +198,10 @@ class LevelLog implements Log {
           ...{ channel, epoch, trimmed: draft.trimmed, head: draft.head },
         })
       const row = bound(group, draft)
-      const known = row && sameHistory(row.epoch, epoch) ? row : undefined
+      // Who shows the run of now was told that another place, or one before what is cleaned, is over.
+      const isOver =
+        row && (to.epoch === epoch ? this.#channels.isOver(draft, epoch, row) : !sameHistory(row.epoch, epoch))
+      const known = isOver ? undefined : row
       const stays = known && to.seq <= known.seq
       const isFresh = stays && group.now - known.time < CURSOR_RENEW_MS
       const seq = stays ? known.seq : to.seq

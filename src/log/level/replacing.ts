@@ -8,6 +8,7 @@ import { checkBlock, type Header, readHeader } from '../../block.ts'
 import { TidemarkError } from '../../errors.ts'
 import type { Replacement } from '../log.ts'
 import { type Channels, noChannel } from './channels.ts'
+import type { Db } from './db.ts'
 import { CHANGE_BYTES } from './entries.ts'
 import { blockRange, lastOfBlockKey } from './keys.ts'
 import type { Store } from './store.ts'
@@ -42,22 +43,24 @@ export class Replacing {
     const channel = this.#channels.need(name)
     this.#channels.checkEpoch(channel, epoch)
     const { number } = channel
-    if (!(await this.#stand(number, replaced))) return false
+    const { db } = this.#store
+    if (!(await this.#stand(db, number, replaced))) return false
     const bytes = blocks.reduce((sum, block) => sum + block.length, CHANGE_BYTES)
     return this.#writer.submit(bytes, (group) => {
       const draft = group.find(name) ?? noChannel(name)
       this.#channels.checkEpoch(draft, epoch)
       const isTrimmed = draft.trimmed > Math.max(replaced[0]!.after, trimmed)
-      if (isTrimmed || draft.number !== number) return () => false
+      // Opened again since, it may hold what a write that failed had put there.
+      if (isTrimmed || draft.number !== number || this.#store.db !== db) return () => false
       group.replace(draft, replaced, blocks)
       return () => true
     })
   }
 
   /** Whether these blocks, and no others, stand in their stretch. */
-  async #stand(number: number, replaced: readonly Header[]): Promise<boolean> {
+  async #stand(db: Db, number: number, replaced: readonly Header[]): Promise<boolean> {
     const range = blockRange(number, replaced[0]!.after + 1, replaced.at(-1)!.last)
-    const iterator = this.#store.db.iterator({ ...range, highWaterMarkBytes: PIECE_BYTES })
+    const iterator = db.iterator({ ...range, highWaterMarkBytes: PIECE_BYTES })
     let found = 0
     try {
       for (;;) {
