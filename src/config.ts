@@ -195,7 +195,8 @@ export const SETTINGS = {
     default: '24h',
   }),
   retain: setting(rules, {
-    about: 'what is kept of the channels of a pattern: logs/**: age=7d, events=1000000, bytes=1GiB, consumed',
+    about:
+      'what is kept of the channels of a pattern: logs/**: age=7d, events=1000000, bytes=1GiB, consumed; _audit: age=90d',
     takes: 'RULE',
     many: true,
     default: [],

@@ -78,6 +78,9 @@ export function checkChannel(name: unknown): string {
   return name
 }
 
+/** The audit trail of a server with keys. */
+export const AUDIT_CHANNEL = '_audit'
+
 /** Names beginning with `_` are the system's: callers read them, only the server appends to them. */
 export const isSystemChannel = (name: string): boolean => name.startsWith('_')
 

@@ -3,7 +3,7 @@
  * channels of a pattern, `logs/**: age=7d, events=1000000, bytes=1GiB, consumed`.
  */
 import { TidemarkError } from './errors.ts'
-import { SEQ_MAX } from './event.ts'
+import { AUDIT_CHANNEL, SEQ_MAX } from './event.ts'
 import { matches, type Pattern, readPattern } from './pattern.ts'
 import { between, DURATION_UNITS, SIZE_UNITS, withUnit } from './units.ts'
 
@@ -35,6 +35,9 @@ export const RETENTION_AGE_MAX = 3_155_760_000
 /** Most rules of a configuration: each channel is held against them at each look. */
 export const RETENTION_RULES_MAX = 100
 
+/** What is kept of the audit trail where no rule says: a year, and of a server under attack its newest entries. */
+export const AUDIT_RETENTION = `${AUDIT_CHANNEL}: age=365d, bytes=1GiB`
+
 /** What is kept of a channel: as its own settings say, whole, else as the first rule whose pattern reaches it. */
 export function retentionOf(
   rules: readonly RetentionRule[],
@@ -55,8 +58,8 @@ export function readRetentionRule(text: string): RetentionRule {
   const at = text.lastIndexOf(':')
   if (at < 0) return refuse(text)
   const pattern = readPattern(text.slice(0, at).trim())
-  // The server keeps its own channels itself: the streamer's switch is what its channel holds.
-  if (pattern.isSystem) return refuse(text)
+  // The server keeps its own channels itself: the streamer's switch is what its channel holds. The trail only grows.
+  if (pattern.isSystem && pattern.text !== AUDIT_CHANNEL) return refuse(text)
   const read: { -readonly [Limit in keyof Retention]: Retention[Limit] } = {}
   for (const part of text.slice(at + 1).split(',')) {
     const [name, value = '', more] = part.split('=').map((each) => each.trim())

@@ -4,7 +4,7 @@
  */
 import type { Reader } from '../audience.ts'
 import { TidemarkError } from '../errors.ts'
-import { CURSOR_OWNER, checkClient } from '../event.ts'
+import { AUDIT_CHANNEL, CURSOR_OWNER, checkClient } from '../event.ts'
 import { matches, type Pattern } from '../pattern.ts'
 
 /** Longest token, and longer than any key; characters. */
@@ -40,8 +40,6 @@ export interface PrincipalFacts {
 
 /** Read by everybody, whatever the patterns. */
 const STREAMER = '_streamer'
-/** The admins' alone. */
-const AUDIT = '_audit'
 
 export class Principal {
   readonly kind: PrincipalFacts['kind']
@@ -113,7 +111,7 @@ export class Principal {
 
   may(operation: Operation, channel: string): boolean {
     if (this.isAdmin) return true
-    if (this.isNobody || channel === AUDIT) return false
+    if (this.isNobody || channel === AUDIT_CHANNEL) return false
     if (channel === STREAMER && operation === 'read') return true
     for (const { pattern, operations } of this.#grants)
       if (operations.includes(operation) && matches(pattern, channel)) return true

@@ -2,7 +2,7 @@
  * Tokens of clients: JWTs, checked and signed by `jose`. What is good about a token is decided by its issuer's entry in
  * the keys file, never by the token: the algorithm, the keys, the audience.
  */
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import {
   createLocalJWKSet,
   decodeJwt,
@@ -45,12 +45,18 @@ export interface Issuer {
 export function openIssuer(file: string, entry: IssuerEntry, source: Source): Issuer {
   if (entry.jwks === undefined) return { entry, source, key: secretOf(entry), keys: '' }
   const jwks = jwksFileOf(file, entry.jwks)
+  const wrong = (why: string, cause?: unknown): TidemarkError =>
+    new TidemarkError('wrong-config', `The keys of issuer ${entry.iss}, ${jwks}, ${why}`, {}, { cause })
+  let mode: number
   try {
+    mode = statSync(jwks).mode
     const keys = readFileSync(jwks, 'utf8')
-    return { entry, source, keys, key: createLocalJWKSet(JSON.parse(keys)) }
+    // They are public, but whoever may put in others may sign.
+    if ((mode & 0o022) === 0) return { entry, source, keys, key: createLocalJWKSet(JSON.parse(keys)) }
   } catch (cause) {
-    throw new TidemarkError('wrong-config', `The keys of issuer ${entry.iss}, ${jwks}, can not be read`, {}, { cause })
+    throw wrong('can not be read', cause)
   }
+  throw wrong('may be written by others than its owner: chmod go-w')
 }
 
 const THREE_PARTS = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$/

@@ -14,6 +14,9 @@ const SIGNS_MAX = 100_000
 /** Cursors that are renewed together: they share a write. */
 const TOGETHER = 100
 
+/** No channel, no cursor; one of another or a shorter history is its client's to move; a damaged one is verify's to tell. */
+const EXPECTED = ['no-channel', 'epoch-changed', 'ahead-of-head', 'data-loss'] as const
+
 export class Signs {
   readonly #log: Log
   #seen = new Map<string, Sign>()
@@ -52,8 +55,7 @@ export class Signs {
       if (cursor === undefined || Date.now() - cursor.time < CURSOR_RENEW_MS) return
       await this.#log.commit(client, channel, { seq: cursor.seq, epoch: cursor.epoch })
     } catch (error) {
-      // No channel, no cursor; a cursor of another history is its client's to move; a damaged one is verify's to tell.
-      if (!hasCode(error, 'no-channel') && !hasCode(error, 'epoch-changed') && !hasCode(error, 'data-loss')) throw error
+      if (!EXPECTED.some((code) => hasCode(error, code))) throw error
     }
   }
 }

@@ -8,11 +8,9 @@ import type { Change } from '../access/keyring.ts'
 import type { Principal } from '../access/principal.ts'
 import { encodeBody } from '../body.ts'
 import type { ErrorCode } from '../errors.ts'
-import { formatTime, type NewEvent } from '../event.ts'
+import { AUDIT_CHANNEL, formatTime, type NewEvent } from '../event.ts'
 import type { Log } from '../log/log.ts'
 import { pause } from './switch.ts'
-
-export const AUDIT_CHANNEL = '_audit'
 
 /** Most entries that wait to be written. */
 const WAITING_MAX = 1_000

@@ -156,6 +156,8 @@ export class Following implements Turn {
     ref?: Ref,
   ): Promise<void> {
     const { log, census } = this.#session.host.doors
+    // It may have waited, and its caller have shown another token since.
+    this.#session.who.stillNeed('commit', channel)
     const room = census.roomForCursor(this.#session.who, client, channel)
     if (room) await room
     const cursor = await log.commit(client, channel, epoch === undefined ? { seq } : { seq, epoch })

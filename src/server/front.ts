@@ -19,6 +19,7 @@ import { logFailure } from './failure.ts'
 import { ALWAYS, holdContinue, parsePath, sendProblem } from './http.ts'
 import { BODY_PAUSE_MS } from './limits.ts'
 import { type Peers, plainAddress } from './peers.ts'
+import { refuseStream } from './sse.ts'
 
 /** A hot call: plain node:http. What it throws is answered by the front. */
 export type HotCall = (req: IncomingMessage, res: ServerResponse, doors: Doors, who: Principal) => Promise<void>
@@ -122,7 +123,10 @@ export class Front {
     const error = this.#judged(req, thrown)
     const code = this.#tell(error, { method: req.method, path: pathOf(req.url!) })
     this.#doors.audit.refused(code, this.#options.peers.address(req))
-    sendProblem(res, error)
+    // An EventSource gives up for good on whatever is no stream.
+    if (hasCode(thrown, 'too-many') && !res.headersSent && isStream(req))
+      refuseStream(res, this.#doors, thrown as TidemarkError)
+    else sendProblem(res, error)
   }
 
   /** Who shows one bad credential after the other is told to wait. */
@@ -228,7 +232,7 @@ export class Front {
     if (this.upgraded(socket)) return 'stream'
     const req = this.#underWay(socket)?.req
     if (req === undefined) return 'idle'
-    if (req.headers.accept?.includes('text/event-stream')) return 'sse'
+    if (isStream(req)) return 'sse'
     return /^\/v1\/poll$|[?&]wait=/.test(req.url!) ? 'poll' : 'http'
   }
 
@@ -291,6 +295,9 @@ function inOneForm(req: IncomingMessage): IncomingMessage {
 
 /** An address without its query, which may hold what no log should. */
 const pathOf = (url: string): string => url.split('?', 1)[0]!
+
+const isStream = ({ method, headers }: IncomingMessage): boolean =>
+  method === 'GET' && headers.accept?.includes('text/event-stream') === true
 
 const isNdjson = (req: IncomingMessage): boolean => mediaType(req.headers['content-type'] ?? '') === NDJSON
 

@@ -7,6 +7,7 @@ import { formatTime } from '../event.ts'
 import { limitsOf } from '../limits.ts'
 import { Keeper } from '../log/keeper.ts'
 import type { Log } from '../log/log.ts'
+import { AUDIT_RETENTION, readRetentionRule } from '../retention.ts'
 import { Audit } from './audit.ts'
 import { Callers, callerOf } from './callers.ts'
 import { Census } from './census.ts'
@@ -54,7 +55,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   const keyring = options.keys === undefined ? Keyring.none() : await Keyring.open(options.keys, logger)
   const streamerSwitch = await LogSwitch.open(log, logger)
   const keeper = new Keeper(log, {
-    rules: options.retain,
+    rules: [...(options.retain ?? []), readRetentionRule(AUDIT_RETENTION)],
     cursorTtl: options.cursorTtl,
     onNotice: (level, message, facts) => logger[level](facts, message),
   })

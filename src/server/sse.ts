@@ -27,8 +27,29 @@ const PAGE_EVENTS = 1_000
 const RETRY_MS = 1_000
 /** When a client comes back whose channels have all ended, ms. */
 const ENDED_RETRY_MS = 30_000
+/** When a client comes back that had one stream too many, ms. */
+const REFUSED_RETRY_MS = 10_000
 
-/** @throws what is wrong with the request; nothing is sent then */
+/**
+ * Refuses a stream that there is no room for now: under 200, so that an EventSource comes back. No id is told: it goes
+ * on behind what it saw last.
+ */
+export function refuseStream(res: ServerResponse, doors: Doors, { code, message }: TidemarkError): void {
+  const retry = REFUSED_RETRY_MS + retryAfter(doors)
+  const facts = JSON.stringify({ code, detail: message, retryAfter: retry })
+  res.writeHead(200, STREAM_HEADERS)
+  res.end(`retry: ${retry}\n\nevent: tidemark.refused\ndata: ${facts}\n\n`)
+}
+
+const STREAM_HEADERS = {
+  'Content-Type': 'text/event-stream',
+  ...ALWAYS,
+  Vary: 'Accept, Accept-Encoding, Authorization, Cookie, Origin',
+  // Proxies that collect answers would hold events back.
+  'X-Accel-Buffering': 'no',
+}
+
+/** @throws what is wrong with the request, and too-many, which the front tells by `refuseStream`; nothing is sent then */
 export async function stream(req: IncomingMessage, res: ServerResponse, doors: Doors, who: Principal): Promise<void> {
   checkMethod(req, 'GET')
   const asked = askedStream(req, who)
@@ -276,13 +297,7 @@ class Way {
 
   #begin(): void {
     if (this.#res.headersSent || this.#res.destroyed) return
-    this.#res.writeHead(200, {
-      'Content-Type': 'text/event-stream',
-      ...ALWAYS,
-      Vary: 'Accept, Accept-Encoding, Authorization, Cookie, Origin',
-      // Proxies that collect answers would hold events back.
-      'X-Accel-Buffering': 'no',
-    })
+    this.#res.writeHead(200, STREAM_HEADERS)
     this.#comments = setInterval(() => {
       if (!this.#res.writableNeedDrain) this.#res.write(':\n\n')
     }, this.#heartbeat)

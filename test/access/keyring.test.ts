@@ -1,5 +1,5 @@
 import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { Keyring } from '../../src/access/keyring.ts'
 import { changeKeys, type Keys, makeIssuer, makeKey, readKeys } from '../../src/access/keysfile.ts'
@@ -214,6 +214,26 @@ test('a wrong file is refused at the start, and what is said of it holds no secr
   const text = fileIn()
   writeFileSync(text, `{"issuers":[{"secret":"${app.secret}"`, { mode: 0o600 })
   await expect(Keyring.open(text)).rejects.toThrow(/is not JSON$/)
+})
+
+test('public keys of an issuer that others may write are refused', async () => {
+  const file = fileIn()
+  const jwks = join(dirname(file), 'public.json')
+  writeFileSync(file, JSON.stringify({ issuers: [{ iss: 'x', alg: 'RS256', jwks: 'public.json' }] }), { mode: 0o600 })
+  writeFileSync(jwks, '{"keys":[]}')
+  for (const [mode, isGood] of [
+    [0o644, true],
+    [0o664, false],
+    [0o646, false],
+    [0o600, true],
+  ] as const) {
+    chmodSync(jwks, mode)
+    const error = await Keyring.open(file).then(
+      (ring) => ring.close(),
+      (error: Error) => error,
+    )
+    expect(error?.message, mode.toString(8)).toEqual(isGood ? undefined : expect.stringContaining('chmod go-w'))
+  }
 })
 
 test('the file is written whole, for its owner, by one at a time', () => {

@@ -1,10 +1,13 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { readHeader } from '../../src/block.ts'
+import { TidemarkError } from '../../src/errors.ts'
 import { Keeper, type KeeperOptions } from '../../src/log/keeper.ts'
 import { CURSOR_RENEW_MS, type Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
+import { Signs } from '../../src/log/signs.ts'
 import { type Retention, readRetentionRule } from '../../src/retention.ts'
 import { body, range, tempDir, tempLog } from '../parts.ts'
+import { logWith } from '../server/serve.ts'
 import { append, list, readAll } from './reading.ts'
 
 const SECOND = 1_000
@@ -325,6 +328,26 @@ describe('signs of life', () => {
     keeper.signs.saw('polls', 'c')
     await keeper.look()
     expect(await cursorsOf(log)).toEqual(['polls'])
+  })
+
+  test('a cursor that can not be renewed holds up no other', async () => {
+    const log = await tempLog()
+    await append(log, 'c', [1])
+    for (const client of ['a', 'b']) await log.commit(client, 'c', { seq: 1 })
+    for (const code of ['no-channel', 'epoch-changed', 'ahead-of-head', 'data-loss'] as const) {
+      const signs = new Signs(
+        logWith(log, {
+          commit: async (client, ...rest) => {
+            if (client === 'a') throw new TidemarkError(code, 'no')
+            return log.commit(client, ...rest)
+          },
+        }),
+      )
+      pass(CURSOR_RENEW_MS)
+      for (const client of ['a', 'b']) signs.saw(client, 'c')
+      await signs.renew(async () => {})
+      expect((await log.cursor('b', 'c'))!.time, code).toBe(Date.now())
+    }
   })
 
   test('a sign of life costs a write only when the cursor has not been renewed for long', async () => {

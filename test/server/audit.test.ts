@@ -2,12 +2,13 @@
 import { expect, test } from 'vitest'
 import { makeKey } from '../../src/access/keysfile.ts'
 import { decodeBlock } from '../../src/block.ts'
-import type { Event } from '../../src/event.ts'
+import { AUDIT_CHANNEL, type Event } from '../../src/event.ts'
 import type { Log } from '../../src/log/log.ts'
-import { AUDIT_CHANNEL, Audit } from '../../src/server/audit.ts'
+import { readRetentionRule } from '../../src/retention.ts'
+import { Audit } from '../../src/server/audit.ts'
 import { tempLog } from '../parts.ts'
 import { call, loggerTo } from './calls.ts'
-import { startGuarded } from './guarded.ts'
+import { type Guarded, startGuarded } from './guarded.ts'
 import { startTestServer } from './serve.ts'
 import { Peer, until } from './stream.ts'
 
@@ -143,4 +144,20 @@ test('a flood of refusals from many addresses is one entry of bounded length', a
   const [refused] = await ofType(log, 'refused')
   expect(refused!.data.refusals.length).toBe(200)
   expect(refused!.data.others).toBe(4_800)
+})
+
+test('it is kept for a year and to 1 GiB, or as a rule says', async () => {
+  const retentionOf = async ({ url, headers }: Guarded) =>
+    (await call(`${url}/v1/channels/_audit`, 'GET', undefined, headers('admin'))).json.retention
+  const usual = await startGuarded()
+  await until(async () => (await ofType(usual.log, 'start')).length === 1)
+  expect(await retentionOf(usual)).toEqual({ maxAge: 31_536_000, maxBytes: 1024 ** 3, from: 'pattern _audit' })
+
+  const short = await startGuarded({ retain: [readRetentionRule('_audit: events=5')] })
+  for (let n = 0; n < 12; n++) await call(`${short.url}/v1/channels/c${n}`, 'PUT', {}, short.headers('admin'))
+  expect(await retentionOf(short)).toEqual({ maxEvents: 5, from: 'pattern _audit' })
+  await until(async () => {
+    const { head, trimmed } = await short.log.info(AUDIT_CHANNEL)
+    return head === 13 && trimmed === 8
+  })
 })

@@ -421,6 +421,18 @@ test('a refresh keeps the socket, its subscriptions and its cursors; what the ne
   expect((await peer.closed).code).toBe(4401)
 })
 
+test('a commit that waits to be written is judged by the token of then', async () => {
+  const guarded = await startGuarded()
+  await guarded.log.append([{ channel: 'orders/1', body: body(1, 2) }])
+  const peer = await guarded.joined(await guarded.token('anna', ['orders/**'], ['read', 'commit']), 'web')
+  peer.send({ op: 'subscribe', channel: 'orders/1' })
+  await peer.untilOp('caughtup')
+  const reader = await guarded.token('anna', ['orders/**'], ['read'])
+  peer.send({ op: 'commit', channel: 'orders/1', seq: 2 }, { op: 'refresh', ref: 1, token: reader })
+  expect(await peer.untilOp('error')).toMatchObject({ channel: 'orders/1', code: 'forbidden' })
+  expect(await guarded.log.cursor('anna~web', 'orders/1')).toBeUndefined()
+})
+
 test('a long append ends when its key does, and says how far it came', async () => {
   const guarded = await startGuarded()
   const lines = `${JSON.stringify({ data: 1 })}\n`.repeat(1_000)

@@ -180,6 +180,34 @@ describe.skipIf(!CHROMIUM)('in Chromium', () => {
     expect((await seen()).seqs).toEqual(range(1, last))
   }, 120_000)
 
+  test('an EventSource beyond what its subject may have is told so, and comes back when there is room', async () => {
+    const guarded = await startGuarded({ retryWindow: 1, limits: { connectionsPerSubject: 1 } })
+    await guarded.log.append([{ channel: 'orders/1', body: body(1, 2) }])
+    const page = await pageOf(guarded)
+    const held = await guarded.joined(guarded.credentials.granted)
+    await page.evaluate(
+      (token) => fetch('/v1/session', { method: 'POST', headers: { authorization: `Bearer ${token}` } }),
+      guarded.credentials.granted,
+    )
+    await page.evaluate(() => {
+      const seen = { refused: [] as string[], seqs: [] as number[], state: -1 }
+      ;(window as unknown as { seen: typeof seen }).seen = seen
+      const source = new EventSource('/v1/channels/orders/1/events?after=1')
+      source.addEventListener('tidemark.refused', ({ data }) => seen.refused.push(JSON.parse(data).code))
+      source.onmessage = ({ data }) => seen.seqs.push(JSON.parse(data).seq)
+      source.onerror = () => {
+        seen.state = source.readyState
+      }
+    })
+    const seen = () =>
+      page.evaluate(() => (window as unknown as { seen: { refused: string[]; seqs: number[]; state: number } }).seen)
+    await until(async () => (await seen()).state >= 0)
+    expect(await seen()).toEqual({ refused: ['too-many'], seqs: [], state: 0 })
+    held.ws.terminate()
+    await until(async () => (await seen()).seqs.length > 0)
+    expect((await seen()).seqs).toEqual([2])
+  }, 60_000)
+
   test('without a session, and after it ended, an EventSource is refused', async () => {
     const guarded = await started()
     const page = await pageOf(guarded)

@@ -108,7 +108,12 @@ test('the sockets and streams of one subject are bounded, those of others are no
   const streamed = (caller: 'granted' | 'other') =>
     fetch(events, { headers: { ...guarded.headers(caller), accept: 'text/event-stream' }, signal: open.signal })
   expect((await streamed('granted')).status).toBe(200)
-  expect((await streamed('granted')).status).toBe(429)
+  const refused = await streamed('granted')
+  expect([refused.status, refused.headers.get('content-type')]).toEqual([200, 'text/event-stream'])
+  const told = await refused.text()
+  expect(told).not.toMatch(/^id:/m)
+  expect(Number(/^retry: (\d+)$/m.exec(told)![1])).toBeGreaterThanOrEqual(10_000)
+  expect(told).toMatch(/\nevent: tidemark\.refused\ndata: \{"code":"too-many",/)
   const third = await Peer.open(socketUrl(guarded), 'json', {})
   third.send({ op: 'hello', token: granted })
   expect(await third.next('error')).toMatchObject({ code: 'too-many' })
