@@ -97,12 +97,16 @@ export class Rounds {
   }
 }
 
-/** Most members that get a turn before input and output of others are looked at. */
-const TURNS_AT_ONCE = 16
+/** Those who are behind get turns for this long at least before input and output of others are looked at, ms. */
+const BEHIND_SLICE_MS = 2
 
-/** Those who are behind, in turn: one page each, then the event loop, then the next. */
+/**
+ * Those who are behind, in turn: one page each, in slices, and between two slices the event loop has its turn. A slice
+ * is a matter of time: a page takes from microseconds to milliseconds, and live events and appends wait for its end.
+ */
 export class Queue {
   #waiting: Turn[] = []
+  #had = 0
 
   join(member: Turn): void {
     this.#waiting.push(member)
@@ -110,8 +114,14 @@ export class Queue {
   }
 
   readonly #run = (): void => {
-    const members = this.#waiting.splice(0, TURNS_AT_ONCE)
+    const started = performance.now()
+    do this.#waiting[this.#had++]!.turn()
+    while (this.#had < this.#waiting.length && performance.now() - started < BEHIND_SLICE_MS)
+    // Those who had their turn are let go of together, when they are as many as those who wait.
+    if (this.#had * 2 >= this.#waiting.length) {
+      this.#waiting = this.#waiting.slice(this.#had)
+      this.#had = 0
+    }
     if (this.#waiting.length > 0) setImmediate(this.#run)
-    for (const member of members) member.turn()
   }
 }
