@@ -22,6 +22,7 @@ const COMMANDS: Commands = {
   inspect: async () => (await import('./inspect.ts')).inspectCommand,
   verify: async () => (await import('./verify.ts')).verifyCommand,
   salvage: async () => (await import('./salvage.ts')).salvageCommand,
+  compact: async () => (await import('./compact.ts')).compactCommand,
   config: async () => (await import('./config.ts')).configCommand,
 }
 

@@ -40,8 +40,8 @@ export async function verify(run: Run): Promise<void> {
   if (!report.whole) throw new TidemarkError('data-loss', `${report.findings.length} findings: the log is damaged`)
 }
 
-/** A directory that is named wins over a server that is only configured. */
-function isOnline({ config: { origins } }: Run): boolean {
+/** A directory that is named wins over a server that is only configured. @throws bad-request when both are named */
+export function isOnline({ config: { origins } }: Run): boolean {
   if (origins.url.source === 'flag' && origins.data.source === 'flag')
     throw wrongUsage('Give --data or --url, not both')
   if (origins.url.source === 'default' || origins.data.source === 'flag') return false

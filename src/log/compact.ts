@@ -42,8 +42,9 @@ export interface CompactOptions {
   readonly onProgress?: (done: Progress) => void
   /** Blocks of the channel are others now: what was counted of them is to be counted anew. */
   readonly onReplaced?: () => void
-  /** In place of the constants above, for tests. */
+  /** In place of REST_TIMES; 0 where nobody else wants the machine's time. */
   readonly restTimes?: number
+  /** In place of what Newest takes, for tests. */
   readonly newestBytes?: number
 }
 

@@ -3,39 +3,33 @@ import { crc32 } from 'node:zlib'
 import { expect, test } from 'vitest'
 import { checkBlock, decodeBlock, type Header, readHeader, sealBlock, spansOf } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
-import { BLOCK_BYTES_MAX, type NewEvent } from '../../src/event.ts'
-import { type CompactOptions, compactChannel } from '../../src/log/compact.ts'
-import { Follower } from '../../src/log/follow.ts'
+import { BLOCK_BYTES_MAX } from '../../src/event.ts'
+import { type CompactOptions, compactChannel, type Progress } from '../../src/log/compact.ts'
+import { Keeper } from '../../src/log/keeper.ts'
+import { blockKey } from '../../src/log/level/keys.ts'
 import type { Log } from '../../src/log/log.ts'
 import { Newest } from '../../src/log/newest.ts'
 import { openLog } from '../../src/log/open.ts'
 import { Packing, type Stretch } from '../../src/log/packing.ts'
+import { verifyLog } from '../../src/log/verify.ts'
+import { readRetentionRule } from '../../src/retention.ts'
 import { dice } from '../crash/dice.ts'
 import { event, range, SEED, tempDir } from '../parts.ts'
-import { BLOCKWISE, eventsOf, readAll, valueIn } from './reading.ts'
+import { failable } from './failable.ts'
+import { History, KeyedReader } from './keyed.ts'
+import { ALL, BLOCKWISE, readAll, refusal, valueIn } from './reading.ts'
+import { flip, numberOf } from './stored.ts'
 
 const RUNS = Number(process.env.COMPACT_RUNS ?? 40)
 const STEPS = 60
 const READERS = 5
 
-/** A reader that keeps a state by key, and who it is when it comes back. */
-interface Reader {
-  readonly client: string
-  readonly state: Map<string, unknown>
-  follower: Follower
-  after: number
-  /** What it knows begins behind this seq. */
-  since: number
-}
-
 const count = { compactions: 0, replaced: 0, thrownAway: 0, resets: 0, gaps: 0, cleaned: 0, seen: 0 }
 
 class World {
   readonly #random: (below: number) => number
-  readonly #events: NewEvent[] = []
-  /** The newest seq of each key. */
-  readonly #newest = new Map<string, number>()
-  readonly #readers: Reader[] = []
+  readonly #history = new History()
+  readonly #readers: KeyedReader[] = []
   readonly #options: { readonly dir: string; readonly tailBytes: number }
   log: Log
 
@@ -55,7 +49,7 @@ class World {
   async disturb(): Promise<void> {
     const kind = this.#random(20)
     if (kind < 7) await this.append()
-    else if (kind === 7) await this.log.trim('c', Math.max(0, this.#random(this.#events.length + 1) - 30))
+    else if (kind === 7) await this.#trim()
     else if (kind === 8) await this.#comeBack(this.#any())
     else await this.#goOn(this.#any())
   }
@@ -64,16 +58,25 @@ class World {
     const events = range(0, this.#random(4)).map((i) => {
       const key = this.#random(5) === 0 ? null : `k${this.#random(6)}`
       const isTombstone = key !== null && this.#random(4) === 0
-      return event(isTombstone ? undefined : this.#events.length + i + 1, { key })
+      return event(isTombstone ? undefined : this.#history.head + i + 1, { key })
     })
     await this.log.append([{ channel: 'c', body: encodeBody(events) }])
-    for (const it of events) if (this.#events.push(it) && it.key !== null) this.#newest.set(it.key, this.#events.length)
+    this.#history.add(events)
+  }
+
+  /** By a call, or by the keeper. */
+  async #trim(): Promise<void> {
+    const { head } = this.#history
+    const upTo = Math.max(0, this.#random(head + 1) - 30)
+    if (this.#random(2) === 0) await this.log.trim('c', upTo)
+    else {
+      const rules = [readRetentionRule(`c: events=${Math.max(1, head - upTo)}`)]
+      await new Keeper(this.log, { rules, pace: { restTimes: 0 } }).look()
+    }
   }
 
   async follow(): Promise<void> {
-    const client = `reader-${this.#readers.length}`
-    const { follower, opened } = await Follower.open(this.log, 'c', { after: { at: 'earliest' } })
-    this.#readers.push({ client, state: new Map(), follower, after: opened.after, since: opened.after })
+    this.#readers.push(await KeyedReader.begin(this.#history, this.log, 'c'))
   }
 
   /** Other things happen before and after each step of it. */
@@ -113,72 +116,33 @@ class World {
   async whole(): Promise<void> {
     for (const reader of this.#readers) {
       while (await this.#goOn(reader));
-      const expected = [...this.#newest].flatMap(([key, seq]) => {
-        const newest = this.#events[seq - 1]!
-        return seq > reader.since && newest.data !== null ? [[key, valueIn(newest)] as const] : []
-      })
-      expect(new Map([...reader.state].sort())).toEqual(new Map(expected.sort()))
+      reader.judge()
     }
-    const { trimmed } = await this.log.info('c')
-    this.#judge(trimmed, this.#events.length, await readAll(this.log, 'c', { after: trimmed }))
+    await this.#history.judgeAll(this.log, 'c')
+    expect(await verifyLog(this.log)).toMatchObject({ whole: true })
   }
 
-  #any(): Reader {
+  tally(): void {
+    for (const { count: each } of this.#readers)
+      for (const what of ['seen', 'gaps', 'resets'] as const) count[what] += each[what]
+  }
+
+  #any(): KeyedReader {
     return this.#readers[this.#random(this.#readers.length)]!
   }
 
   /** By what it was told last, or by its cursor. */
-  async #comeBack(reader: Reader): Promise<void> {
-    const { client } = reader
-    const { epoch, after } = reader.follower.place
-    const from = { after: { at: 'seq', seq: after }, epoch } as const
-    if (this.#random(2) === 0 || epoch === undefined)
-      reader.follower = (await Follower.open(this.log, 'c', from)).follower
-    else {
-      await this.log.seek(client, 'c', { seq: after, epoch })
-      if (this.#random(2) === 0) await this.log.commit(client, 'c', { seq: after })
-      reader.follower = (await Follower.open(this.log, 'c', { client })).follower
-    }
+  async #comeBack(reader: KeyedReader): Promise<void> {
+    const client = `reader-${this.#readers.indexOf(reader)}`
+    const { epoch, after } = reader.place
+    if (this.#random(2) === 0 || epoch === undefined) return reader.comeBack(this.log)
+    await this.log.seek(client, 'c', { seq: after, epoch })
+    if (this.#random(2) === 0) await this.log.commit(client, 'c', { seq: after })
+    return reader.comeBack(this.log, { client })
   }
 
-  /** False at the head. */
-  async #goOn(reader: Reader): Promise<boolean> {
-    const limits = [BLOCKWISE, { events: 7, bytes: 1e6 }, { events: 1e4, bytes: 300 }][this.#random(3)]!
-    const item = await reader.follower.next(limits)
-    if (item === undefined || item.is === 'caughtup') return false
-    if (item.is === 'ended') throw item.error
-    if (item.is === 'page') {
-      const { page } = item
-      const events = eventsOf(page)
-      expect(page.after).toBe(reader.after)
-      this.#judge(page.after, page.last, events)
-      for (const { key, ...it } of events)
-        if (key !== null && it.data === null) reader.state.delete(key)
-        else if (key !== null) reader.state.set(key, valueIn({ key, ...it }))
-      count.seen += events.length
-      reader.after = page.last
-    } else {
-      count[item.is === 'gap' ? 'gaps' : 'resets']++
-      reader.state.clear()
-      reader.since = reader.after = item.trimmed
-    }
-    return true
-  }
-
-  /** Of a stretch: each event is what was appended, in order, and what is not there was free to go. */
-  #judge(after: number, last: number, events: ReturnType<typeof eventsOf>): void {
-    const there = new Set(events.map(({ seq }) => seq))
-    expect([...there]).toEqual([...there].sort((a, b) => a - b))
-    expect(events.length).toBe(there.size)
-    for (const it of events) {
-      const { key, data } = this.#events[it.seq - 1]!
-      expect({ key: it.key, data: it.data && Buffer.from(it.data) }).toEqual({ key, data: data && Buffer.from(data) })
-    }
-    for (const seq of range(after + 1, last)) {
-      if (there.has(seq)) continue
-      const { key, data } = this.#events[seq - 1]!
-      expect([seq, key !== null && (this.#newest.get(key)! > seq || data === null)]).toEqual([seq, true])
-    }
+  #goOn(reader: KeyedReader): Promise<boolean> {
+    return reader.goOn([BLOCKWISE, { events: 7, bytes: 1e6 }, { events: 1e4, bytes: 300 }][this.#random(3)]!)
   }
 }
 
@@ -197,6 +161,7 @@ test(`${RUNS} random histories: whoever reads amid compaction sees all that stay
       await world.whole()
       await world.reopen()
       await world.whole()
+      world.tally()
     } catch (error) {
       throw new Error(`TEST_SEED=${seed} COMPACT_RUNS=1: ${(error as Error).message}`, { cause: error })
     } finally {
@@ -205,6 +170,66 @@ test(`${RUNS} random histories: whoever reads amid compaction sees all that stay
   }
   console.log(JSON.stringify(count))
   for (const [what, times] of Object.entries(count)) expect([what, times > 0]).toEqual([what, true])
+})
+
+/** Forty blocks of one event, of four keys. */
+async function fill(log: Log): Promise<History> {
+  const history = new History()
+  for (const i of range(1, 40)) {
+    const events = [event(i, { key: `k${i % 4}` })]
+    await log.append([{ channel: 'c', body: encodeBody(events) }])
+    history.add(events)
+  }
+  return history
+}
+
+/** Does it once, when a run is so far. */
+const once = (phase: Progress['phase'], work: () => void): CompactOptions => {
+  let isDone = false
+  const onProgress = (progress: Progress): void => {
+    if (isDone || progress.phase !== phase) return
+    isDone = true
+    work()
+  }
+  return { minLag: 0, restTimes: 0, onProgress }
+}
+
+test('A write that fails ends a run, nothing is lost, and the next run goes on with it', async () => {
+  const { log, failNextWrite } = await failable({ tailBytes: 0 })
+  const history = await fill(log)
+  // All of it is one stretch: it is replaced behind the last page.
+  const failed = await refusal(compactChannel(log, 'c', once('rewriting', failNextWrite)))
+  expect(failed).toMatchObject({ code: 'unavailable', outcome: 'unknown' })
+  await history.judgeAll(log, 'c')
+  expect((await log.read('c', { after: 0 }, ALL)).blocks.length).toBe(40)
+  expect(await compactChannel(log, 'c', { minLag: 0, restTimes: 0 })).toMatchObject({
+    events: { before: 40, after: 4 },
+  })
+  await history.judgeAll(log, 'c')
+})
+
+test('What is damaged amid a run is not written over: it is told, and all else stays', async () => {
+  const { log, rows } = await failable({ tailBytes: 0 })
+  await fill(log)
+  const c = await numberOf(rows, 'c')
+  let flipped: Promise<void> | undefined
+  const amid = once('rewriting', () => {
+    flipped = flip(rows, blockKey(c, 20), 8 * 9)
+  })
+  const replace = log.replace!.bind(log)
+  const slow = new Proxy(log, {
+    get: (target, name) => {
+      const verb: unknown = Reflect.get(target, name)
+      if (name !== 'replace') return typeof verb === 'function' ? verb.bind(target) : verb
+      return async (...args: Parameters<typeof replace>) => {
+        await flipped
+        return replace(...args)
+      }
+    },
+  })
+  expect(await refusal(compactChannel(slow, 'c', amid))).toMatchObject({ code: 'data-loss', after: 19, upTo: 20 })
+  expect((await readAll(log, 'c', { after: 20 })).map(valueIn)).toEqual(range(21, 40))
+  expect((await log.read('c', { after: 0 }, ALL)).last).toBe(19)
 })
 
 test('The keys that are held at once take no more memory than they may', () => {

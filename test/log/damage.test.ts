@@ -1,6 +1,7 @@
 import { crc32 } from 'node:zlib'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { sealBlock } from '../../src/block.ts'
+import { compactChannel } from '../../src/log/compact.ts'
 import { blockKey, cursorKey, headKey, nameKey } from '../../src/log/level/keys.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
@@ -177,6 +178,19 @@ describe('a damaged level log', () => {
     const log = await opened(dir)
     expect(await refusal(append(log, 'e', ['kept'], { idempotencyKey: 'k1' }))).toMatchObject({ code: 'data-loss' })
     expect(await append(log, 'e', ['next'], { idempotencyKey: 'k2' })).toMatchObject({ first: 2 })
+  })
+
+  test('Compaction leaves a channel in which damage is found as it is, and takes others', async () => {
+    const log = await damaged((rows, c) => flip(rows, blockKey(c, 30), 333))
+    const options = { minLag: 0, restTimes: 0 }
+    for (const dryRun of [true, false])
+      expect(await refusal(compactChannel(log, 'c', { ...options, dryRun }))).toMatchObject({
+        ...{ code: 'data-loss', after: 20, upTo: 30 },
+      })
+    expect((await log.read('c', { after: 0 }, ALL)).blocks.length).toBe(2)
+    expect(await compactChannel(log, 'd', options)).toMatchObject({ events: { before: 50, after: 50 }, complete: true })
+    expect((await log.read('d', { after: 0 }, ALL)).blocks.length).toBe(1)
+    await expectLoss(log, { after: 20, upTo: 30 })
   })
 
   test('Trimming what is damaged makes the channel whole again', async () => {

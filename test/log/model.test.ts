@@ -1,12 +1,15 @@
 import { setImmediate } from 'node:timers/promises'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { encodeBody } from '../../src/body.ts'
+import type { Event } from '../../src/event.ts'
+import { compactChannel } from '../../src/log/compact.ts'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Append, Appended, Log, Page, Place, ReadLimits } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { type Retention, readRetentionRule } from '../../src/retention.ts'
-import { body, SEED, tempDir } from '../parts.ts'
-import { Model, type Send } from './model.ts'
+import { event, SEED, tempDir } from '../parts.ts'
+import { Model, type Send, shown } from './model.ts'
 import { ALL, BLOCKWISE, eventsOf, list, readAll, valueIn, watched } from './reading.ts'
 
 const RUNS = 500
@@ -19,7 +22,7 @@ interface Where {
   readonly channel: string
   /** Thousandths of the way from 0 to a little beyond the head. */
   readonly at: number
-  readonly epoch: 'none' | 'now' | 'old' | 'unknown'
+  readonly epoch: 'none' | 'now' | 'before' | 'old' | 'unknown'
 }
 
 type Step =
@@ -38,6 +41,7 @@ type Step =
       readonly note: string
       readonly retention: Retention | undefined
     }
+  | { readonly verb: 'compact'; readonly channel: string; readonly tombstonesToo: boolean; readonly merely: boolean }
   | { readonly verb: 'keep' }
   | { readonly verb: 'reopen' }
 
@@ -56,7 +60,7 @@ const client = fc.constantFrom(...CLIENTS)
 const where: fc.Arbitrary<Where> = fc.record({
   channel,
   at: fc.nat(1_000),
-  epoch: fc.constantFrom('none', 'now', 'now', 'old', 'unknown'),
+  epoch: fc.constantFrom('none', 'now', 'now', 'before', 'old', 'unknown'),
 })
 const entry = fc.record({
   channel,
@@ -97,6 +101,13 @@ const step: fc.Arbitrary<Step> = fc.oneof(
       channel,
       note: fc.string({ maxLength: 5 }),
       retention: fc.constantFrom<(Retention | undefined)[]>(undefined, {}, { maxEvents: 3 }, { consumed: true }, BOTH),
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      verb: fc.constant('compact' as const),
+      ...{ channel, tombstonesToo: fc.boolean(), merely: fc.nat(9).map((n) => n === 0) },
     }),
   },
   { weight: 2, arbitrary: fc.record({ verb: fc.constant('keep' as const) }) },
@@ -175,6 +186,8 @@ class Pair {
           ).epoch,
         )
         return
+      case 'compact':
+        return this.#compact(step.channel, step.tombstonesToo, step.merely)
       case 'keep':
         await this.#keeper.look()
         model.keep({ channel: 'a/b', retention: RULE.retention })
@@ -202,19 +215,18 @@ class Pair {
       })),
     ).toEqual(
       names.map((channel) => {
-        const { epoch, trimmed, values, note } = model.channels.get(channel)!
-        return { channel, epoch, head: values.length, trimmed, note }
+        const { trimmed, values, note } = model.channels.get(channel)!
+        return { channel, epoch: model.epoch(channel), head: values.length, trimmed, note }
       }),
     )
     for (const channel of names) {
-      const { trimmed, values, cursors, epoch } = model.channels.get(channel)!
-      const events = await readAll(log, channel, { epoch: epoch!, after: trimmed })
-      expect(events.map(({ seq }) => seq)).toEqual(values.map((_, i) => i + 1).slice(trimmed))
-      expect(events.map(valueIn)).toEqual(values.slice(trimmed))
+      const { trimmed, values, cursors } = model.channels.get(channel)!
+      const events = await readAll(log, channel, { epoch: model.epoch(channel)!, after: trimmed })
+      this.#hold(channel, { after: trimmed, last: values.length }, events)
       const times = events.map(({ time }) => time)
       expect(times).toEqual([...times].sort((a, b) => a - b))
-      expect((await list(log.cursors({ channel }))).map(({ client, seq }) => [client, seq])).toEqual(
-        [...cursors].map(([client, { seq }]) => [client, seq]).sort(),
+      expect((await list(log.cursors({ channel }))).map(({ client, seq, epoch }) => [client, seq, epoch])).toEqual(
+        [...cursors].map(([client, { seq, epoch }]) => [client, seq, epoch]).sort(),
       )
     }
     for (const client of CLIENTS)
@@ -232,7 +244,7 @@ class Pair {
     const outcomes = sends.map((decide) => {
       const send = decide()
       model.sent.push(send)
-      const entries = send.entries.map(({ values, ...entry }) => ({ ...entry, body: body(...values) }))
+      const entries = send.entries.map(({ values, ...entry }) => ({ ...entry, body: bodyOf(values) }))
       const one = entries.length === 1 && this.#sends++ % 2 === 0 ? entries[0] : undefined
       const answer = settled(
         one
@@ -295,13 +307,35 @@ class Pair {
       expect(page).toMatchObject({ code: refused })
       return
     }
-    const { values, trimmed, epoch } = this.model.channels.get(channel)!
+    const { values, trimmed } = this.model.channels.get(channel)!
+    const epoch = this.model.epoch(channel)
     expect(page).toMatchObject({ channel, epoch, after: place.after, head: values.length, trimmed })
     if ('code' in page) return
-    const events = eventsOf(page)
-    expect(events.map(({ seq }) => seq)).toEqual(values.map((_, i) => i + 1).slice(place.after, page.last))
-    expect(events.map(valueIn)).toEqual(values.slice(place.after, page.last))
+    this.#hold(channel, page, eventsOf(page))
     expect(page.last > place.after || page.caughtUp).toBe(true)
+  }
+
+  /** Of a stretch: every event that stands in it, and no other. */
+  #hold(channel: string, { after, last }: Pick<Page, 'after' | 'last'>, events: readonly Event[]): void {
+    const { values } = this.model.channels.get(channel)!
+    const seqs = this.model.standing(channel, after, last)
+    expect(events.map(({ seq }) => seq)).toEqual(seqs)
+    const found = events.map((it) => ({ key: it.key, data: it.data === null ? null : valueIn(it) }))
+    expect(found).toEqual(seqs.map((seq) => shown(values[seq - 1]!)))
+  }
+
+  /** @param merely nothing is changed */
+  async #compact(channel: string, tombstonesToo: boolean, dryRun: boolean): Promise<void> {
+    const { log, model } = this
+    const tombstoneAge = tombstonesToo ? -60_000 : 60_000
+    const run = () => settled(compactChannel(log, channel, { minLag: 0, tombstoneAge, restTimes: 0, dryRun }))
+    const planned = dryRun ? await run() : undefined
+    if (dryRun && model.channels.has(channel)) return expect(planned).toMatchObject({ complete: true })
+    const report = planned ?? (await run())
+    const expected = model.compact(channel, tombstonesToo)
+    if ('code' in expected) return expect(report).toMatchObject(expected)
+    const { tombstones, ...events } = expected
+    expect(report).toMatchObject({ events, tombstones, complete: true, epoch: model.epoch(channel) })
   }
 
   async #changed(where: Where): Promise<void> {
@@ -320,7 +354,8 @@ class Pair {
     const after = Math.floor((at / 1_000) * (this.model.head(channel) + 2))
     const known = {
       none: undefined,
-      now: this.model.channels.get(channel)?.epoch,
+      now: this.model.epoch(channel),
+      before: this.model.channels.get(channel)?.epoch,
       old: this.model.gone.get(channel)?.at(-1),
       unknown: 'unknown',
     }[epoch]
@@ -331,11 +366,14 @@ class Pair {
   #learn(name: string, epoch: string): void {
     const channel = this.model.channels.get(name)!
     channel.epoch ??= epoch
-    expect(epoch).toBe(channel.epoch)
+    expect(epoch).toBe(this.model.epoch(name))
     const others = [...this.model.channels].filter(([other]) => other !== name).map(([, { epoch }]) => epoch)
     expect([...others, ...[...this.model.gone.values()].flat()]).not.toContain(epoch)
   }
 }
+
+const bodyOf = (values: readonly number[]) =>
+  encodeBody(values.map(shown).map(({ key, data }) => event(data ?? undefined, { key })))
 
 /** The answer, or code and details of the refusal. */
 const settled = <T>(answer: Promise<T>): Promise<T | { code: string }> =>

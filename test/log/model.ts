@@ -17,11 +17,23 @@ export interface Send {
 
 interface ModelCursor {
   readonly seq: number
+  readonly epoch: string | undefined
+}
+
+/** What is appended for a value: some have a key, and some of those are tombstones. */
+export function shown(value: number): { readonly key: string | null; readonly data: number | null } {
+  const key = value < 40 ? null : `k${value % 5}`
+  return { key, data: key !== null && value % 4 === 0 ? null : value }
 }
 
 interface ModelChannel {
   /** Learnt from the log's first answer. */
   epoch: string | undefined
+  /** Of the epoch, and the highest tombstone that is gone. */
+  run: number
+  cleaned: number
+  /** Seqs of events that compaction took. */
+  readonly gone: Set<number>
   trimmed: number
   /** All that were ever appended: the event of seq n is values[n − 1]. */
   readonly values: number[]
@@ -84,18 +96,46 @@ export class Model {
     const known = this.channels.get(name)
     if (known) return known
     const channel: ModelChannel = {
-      ...{ epoch: undefined, trimmed: 0, values: [], note: undefined, retention: undefined },
+      ...{
+        epoch: undefined,
+        run: 0,
+        cleaned: 0,
+        gone: new Set<number>(),
+        trimmed: 0,
+        values: [],
+        note: undefined,
+        retention: undefined,
+      },
       ...{ cursors: new Map(), receipts: new Map() },
     }
     this.channels.set(name, channel)
     return channel
   }
 
+  /** As the log says it now. */
+  epoch(name: string): string | undefined {
+    const { epoch, run } = this.channels.get(name) ?? {}
+    return run ? `${epoch}~${run}` : epoch
+  }
+
+  /** Seqs of the events that stand in (after, upTo]. */
+  standing(name: string, after: number, upTo: number): number[] {
+    const { values, gone } = this.channels.get(name)!
+    return values.map((_, i) => i + 1).filter((seq) => seq > after && seq <= upTo && !gone.has(seq))
+  }
+
+  /** A place of another history, or one in an older run that may have missed a tombstone. */
+  #isOver(name: string, epoch: string, after: number): boolean {
+    const channel = this.channels.get(name)!
+    if (epoch === this.epoch(name)) return false
+    return epoch.split('~')[0] !== channel.epoch || (after > 0 && after < channel.cleaned)
+  }
+
   /** The refusal of a place, or undefined when a reader may go on from it. */
   judge(name: string, epoch: string | undefined, after: number): string | undefined {
     const channel = this.channels.get(name)
     if (!channel) return 'no-channel'
-    if (epoch !== undefined && epoch !== channel.epoch) return 'epoch-changed'
+    if (epoch !== undefined && this.#isOver(name, epoch, after)) return 'epoch-changed'
     if (after > channel.values.length) return 'ahead-of-head'
     return after < channel.trimmed ? 'gap' : undefined
   }
@@ -110,11 +150,13 @@ export class Model {
   move(how: 'commit' | 'seek', client: string, name: string, seq: number, epoch?: string): Outcome<ModelCursor> {
     const channel = this.channels.get(name)
     if (!channel) return { code: 'no-channel' }
-    if (epoch !== undefined && epoch !== channel.epoch) return { code: 'epoch-changed' }
+    if (epoch !== undefined && epoch.split('~')[0] !== channel.epoch) return { code: 'epoch-changed' }
     if (seq > channel.values.length) return { code: 'ahead-of-head', head: channel.values.length }
-    const cursor = channel.cursors.get(client)
-    if (how === 'commit' && cursor && cursor.seq >= seq) return cursor
-    const moved = { seq }
+    const now = this.epoch(name)
+    const stood = how === 'commit' ? channel.cursors.get(client) : undefined
+    const known = stood && epoch === now && this.#isOver(name, stood.epoch!, stood.seq) ? undefined : stood
+    if (known && known.seq >= seq) return known
+    const moved = { seq, epoch: seq < channel.cleaned ? (epoch ?? known?.epoch ?? now) : now }
     channel.cursors.set(client, moved)
     return moved
   }
@@ -128,6 +170,25 @@ export class Model {
     if (!channel) return { code: 'no-channel' }
     channel.trimmed = Math.max(channel.trimmed, Math.min(upTo, channel.values.length))
     return { trimmed: channel.trimmed, head: channel.values.length }
+  }
+
+  /** The newest event of each key stays, and every event without one; tombstones that are the newest, when they may not go. */
+  compact(name: string, tombstonesToo: boolean): Outcome<{ before: number; after: number; tombstones: number }> {
+    const channel = this.channels.get(name)
+    if (!channel) return { code: 'no-channel' }
+    const { values, gone, trimmed } = channel
+    const before = this.standing(name, trimmed, values.length)
+    const newest = new Map(before.map((seq) => [shown(values[seq - 1]!).key, seq]))
+    const stays = before.filter((seq) => {
+      const { key } = shown(values[seq - 1]!)
+      return key === null || newest.get(key) === seq
+    })
+    const goes = tombstonesToo ? stays.filter((seq) => shown(values[seq - 1]!).data === null) : []
+    const after = stays.filter((seq) => !goes.includes(seq))
+    for (const seq of before) if (!after.includes(seq)) gone.add(seq)
+    if (goes.length > 0) channel.run++
+    channel.cleaned = Math.max(channel.cleaned, ...goes)
+    return { before: before.length, after: after.length, tombstones: goes.length }
   }
 
   configure(name: string, note: string, retention: Retention | undefined): void {
@@ -155,7 +216,8 @@ export class Model {
   delete(name: string): Outcome<undefined> {
     const channel = this.channels.get(name)
     if (!channel) return { code: 'no-channel' }
-    if (channel.epoch !== undefined) this.gone.set(name, [...(this.gone.get(name) ?? []), channel.epoch])
+    const epoch = this.epoch(name)
+    if (epoch !== undefined) this.gone.set(name, [...(this.gone.get(name) ?? []), epoch])
     this.channels.delete(name)
     return undefined
   }

@@ -1,0 +1,70 @@
+/**
+ * The process that the keyed kills end: it appends events with keys to one channel, trims it at times, and compacts it
+ * over and over, tombstones included, with as little rest as it can.
+ *
+ *   node squeeze.js DIR FIRST      appends FIRST, FIRST + 1, …      LOG_OPTIONS: more options of the log, as JSON
+ *
+ *   {"ask": n} · {"done": n, "first": seq} · {"trim": seq} · {"trimmed": seq} · {"verb", "is": "asked" | "done"}
+ */
+import { writeSync } from 'node:fs'
+import { encodeBody } from '../../src/body.ts'
+import { compactChannel } from '../../src/log/compact.ts'
+import type { Log } from '../../src/log/log.ts'
+import { openLog } from '../../src/log/open.ts'
+import { dice } from './dice.ts'
+import { CHANNEL, keyedEvents } from './keyed-script.ts'
+
+const [dir, first] = [process.argv[2]!, Number(process.argv[3])]
+const logOptions = process.env.LOG_OPTIONS ? (JSON.parse(process.env.LOG_OPTIONS) as object) : {}
+
+/** Told with one synchronous write: a line that the parent has is a line that was said before the kill. */
+const tell = (line: unknown): void => {
+  writeSync(1, `${JSON.stringify(line)}\n`)
+}
+
+const random = dice(first)
+const log = await openLog({ dir, ...logOptions })
+let head = 0
+
+async function append(): Promise<void> {
+  for (let n = first; ; n++) {
+    tell({ ask: n })
+    const body = encodeBody(keyedEvents(n))
+    const [answer] = await log.append([{ channel: CHANNEL, body }])
+    tell({ done: n, first: answer!.first })
+    head = answer!.last
+    if (random(60) > 0) continue
+    const upTo = Math.max(0, head - 40 - random(200))
+    tell({ trim: upTo })
+    tell({ trimmed: (await log.trim(CHANNEL, upTo)).trimmed })
+  }
+}
+
+/** The log, each step of compaction told before and after it is taken. */
+const told = new Proxy(log, {
+  get(target, name) {
+    const verb: unknown = Reflect.get(target, name)
+    if (name !== 'replace' && name !== 'clean' && name !== 'reclaim')
+      return typeof verb === 'function' ? verb.bind(target) : verb
+    return async (...args: unknown[]) => {
+      tell({ verb: name, is: 'asked' })
+      const answer: unknown = await (verb as (...args: unknown[]) => Promise<unknown>).apply(target, args)
+      tell({ verb: name, is: 'done' })
+      return answer
+    }
+  },
+}) as Log
+
+async function compact(): Promise<void> {
+  for (;;) {
+    const tombstoneAge = random(3) === 0 ? 60_000 : -60_000
+    const newestBytes = random(3) === 0 ? 500 : 1 << 20
+    await compactChannel(told, CHANNEL, { minLag: random(3) * 20, tombstoneAge, newestBytes, restTimes: 0 })
+  }
+}
+
+tell({ opened: true })
+tell({ ask: first - 1 })
+const [begun] = await log.append([{ channel: CHANNEL, body: encodeBody(keyedEvents(first - 1)) }])
+tell({ done: first - 1, first: begun!.first })
+await Promise.all([append(), compact()])
