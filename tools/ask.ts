@@ -78,6 +78,17 @@ export function mayHaveArrived(error: unknown): boolean {
   return error.code !== 'too-many' && !NOT_CONNECTED.has((reason as NodeJS.ErrnoException | undefined)?.code)
 }
 
+/**
+ * Whether a running server is meant. A directory that is named wins over a server that is only configured.
+ * @throws bad-request when both are named
+ */
+export function isOnline({ config: { origins } }: Pick<Run, 'config'>): boolean {
+  if (origins.url.source === 'flag' && origins.data.source === 'flag')
+    throw wrongUsage('Give --data or --url, not both')
+  if (origins.url.source === 'default' || origins.data.source === 'flag') return false
+  return origins.url.source === 'flag' || origins.data.source === 'default'
+}
+
 /** A name from the command line. @throws bad-request */
 export const channelOf = (arg: Run['args'][number]): string => checkChannel(arg)
 

@@ -4,10 +4,10 @@ import { TidemarkError } from '../src/errors.ts'
 import { type Compacted, compactChannel, type Progress } from '../src/log/compact.ts'
 import { openLog } from '../src/log/open.ts'
 import { DURATION_UNITS, withUnit } from '../src/units.ts'
-import { ask, channelOf, pathOf, wrongUsage } from './ask.ts'
+import { ask, channelOf, isOnline, pathOf, wrongUsage } from './ask.ts'
 import { command, type Run } from './command.ts'
 import { printable, type Terminal } from './terminal.ts'
-import { isOnline, MIB } from './verify.ts'
+import { MIB } from './verify.ts'
 
 /** How often a server is asked how far it is, ms. */
 const ASK_MS = 500

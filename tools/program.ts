@@ -23,6 +23,11 @@ const COMMANDS: Commands = {
   verify: async () => (await import('./verify.ts')).verifyCommand,
   salvage: async () => (await import('./salvage.ts')).salvageCommand,
   compact: async () => (await import('./compact.ts')).compactCommand,
+  backup: async () => (await import('./backup.ts')).backupCommand,
+  restore: async () => (await import('./restore.ts')).restoreCommand,
+  export: async () => (await import('./export.ts')).exportCommand,
+  import: async () => (await import('./import.ts')).importCommand,
+  copy: async () => (await import('./copy.ts')).copyCommand,
   config: async () => (await import('./config.ts')).configCommand,
 }
 

@@ -10,6 +10,8 @@ export interface Terminal {
   print(text: string, done?: string): Promise<void>
   /** A message for people. */
   say(message: string): void
+  /** Where a progress bar is drawn; undefined where nobody looks. */
+  readonly screen?: NodeJS.WriteStream
   /** How far it is: a line in place of the one before, on a terminal only. None takes it away. */
   progress(text?: string): void
   /** Lets the process end though its input is open. */
@@ -45,6 +47,10 @@ export class ProcessTerminal implements Terminal {
     return new Promise((resolve) => {
       process.stdout.write(`${text}\n`, () => resolve())
     })
+  }
+
+  get screen(): NodeJS.WriteStream {
+    return process.stderr
   }
 
   say(message: string): void {

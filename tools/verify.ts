@@ -4,7 +4,7 @@ import { TidemarkError } from '../src/errors.ts'
 import type { Finding, Loss } from '../src/log/log.ts'
 import { verifyStopped } from '../src/log/open.ts'
 import type { Report } from '../src/log/verify.ts'
-import { ask, wrongUsage } from './ask.ts'
+import { ask, isOnline } from './ask.ts'
 import { command, type Run } from './command.ts'
 import { printable, type Terminal, table } from './terminal.ts'
 
@@ -38,14 +38,6 @@ export async function verify(run: Run): Promise<void> {
   terminal.progress()
   await terminal.print(settings.json ? JSON.stringify(report) : textOf(report))
   if (!report.whole) throw new TidemarkError('data-loss', `${report.findings.length} findings: the log is damaged`)
-}
-
-/** A directory that is named wins over a server that is only configured. @throws bad-request when both are named */
-export function isOnline({ config: { origins } }: Run): boolean {
-  if (origins.url.source === 'flag' && origins.data.source === 'flag')
-    throw wrongUsage('Give --data or --url, not both')
-  if (origins.url.source === 'default' || origins.data.source === 'flag') return false
-  return origins.url.source === 'flag' || origins.data.source === 'default'
 }
 
 function verifyHere({ settings, terminal }: Run): Promise<Report> {

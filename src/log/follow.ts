@@ -255,7 +255,7 @@ export function behind(passed: Page, page: Page): Page {
 }
 
 /** Undefined when there is no such channel. */
-export async function infoOrNone(log: Source, channel: string): Promise<ChannelInfo | undefined> {
+export async function infoOrNone(log: Pick<Source, 'info'>, channel: string): Promise<ChannelInfo | undefined> {
   try {
     return await log.info(channel)
   } catch (error) {

@@ -7,6 +7,7 @@
 import type { Header } from '../block.ts'
 import type { Body } from '../body.ts'
 import type { Retention } from '../retention.ts'
+import type { ArrivalPiece, Arrived } from './arrival.ts'
 
 /** What an engine can do beyond the core; a missing one answers `501 not-supported`. */
 export type Capability = 'multiChannel' | 'compact' | 'erase'
@@ -241,6 +242,15 @@ export interface Log {
    * @throws no-channel, epoch-changed
    */
   delete(channel: string, epoch?: string): Promise<void>
+
+  /**
+   * Takes in a piece of a history that was kept elsewhere, or begins to: a piece that holds none of it tells how far it
+   * came. Durable when it resolves; the same piece again changes nothing. With its end the channel is there at once,
+   * its cursors too. A channel that holds this history already is left as it is, and told as whole. Optional.
+   * @throws epoch-changed (the channel holds another history), seq-conflict (a piece that does not continue: `head` is
+   * how far it came), bad-request, data-loss (a block that is not whole), too-large, storage-full, unavailable
+   */
+  arrive?(channel: string, piece: ArrivalPiece): Promise<Arrived>
 
   /** Channels by name, those after `after` that begin with `prefix`; damaged ones are left out as in `cursors`. */
   channels(prefix: string, after?: string): AsyncIterable<ChannelInfo>

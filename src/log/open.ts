@@ -1,4 +1,6 @@
 /** The one place where an engine is chosen. */
+import { resolve } from 'node:path'
+import { TidemarkError } from '../errors.ts'
 import type { BlocksPart, BlockView, StoreView } from './level/inspect.ts'
 import type { Salvaged } from './level/salvage.ts'
 import type { Log } from './log.ts'
@@ -53,6 +55,31 @@ export async function verifyStopped(dir: string, options?: VerifyOptions): Promi
 export async function salvageStopped(dir: string, into: string, options?: VerifyOptions): Promise<Salvaged> {
   const { salvageLevel } = await import('./level/salvage.ts')
   return salvageLevel(dir, into, options)
+}
+
+/**
+ * Makes a new log beside a directory and gives it that name when all of it is there and verified. What a run that was
+ * stopped left is gone on with by the next one with the same `draft`.
+ * @param dir must not exist, or be empty
+ * @param draft what the log is called beside it meanwhile: `DIR.DRAFT`
+ * @param fill closes what it opens
+ * @throws cannot-create; data-loss when it is not whole; what `fill` throws
+ */
+export async function makeStopped<T>(
+  dir: string,
+  draft: string,
+  fill: (dir: string) => Promise<T>,
+  options?: VerifyOptions,
+): Promise<T> {
+  const { makePlaceFor, nameDraft } = await import('./level/places.ts')
+  const target = resolve(dir)
+  const path = `${target}.${draft}`
+  makePlaceFor(target)
+  const filled = await fill(path)
+  const { findings } = await verifyStopped(path, options)
+  if (findings[0]) throw new TidemarkError('data-loss', `${path} is not whole: ${findings[0].detail}`)
+  nameDraft(path, target)
+  return filled
 }
 
 /** What is in a stopped log. @throws in-use, not-found, io-error */

@@ -159,6 +159,9 @@ const UNTOLD: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS'])
 /** Reading and writing events is no admin's work, whoever does it. */
 const DATA_ROUTES: ReadonlySet<string | undefined> = new Set(['/v1/append', '/v1/poll', '/v1/channels/:channel/events'])
 
+/** Takes in histories: its pieces are data, too, and only their end is told. */
+export const IMPORT_ROUTE = '/v1/admin/import'
+
 /** When its answer is over, also where nobody was left to take it. */
 function tellOf({ audited }: AppOptions, request: FastifyRequest, res: ServerResponse): void {
   const { method, raw } = request
@@ -167,10 +170,12 @@ function tellOf({ audited }: AppOptions, request: FastifyRequest, res: ServerRes
   const { channel, client } = request.params as { readonly channel?: string; readonly client?: string }
   const tell = audited(raw)
   res.once('close', () => {
+    const piece = route === IMPORT_ROUTE ? (request.body as { channel?: string; end?: object } | undefined) : undefined
+    if (piece && piece.end === undefined) return
     // A cursor that moves on is data too.
     if (method === 'PUT' && client !== undefined && (request.body as { seek?: boolean } | undefined)?.seek !== true)
       return
-    tell({ method, route, channel, client, status: res.statusCode })
+    tell({ method, route, channel: channel ?? piece?.channel, client, status: res.statusCode })
   })
 }
 

@@ -39,6 +39,10 @@ export const COMMENT_MS = 15_000
 export const JSON_BYTES_MAX = 64 * 1024
 /** Largest body of `POST /v1/poll`: a thousand channels with long names and epochs fit in 512 KiB. */
 export const POLL_BYTES_MAX = 512 * 1024
+/** Largest body of `POST /v1/admin/import`: 8 MiB, of which 4 MiB of blocks are 5.4 MiB. */
+export const ARRIVAL_BYTES_MAX = 8 * 1024 * 1024
+/** Most cursors of one piece of an import. */
+export const ARRIVAL_CURSORS_MAX = 1_000
 /** Largest body of `POST /v1/append`: what one group of the log holds, 4 MiB. */
 export const MULTI_APPEND_BYTES_MAX = 4 * 1024 * 1024
 

@@ -63,6 +63,7 @@ export const ROUTE_RIGHTS: Readonly<Record<string, Right>> = {
   'GET /v1/admin/settings': 'admin',
   'GET /v1/admin/verify': 'admin',
   'POST /v1/admin/verify': 'admin',
+  'POST /v1/admin/import': 'admin',
 }
 
 /** By `op`. Before `hello` was answered there is no other one. */

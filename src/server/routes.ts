@@ -1,6 +1,7 @@
 /** All calls by their addresses. */
 import { addAdmin } from './admin.ts'
 import { type App, type AppOptions, makeApp } from './app.ts'
+import { addArrivals } from './arrivals.ts'
 import { addChannels } from './channels.ts'
 import { addCompaction } from './compaction.ts'
 import { addConsole } from './console.ts'
@@ -36,6 +37,7 @@ export async function makeRoutes(doors: Doors, options: RoutesOptions): Promise<
   addAdmin(app, doors, options.watched, options.version)
   addFigures(app, doors, options.watched)
   addVerify(app, doors)
+  addArrivals(app, doors)
   addSession(app, doors, options.cookies, options.peers)
   addPages(app, options.clientFile)
   addConsole(app, CONSOLE_DIR, doors.settings.path)

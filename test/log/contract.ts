@@ -5,6 +5,7 @@
 import { describe, expect, test } from 'vitest'
 import type { Capability, Log } from '../../src/log/log.ts'
 import { appendContract } from './contract-append.ts'
+import { arriveContract } from './contract-arrive.ts'
 import { channelContract } from './contract-channels.ts'
 import { compactContract } from './contract-compact.ts'
 import { cursorContract } from './contract-cursors.ts'
@@ -37,5 +38,6 @@ export function logContract(name: string, open: Open, capabilities: readonly Cap
     describe('cursors', () => cursorContract(open))
     describe('compact', () => compactContract(open, capabilities))
     describe('trim, delete, channels and close', () => channelContract(open))
+    describe('histories from elsewhere', () => arriveContract(open))
   })
 }

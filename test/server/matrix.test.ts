@@ -97,6 +97,10 @@ const ROWS: Readonly<Record<string, Row>> = {
   'GET /v1/admin/settings': { answers: admins(200) },
   'GET /v1/admin/verify': { answers: admins(200) },
   'POST /v1/admin/verify': { body: {}, answers: admins(200) },
+  'POST /v1/admin/import': {
+    body: { channel: 'moved', from: 'a.b', head: 0, trimmed: 0 },
+    answers: admins(200),
+  },
 }
 
 /** The status, and the code of a problem or of a channel's own error. A stream is left when it has begun. */

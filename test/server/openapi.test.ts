@@ -25,6 +25,7 @@ const CALLS: Record<string, string> = {
   '/v1/admin/settings': 'get',
   '/v1/admin/streamer': 'get put',
   '/v1/admin/verify': 'get post',
+  '/v1/admin/import': 'post',
   '/livez': 'get',
   '/readyz': 'get',
   '/metrics': 'get',

@@ -49,6 +49,7 @@ export class Appending implements Task {
     // Every channel is looked for before one is made, and made before the first event is placed: all or nothing.
     const drafts = this.#drafts
     const found = entries.map(({ channel }) => group.find(channel))
+    for (let i = 0; i < found.length; i++) if (!found[i]) group.needFree(entries[i]!.channel)
     for (let i = 0; i < found.length; i++) drafts.push(found[i] ?? group.make(entries[i]!.channel))
     for (let i = 0; i < drafts.length; i++) {
       const { channel, body } = entries[i]!

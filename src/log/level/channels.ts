@@ -8,7 +8,7 @@ import { LRUCache } from 'lru-cache'
 import { sameHistory } from '../../epoch.ts'
 import { hasCode, TidemarkError } from '../../errors.ts'
 import type { Appended, ChannelInfo, Place, Settings } from '../log.ts'
-import { blockRange, decodeHead, decodeName, type HeadRow, headKey, nameKey } from './keys.ts'
+import { blockRange, decodeHead, decodeName, epochOf, type HeadRow, headKey, nameKey } from './keys.ts'
 import type { Store } from './store.ts'
 
 export interface Channel extends HeadRow {
@@ -77,10 +77,8 @@ export class Channels {
     this.#judged = NOTHING
   }
 
-  /** `<store life>.<channel life>`, with `~run` once compaction has removed tombstones. */
-  epoch(channel: HeadRow): string {
-    const epoch = `${this.#store.life}.${channel.life}`
-    return channel.run === 0 ? epoch : `${epoch}~${channel.run}`
+  epoch(channel: Pick<HeadRow, 'life' | 'run'>): string {
+    return epochOf(this.#store.life, channel)
   }
 
   /** As `epoch`: the readers of one channel come one after the other. */

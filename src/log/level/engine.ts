@@ -6,6 +6,7 @@
 
 import { sameHistory } from '../../epoch.ts'
 import { TidemarkError } from '../../errors.ts'
+import type { ArrivalPiece, Arrived } from '../arrival.ts'
 import {
   type About,
   type Append,
@@ -29,6 +30,7 @@ import {
 } from '../log.ts'
 import type { LogOptions } from '../open.ts'
 import { Appending, ToldOne } from './appending.ts'
+import { Arriving } from './arriving.ts'
 import { type Channel, Channels, noChannel, Waiters } from './channels.ts'
 import { CHANGE_BYTES } from './entries.ts'
 import type { Draft, Group } from './group.ts'
@@ -247,7 +249,14 @@ class LevelLog implements Log {
 
   delete(channel: string, epoch?: string): Promise<void> {
     const deleted = this.#writer.submit(CHANGE_BYTES, (group) => {
-      const draft = group.find(channel) ?? noChannel(channel)
+      const draft = group.find(channel)
+      if (!draft) {
+        // One that is still to come is nobody's history yet, whatever epoch it will have.
+        const arrival = group.arrival(channel)
+        if (!arrival || arrival.isWhole) return noChannel(channel)
+        group.dropArrival(channel, arrival)
+        return () => {}
+      }
       this.#channels.checkEpoch(draft, epoch)
       group.delete(draft)
       return () => {}
@@ -274,6 +283,14 @@ class LevelLog implements Log {
     await this.#opened()
     const range = blockRange(this.#channels.need(channel).number, after + 1, upTo)
     await this.#store.compact(range).catch(orUnavailable)
+  }
+
+  async arrive(channel: string, piece: ArrivalPiece): Promise<Arrived> {
+    const arriving = new Arriving(channel, piece)
+    const plan = (group: Group): (() => Arrived) => arriving.plan(group, this.#store.life)
+    const { bytes } = arriving
+    const arrived = bytes > 0 ? this.#writer.submitEvents(bytes, plan) : this.#writer.submit(CHANGE_BYTES, plan)
+    return arrived.finally(() => this.#sweeper.start())
   }
 
   async bytes(channel: string): Promise<number> {

@@ -4,22 +4,26 @@
  * Changes are made on drafts, one for each channel that the group touches, so that a later change of the same group
  * sees the earlier ones; nothing outside sees a draft before the write is on disk.
  */
-import { randomBytes } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import { type Header, readHeader, sealBlock } from '../../block.ts'
 import type { Body } from '../../body.ts'
+import { TidemarkError } from '../../errors.ts'
 import { APPEND_EVENTS_MAX } from '../../event.ts'
 import type { Settings } from '../log.ts'
 import type { Channel, Channels } from './channels.ts'
 import type { Batch } from './db.ts'
 import {
+  type ArrivalRow,
+  arrivalKey,
   blockKey,
   type CursorRow,
   clientKey,
   cursorKey,
   dayOf,
+  decodeArrival,
   decodeCursor,
   decodeNext,
+  encodeArrival,
   encodeCursor,
   encodeHead,
   encodeName,
@@ -33,13 +37,19 @@ import {
   type SweepRow,
   sweepKey,
 } from './keys.ts'
-import type { Store } from './store.ts'
+import { newLife, type Store } from './store.ts'
 import { type TailBlock, tailBlock } from './tail.ts'
+
+/** When to ask again for a name under which a history arrives, ms. */
+const ARRIVING_RETRY_MS = 5_000
 
 /** Appends to one channel are merged into one block up to this size. */
 const MERGE_BYTES = 64 * 1024
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] }
+
+/** What cursors are filed under. */
+type Numbered = Pick<Channel, 'name' | 'number'>
 
 /** A channel as it will be when the group is on disk. */
 export interface Draft extends Writable<Channel> {
@@ -66,7 +76,9 @@ export class Group {
   readonly #channels: Channels
   readonly #batch: Batch
   readonly #drafts = new Map<string, Draft>()
-  readonly #cursors = new Map<string, { draft: Draft; client: string; row: CursorRow | undefined; isNew: boolean }>()
+  readonly #cursors = new Map<string, { draft: Numbered; client: string; row: CursorRow | undefined; isNew: boolean }>()
+  /** As this group leaves them. */
+  readonly #arrivals = new Map<string, ArrivalRow | undefined>()
   #receipts: Map<string, ReceiptRow> | undefined
   readonly #deleted: Channel[] = []
   readonly #deletedNames = new Set<string>()
@@ -94,16 +106,56 @@ export class Group {
 
   /** A new channel, with a number that was never used and a life of its own. */
   make(name: string, settings: Settings = {}): Draft {
+    this.needFree(name)
+    const number = this.newNumber()
+    return this.place({ name, number, settings, life: newLife(), head: 0, trimmed: 0, time: 0, cleaned: 0, run: 0 })
+  }
+
+  /** A new channel that is as it is given. */
+  place(channel: Channel): Draft {
+    const draft = this.#draft(channel)
+    draft.changed = true
+    this.configure(draft, channel.settings)
+    return draft
+  }
+
+  /** @throws unavailable while a history arrives under this name */
+  needFree(name: string): void {
+    if (this.arrival(name)?.isWhole !== false) return
+    throw new TidemarkError('unavailable', `${name} is being imported: try again when all of it came`, {
+      ...{ channel: name, retryAfter: ARRIVING_RETRY_MS },
+    })
+  }
+
+  newNumber(): number {
     if (this.#next === undefined) {
       const row = this.#store.db.getSync(NEXT_KEY)
       this.#next = row === undefined ? 1 : decodeNext(row)
     }
-    const number = this.#next++
-    const life = randomBytes(5).toString('hex')
-    const draft = this.#draft({ name, number, settings, life, head: 0, trimmed: 0, time: 0, cleaned: 0, run: 0 })
-    draft.changed = true
-    this.configure(draft, settings)
-    return draft
+    return this.#next++
+  }
+
+  /** What came under a name from elsewhere, or is coming. */
+  arrival(name: string): ArrivalRow | undefined {
+    if (this.#arrivals.has(name)) return this.#arrivals.get(name)
+    const key = arrivalKey(name)
+    const row = this.#store.db.getSync(key)
+    return row === undefined ? undefined : decodeArrival(key, row)
+  }
+
+  setArrival(name: string, row: ArrivalRow | undefined): void {
+    this.#arrivals.set(name, row)
+  }
+
+  /** Nothing more comes, and what came goes. */
+  dropArrival(name: string, { channel, head }: ArrivalRow): void {
+    this.sweepLater(channel, { upTo: head, deleted: name })
+    this.setArrival(name, undefined)
+  }
+
+  /** The number that a name has, also of a history that still arrives. */
+  numberOf(name: string): number | undefined {
+    return this.find(name)?.number ?? this.arrival(name)?.channel
   }
 
   configure(draft: Draft, settings: Settings): void {
@@ -153,6 +205,7 @@ export class Group {
     this.#sealOpen(draft)
     this.del(nameKey(draft.name))
     this.del(headKey(draft.number))
+    if (this.arrival(draft.name)) this.setArrival(draft.name, undefined)
     this.sweepLater(draft.number, { upTo: draft.head, deleted: draft.name })
     this.#drafts.delete(draft.name)
     this.#deleted.push(draft)
@@ -170,7 +223,7 @@ export class Group {
     if (now && Buffer.compare(now, row) === 0) this.del(key)
   }
 
-  cursor(draft: Draft, client: string): CursorRow | undefined {
+  cursor(draft: Numbered, client: string): CursorRow | undefined {
     const planned = this.#cursors.get(`${draft.number}/${client}`)
     if (planned) return planned.row
     const key = cursorKey(draft.number, client)
@@ -179,7 +232,7 @@ export class Group {
   }
 
   /** Deletes a cursor, with `idleSince` only one whose time is not later; false when it was not deleted. */
-  forget(draft: Draft, client: string, idleSince?: number): boolean {
+  forget(draft: Numbered, client: string, idleSince?: number): boolean {
     const goes =
       idleSince === undefined
         ? this.#hasCursor(draft, client)
@@ -188,14 +241,14 @@ export class Group {
     return goes
   }
 
-  #hasCursor(draft: Draft, client: string): boolean {
+  #hasCursor(draft: Numbered, client: string): boolean {
     const planned = this.#cursors.get(`${draft.number}/${client}`)
     if (planned) return planned.row !== undefined
     return this.#store.db.getSync(cursorKey(draft.number, client)) !== undefined
   }
 
   /** Of several moves of one cursor only the last is written. `undefined` deletes it. */
-  setCursor(draft: Draft, client: string, row: CursorRow | undefined): void {
+  setCursor(draft: Numbered, client: string, row: CursorRow | undefined): void {
     const id = `${draft.number}/${client}`
     const isNew = this.#cursors.get(id)?.isNew ?? !this.#hasCursor(draft, client)
     this.#cursors.set(id, { draft, client, row, isNew })
@@ -238,6 +291,11 @@ export class Group {
       else this.del(key)
       if (row && isNew) this.put(clientKey(client, draft.name), new Uint8Array())
       if (!row) this.del(clientKey(client, draft.name))
+    }
+    for (const [name, row] of this.#arrivals) {
+      const key = arrivalKey(name)
+      if (row) this.put(key, encodeArrival(key, row))
+      else this.del(key)
     }
     // Behind the removal of a row that was done: more to do outlives it.
     for (const [channel, row] of this.#sweeps) this.put(sweepKey(channel), encodeSweep(sweepKey(channel), row))

@@ -4,7 +4,7 @@ import { decodeBlock } from '../../block.ts'
 import type { Event } from '../../event.ts'
 import type { Settings } from '../log.ts'
 import { noChannel } from './channels.ts'
-import { blockRange, channelOfKey, lastOfBlockKey, rangeOf } from './keys.ts'
+import { blockRange, channelOfKey, epochOf, lastOfBlockKey, rangeOf } from './keys.ts'
 import { check } from './read.ts'
 import { contentsOf, withStopped } from './verify.ts'
 
@@ -62,7 +62,7 @@ export function inspectLevel(dir: string): Promise<StoreView> {
           blocks++
           bytes += block.length
         }
-        const epoch = head && store ? `${store.life}.${head.life}${head.run === 0 ? '' : `~${head.run}`}` : null
+        const epoch = head && store ? epochOf(store.life, head) : null
         return {
           ...{ channel: name, number, settings, epoch, head: head?.head ?? null, trimmed: head?.trimmed ?? null },
           ...{ blocks, bytes, cursors: cursors.get(number) ?? 0 },

@@ -9,6 +9,7 @@
  *   i | day u32 | channel u32 | key       → receipt of an append under an idempotency key
  *   l | channel u32 | after u64           → loss: events that salvage could not find, told to verify
  *   x | channel u32                       → sweep: what trim or delete left behind, to be cleared
+ *   a | name                              → arrival: a history that comes from elsewhere (arriving.ts), or came
  *   m | store                             → store row: format, life
  *   m | commit                            → commit number of the newest write, and its time
  *   m | next                              → next channel number; numbers are never reused
@@ -27,7 +28,7 @@ import type { Settings } from '../log.ts'
 /** On-disk format of the whole store; a newer one is refused. */
 export const STORE_FORMAT = 1
 
-const PREFIX = { e: 0x65, h: 0x68, n: 0x6e, c: 0x63, d: 0x64, i: 0x69, l: 0x6c, x: 0x78, m: 0x6d } as const
+const PREFIX = { e: 0x65, h: 0x68, n: 0x6e, c: 0x63, d: 0x64, i: 0x69, l: 0x6c, x: 0x78, a: 0x61, m: 0x6d } as const
 
 export const STORE_KEY = Buffer.from('mstore')
 export const COMMIT_KEY = Buffer.from('mcommit')
@@ -108,6 +109,8 @@ export function lossKey(channel: number, after: number): Uint8Array {
 }
 export const lossRange = (channel: number): Range => ({ gte: lossKey(channel, 0), lte: lossKey(channel, SEQ_MAX) })
 
+export const arrivalKey = (name: string): Uint8Array => named(PREFIX.a, name)
+
 export const sweepKey = (channel: number): Uint8Array => numbered(PREFIX.x, channel)
 export const SWEEPS: Range = startingWith(Buffer.from([PREFIX.x]))
 
@@ -158,7 +161,7 @@ export interface HeadRow {
   readonly cleaned: number
   /** Rises when compaction removes tombstones. */
   readonly run: number
-  /** This history's own part of the epoch. */
+  /** This history's own part of the epoch, or what `movedLife` made of it. */
   readonly life: string
 }
 
@@ -183,6 +186,28 @@ export function decodeHead(key: Uint8Array, row: Uint8Array): HeadRow {
     run: getU32(value, 32),
     life: value.toString('latin1', 36),
   }
+}
+
+/** Stands between a life and the places that it belongs to: `life@there:here`. */
+const FROM = '@'
+
+/**
+ * The life of a channel that keeps the epoch `<there>.<life>` it had in another store, for as long as this store's own
+ * life is `here`: what makes every epoch another one makes this one another one, too.
+ */
+export const movedLife = (life: string, there: string, here: string): string =>
+  there === here ? life : `${life}${FROM}${there}:${here}`
+
+/** `<store life>.<channel life>`, with `~run` once compaction has removed tombstones. */
+export function epochOf(store: string, { life, run }: Pick<HeadRow, 'life' | 'run'>): string {
+  const epoch = life.includes(FROM) ? movedEpoch(store, life) : `${store}.${life}`
+  return run === 0 ? epoch : `${epoch}~${run}`
+}
+
+function movedEpoch(store: string, moved: string): string {
+  const [life, places = ''] = moved.split(FROM)
+  const [there, here] = places.split(':')
+  return `${here === store ? there : store}.${life}`
 }
 
 /** Rows that are not on the hot path are MessagePack. */
@@ -225,6 +250,25 @@ export interface SweepRow {
 }
 export const encodeSweep = encode<SweepRow>()
 export const decodeSweep = decode<SweepRow>('sweep')
+
+/** A history from elsewhere. Its channel has a number, and no name row before all of it came. */
+export interface ArrivalRow {
+  /** Its epoch there, and its head there. */
+  readonly from: string
+  readonly upTo: number
+  readonly sameEpoch: boolean
+  readonly channel: number
+  readonly life: string
+  readonly run: number
+  /** How far it came. */
+  readonly head: number
+  readonly trimmed: number
+  readonly time: number
+  /** The channel is there by now. */
+  readonly isWhole: boolean
+}
+export const encodeArrival = encode<ArrivalRow>()
+export const decodeArrival = decode<ArrivalRow>('arrival')
 
 /** The events after the key's seq, up to and with `upTo`. */
 export interface LossRow {

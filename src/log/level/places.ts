@@ -1,6 +1,18 @@
 /** A log's directory: how it is made, the places in it, and how their names become durable. */
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
+import { TidemarkError } from '../../errors.ts'
 
 /** LevelDB's own directory. */
 export const storeDir = (dir: string): string => join(dir, 'store')
@@ -38,4 +50,27 @@ export function makeDir(dir: string): void {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || !statSync(dir).isDirectory()) throw error
   }
+}
+
+/**
+ * Makes sure that a log made beside a directory can be given its name: there is none, or it is empty.
+ * @throws cannot-create
+ */
+export function makePlaceFor(target: string): void {
+  const refuse = (why: string): never => {
+    throw new TidemarkError('cannot-create', `${target} ${why}`)
+  }
+  mkdirSync(dirname(target), { recursive: true, mode: 0o700 })
+  const there = lstatSync(target, { throwIfNoEntry: false })
+  if (!there) return
+  if (!there.isDirectory()) refuse('is not a directory')
+  if (there.dev !== lstatSync(dirname(target)).dev) refuse('is a mount point: name a directory in it')
+  if (readdirSync(target).length > 0) refuse('is not empty')
+}
+
+/** Gives a log that is whole its name, after `makePlaceFor`. */
+export function nameDraft(draft: string, target: string): void {
+  if (existsSync(target)) rmSync(target, { recursive: true })
+  renameSync(draft, target)
+  syncDir(dirname(target))
 }

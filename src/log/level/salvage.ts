@@ -4,7 +4,7 @@
  * another life, so that no reader goes on silently. A lost range stays a hole in its channel: readers are told
  * `data-loss` where it begins, and a loss row lets `verify` tell it from new damage.
  */
-import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync } from 'node:fs'
+import { existsSync, realpathSync, rmSync } from 'node:fs'
 import { dirname, join, relative, resolve, sep } from 'node:path'
 import { TidemarkError } from '../../errors.ts'
 import type { Finding, Loss } from '../log.ts'
@@ -34,7 +34,7 @@ import {
   rangeOf,
 } from './keys.ts'
 import type { Rows } from './merge.ts'
-import { storeDir, syncDir } from './places.ts'
+import { makePlaceFor, nameDraft, storeDir } from './places.ts'
 import { check } from './read.ts'
 import { newLife, Store } from './store.ts'
 import { type Contents, contentsOf, type StoredChannel, strangersIn, verifyLevel, walk, withStopped } from './verify.ts'
@@ -57,12 +57,10 @@ export async function salvageLevel(from: string, into: string, options: VerifyOp
   const target = resolve(into)
   const draft = `${target}.salvaging`
   checkPlaces(resolve(from), target, draft)
-  mkdirSync(dirname(target), { recursive: true, mode: 0o700 })
+  makePlaceFor(target)
   try {
     const salvaged = await withStopped(from, (rows, dir) => copyWhole(rows, dir, draft, options), true)
-    if (existsSync(target)) rmSync(target, { recursive: true })
-    renameSync(draft, target)
-    syncDir(dirname(target))
+    nameDraft(draft, target)
     return salvaged
   } catch (error) {
     rmSync(draft, { recursive: true, force: true })
@@ -73,23 +71,15 @@ export async function salvageLevel(from: string, into: string, options: VerifyOp
 /** Before anything is made. @throws not-found, cannot-create */
 function checkPlaces(source: string, target: string, draft: string): void {
   if (!existsSync(storeDir(source))) throw new TidemarkError('not-found', `There is no log in ${source}`)
-  const refuse = (why: string): never => {
-    throw new TidemarkError('cannot-create', `${target} ${why}`)
-  }
   const original = realpathSync(source)
   for (let path = dirname(target); ; path = dirname(path))
     if (existsSync(path)) {
       const place = join(realpathSync(path), relative(path, target))
-      if (place === original || place.startsWith(original + sep)) refuse('lies in the log that is to be saved')
+      if (place === original || place.startsWith(original + sep))
+        throw new TidemarkError('cannot-create', `${target} lies in the log that is to be saved`)
       break
     }
   if (existsSync(draft)) throw new TidemarkError('cannot-create', `${draft} is left of an earlier run: remove it first`)
-  const there = lstatSync(target, { throwIfNoEntry: false })
-  if (!there) return
-  // It is replaced by the draft beside it when that is whole.
-  if (!there.isDirectory()) refuse('is not a directory')
-  if (there.dev !== lstatSync(dirname(target)).dev) refuse('is a mount point: name a directory in it')
-  if (readdirSync(target).length > 0) refuse('is not empty')
 }
 
 async function copyWhole(rows: Rows, dir: string, draft: string, options: VerifyOptions): Promise<Salvaged> {
@@ -212,7 +202,7 @@ function holds(rows: Rows, number: number, name: string): boolean {
 async function copyCursors(
   rows: Rows,
   channels: readonly StoredChannel[],
-  { deleted }: Contents,
+  { unnamed }: Contents,
   writer: Writer,
   tally: Tally,
 ): Promise<void> {
@@ -221,7 +211,7 @@ async function copyCursors(
     const channel = byNumber.get(channelOfKey(key))
     const client = clientOfCursorKey(key)
     if (channel === undefined) {
-      if (!deleted.has(channelOfKey(key))) tally.find('cursor', 'Its channel is lost', { client })
+      if (!unnamed.has(channelOfKey(key))) tally.find('cursor', 'Its channel is lost', { client })
     } else if (!isWhole(() => decodeCursor(key, value))) tally.find('cursor', 'It is damaged', { client, channel })
     else {
       tally.cursors++

@@ -10,6 +10,7 @@ import { type FileFault, type Files, listFiles } from './files.ts'
 import {
   channelOfKey,
   clientOfCursorKey,
+  decodeArrival,
   decodeCursor,
   decodeHead,
   decodeLoss,
@@ -78,7 +79,7 @@ export async function* scrubRows(
   for (const [kind, part, decode] of ROWS)
     for await (const [key, row] of rows(rangeOf(kind))) {
       const detail = faultOf(() => decode(key, row))
-      const channel = kind === 'i' ? undefined : names.get(channelOfKey(key))
+      const channel = kind === 'i' || kind === 'a' ? undefined : names.get(channelOfKey(key))
       const where = {
         ...(channel !== undefined && { channel }),
         ...(kind === 'c' && { client: clientOfCursorKey(key) }),
@@ -90,7 +91,7 @@ export async function* scrubRows(
 
 /** Kinds of rows beside names and heads. */
 const ROWS: readonly (readonly [
-  'c' | 'i' | 'l' | 'x',
+  'c' | 'i' | 'l' | 'x' | 'a',
   Finding['part'],
   (key: Uint8Array, row: Uint8Array) => unknown,
 ])[] = [
@@ -98,6 +99,7 @@ const ROWS: readonly (readonly [
   ['i', 'receipt', decodeReceipt],
   ['l', 'row', decodeLoss],
   ['x', 'row', decodeSweep],
+  ['a', 'row', decodeArrival],
 ]
 
 /** What a row's crc says against it. */

@@ -115,13 +115,13 @@ export class Sweeper {
       const keys = await this.#store.db.keys({ ...range, limit: SLICE_KEYS }).all()
       if (keys.length === 0) return
       await this.#writer.submit(keys.length * 20, (group) => {
-        const anew = channel === undefined ? undefined : group.find(channel)
+        const anew = channel === undefined ? undefined : group.numberOf(channel)
         for (const key of keys) {
           group.del(key)
           if (channel === undefined) continue
           const client = clientOfCursorKey(key)
           // The client may have a cursor in a channel of the same name made since.
-          const lives = anew && this.#store.db.getSync(cursorKey(anew.number, client)) !== undefined
+          const lives = anew !== undefined && this.#store.db.getSync(cursorKey(anew, client)) !== undefined
           if (!lives) group.del(clientKey(client, channel))
         }
         return () => {}

@@ -19,6 +19,7 @@ import {
   clientKey,
   clientOfCursorKey,
   cursorKey,
+  decodeArrival,
   decodeCommit,
   decodeCursor,
   decodeHead,
@@ -28,6 +29,7 @@ import {
   decodeReceipt,
   decodeStore,
   decodeSweep,
+  epochOf,
   type HeadRow,
   headKey,
   lastOfBlockKey,
@@ -78,8 +80,8 @@ export interface Contents {
   readonly next: number
   readonly mark: ReturnType<Mark['read']>
   readonly channels: readonly StoredChannel[]
-  /** Numbers of channels that were deleted, and not cleared yet. */
-  readonly deleted: ReadonlySet<number>
+  /** Numbers without a name: of channels that were deleted and not cleared yet, and of histories that still arrive. */
+  readonly unnamed: ReadonlySet<number>
   readonly losses: readonly Loss[]
 }
 
@@ -122,13 +124,18 @@ export function contentsOf(rows: Rows, dir: string, find: Tally['find']): Conten
   }
   const store = rowOf(STORE_KEY, 'store', (row) => decodeStore(STORE_KEY, row))
   const commit = rowOf(COMMIT_KEY, 'commit', decodeCommit)
-  const deleted = new Set<number>()
+  const unnamed = new Set<number>()
   const swept = new Map<number, number>()
   for (const [key, value] of rows.range(rangeOf('x'))) {
     const found = read(() => decodeSweep(key, value))
     if ('why' in found) find('row', found.why)
-    else if (found.row.deleted !== undefined) deleted.add(channelOfKey(key))
+    else if (found.row.deleted !== undefined) unnamed.add(channelOfKey(key))
     else swept.set(channelOfKey(key), found.row.upTo)
+  }
+  for (const [key, value] of rows.range(rangeOf('a'))) {
+    const found = read(() => decodeArrival(key, value))
+    if ('why' in found) find('row', found.why)
+    else if (!found.row.isWhole) unnamed.add(found.row.channel)
   }
   const channels: StoredChannel[] = []
   for (const [key, value] of rows.range(rangeOf('n'))) {
@@ -139,8 +146,8 @@ export function contentsOf(rows: Rows, dir: string, find: Tally['find']): Conten
       continue
     }
     const { channel: number, settings } = found.row
-    if (deleted.has(number)) {
-      find('row', `Channel ${name} was deleted, but its name row is there`, { channel: name })
+    if (unnamed.has(number)) {
+      find('row', `Channel ${name} was deleted or is still to come, but its name row is there`, { channel: name })
       continue
     }
     const row = rows.get(headKey(number))
@@ -168,7 +175,7 @@ export function contentsOf(rows: Rows, dir: string, find: Tally['find']): Conten
   }
   const markFile = markPath(dir)
   const mark = existsSync(markFile) ? Mark.peek(markFile) : undefined
-  return { store, commit, next, mark, channels, deleted, losses }
+  return { store, commit, next, mark, channels, unnamed, losses }
 }
 
 /** What follows in a channel: a whole block that continues, or events that are lost. */
@@ -247,8 +254,8 @@ export function verifyLevel(dir: string, options: VerifyOptions = {}): Promise<R
 }
 
 /** Numbers that blocks are filed under, but no channel has. */
-export function* strangersIn(rows: Rows, { channels, deleted }: Contents): Generator<number> {
-  const known = [...channels.map(({ number }) => number), ...deleted].sort((a, b) => a - b)
+export function* strangersIn(rows: Rows, { channels, unnamed }: Contents): Generator<number> {
+  const known = [...channels.map(({ number }) => number), ...unnamed].sort((a, b) => a - b)
   let from = 0
   for (const number of [...known, NUMBER_MAX]) {
     while (from < number) {
@@ -270,7 +277,7 @@ function verifyMark({ store, commit, mark }: Contents, find: Tally['find']): voi
   else if (commit && commit.commit < mark.commit) find('mark', `Commits ${commit.commit + 1}–${mark.commit} are gone`)
 }
 
-function verifyCursors(rows: Rows, { store, channels, deleted }: Contents, tally: Tally): void {
+function verifyCursors(rows: Rows, { store, channels, unnamed }: Contents, tally: Tally): void {
   const byNumber = new Map(channels.map((channel) => [channel.number, channel]))
   for (const [key, value] of rows.range(rangeOf('c'))) {
     const number = channelOfKey(key)
@@ -279,7 +286,7 @@ function verifyCursors(rows: Rows, { store, channels, deleted }: Contents, tally
     const where = { client, ...(channel && { channel: channel.name }) }
     if (channel) tally.cursors++
     else {
-      if (!deleted.has(number)) tally.find('cursor', `of channel number ${number}, which has no name row`, where)
+      if (!unnamed.has(number)) tally.find('cursor', `of channel number ${number}, which has no name row`, where)
       continue
     }
     const found = read(() => decodeCursor(key, value))
@@ -289,7 +296,7 @@ function verifyCursors(rows: Rows, { store, channels, deleted }: Contents, tally
     }
     const { epoch, seq } = found.row
     const head = channel.head
-    if (head && store && sameHistory(epoch, `${store.life}.${head.life}`) && seq > head.head)
+    if (head && store && sameHistory(epoch, epochOf(store.life, head)) && seq > head.head)
       tally.find('cursor', `it stands at ${seq}, the head is ${head.head}`, where)
     if (rows.get(clientKey(client, channel.name)) === undefined)
       tally.find('cursor', 'it is not in the list of its client', where)
@@ -314,7 +321,7 @@ function verifyReceipts(rows: Rows, { store, channels }: Contents, tally: Tally)
     }
     for (const { channel, epoch, last } of found.row.answers) {
       const head = byName.get(channel)?.head
-      if (head && store && sameHistory(epoch, `${store.life}.${head.life}`) && last > head.head)
+      if (head && store && sameHistory(epoch, epochOf(store.life, head)) && last > head.head)
         tally.find('receipt', `it was answered with seq ${last}, the head is ${head.head}`, { channel })
     }
   }

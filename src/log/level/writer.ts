@@ -134,6 +134,13 @@ export class Writer {
     })
   }
 
+  /** As `submit`, of what adds events. */
+  submitEvents<T>(bytes: number, plan: Plan<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      this.enterAppend(new Change(bytes, plan, resolve, reject))
+    })
+  }
+
   /** What adds events, and is refused when the disk is almost full. */
   enterAppend(task: Task): void {
     if (this.#state === 'ok' && this.#watermark.isLow(task.bytes))

@@ -1,0 +1,280 @@
+/** Archives: what goes in comes out, whichever way it is written; and what is cut, damaged or mixed is refused. */
+import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { encodeBody } from '../../src/body.ts'
+import { isSystemChannel, type NewEvent } from '../../src/event.ts'
+import type { ChannelInfo, Cursor } from '../../src/log/log.ts'
+import { openLog, verifyStopped } from '../../src/log/open.ts'
+import { list, readAll, refusal } from '../log/reading.ts'
+import { event, range, SEED, tempDir } from '../parts.ts'
+import { startGuarded } from '../server/guarded.ts'
+import { startTestServer } from '../server/serve.ts'
+import { randomFrom } from './disk.ts'
+import { here as run, starting } from './here.ts'
+
+const bytesOf = (text: string): Uint8Array => new TextEncoder().encode(text)
+
+/** Events of every kind; JSON as no program would write it. */
+function randomEvent(random: (below: number) => number): NewEvent {
+  const key = random(3) === 0 ? `k/${random(5)} "é"` : null
+  const kinds: readonly Partial<NewEvent>[] = [
+    { data: bytesOf(`{"a" :1.50, "a":[1E2,"\\u00e9\\/"]}`) },
+    { data: bytesOf('null') },
+    { data: bytesOf(`"${'é'.repeat(random(500))}"`), type: 'node.added', id: `id ${random(100)}` },
+    { contentType: 'text/plain', data: bytesOf('line\nline\u0001') },
+    { contentType: 'text/plain; charset=latin1', data: Uint8Array.of(0xe9, 0xff) },
+    { contentType: 'application/octet-stream', data: Uint8Array.from(range(0, random(300)).map((i) => i & 255)) },
+    { contentType: 'application/octet-stream', data: new Uint8Array() },
+    { type: 'marker', data: null },
+    { data: bytesOf('{"x":1}'), to: { users: ['anna', 'ü'], groups: ['/staff'] } },
+    { key: 'gone', data: null },
+  ]
+  const kind = kinds[random(kinds.length)]!
+  return event(undefined, { ...(kind.to || kind.key ? {} : { key }), ...kind })
+}
+
+/** A log of many channels: random, empty, trimmed, trimmed to empty, set; with cursors, some of histories that are over. */
+async function filled(seed = SEED): Promise<string> {
+  console.log(`seed ${seed}`)
+  const random = randomFrom(seed)
+  const dir = join(tempDir(), 'log')
+  const log = await openLog({ dir })
+  for (const name of ['orders', 'orders/1', 'logs/a', 'files', 'old']) {
+    for (const _ of range(1, 5 + random(20)))
+      await log.append([{ channel: name, body: encodeBody(range(0, random(8)).map(() => randomEvent(random))) }])
+    const { head, epoch } = await log.info(name)
+    for (const client of ['web-1', 'anna~web', 'a:b']) await log.commit(client, name, { seq: random(head + 1), epoch })
+  }
+  await log.delete('old')
+  await log.append([{ channel: 'old', body: encodeBody([randomEvent(random)]) }])
+  await log.configure('empty', { note: 'nothing yet', retention: {} })
+  await log.configure('orders', { note: 'ä', retention: { maxEvents: 1_000_000 } })
+  await log.trim('files', random((await log.info('files')).head))
+  await log.trim('logs/a', (await log.info('logs/a')).head)
+  await log.append([{ channel: '_own', body: encodeBody([event(1)]) }])
+  await log.close()
+  return dir
+}
+
+interface Held {
+  readonly info: ChannelInfo
+  readonly events: unknown
+  readonly cursors: readonly Cursor[]
+}
+
+/** Everything that a stopped log tells, but for its epochs where they are not asked for. */
+async function heldBy(dir: string, withEpochs = false, system = false): Promise<Held[]> {
+  const log = await openLog({ dir, create: false })
+  const held: Held[] = []
+  for (const info of await list(log.channels(''))) {
+    if (isSystemChannel(info.channel) && !system) continue
+    const events = await readAll(log, info.channel, { after: info.trimmed })
+    const cursors = await list(log.cursors({ channel: info.channel }))
+    // Of a channel's own epoch, or of one that is over.
+    const told = (epoch: string) => (withEpochs ? epoch : epoch === info.epoch ? 'own' : 'other')
+    held.push({
+      info: { ...info, epoch: told(info.epoch) },
+      events: events.map((event) => ({ ...event, data: event.data && Buffer.from(event.data).toString('hex') })),
+      cursors: cursors.map((cursor) => ({ ...cursor, epoch: told(cursor.epoch) })),
+    })
+  }
+  await log.close()
+  expect(await verifyStopped(dir)).toMatchObject({ whole: true })
+  return held
+}
+
+/** Every place in every channel is read on from as it was: no seq has moved. */
+async function expectEveryPlace(dir: string, original: string): Promise<void> {
+  const [log, before] = [await openLog({ dir, create: false }), await openLog({ dir: original, create: false })]
+  for (const { channel, trimmed, head } of await list(before.channels('')))
+    if (!isSystemChannel(channel))
+      for (const after of range(trimmed, head))
+        expect((await readAll(log, channel, { after })).map(({ seq }) => seq)).toEqual(
+          (await readAll(before, channel, { after })).map(({ seq }) => seq),
+        )
+  await log.close()
+  await before.close()
+}
+
+test.each(['blocks', 'lines'])(
+  'As %s: what was exported is imported with every seq, time and cursor',
+  async (format) => {
+    const dir = await filled()
+    const before = await heldBy(dir)
+    const file = join(tempDir(), 'all.archive')
+    expect(await run(['export', '--data', dir, '-o', file, '--format', format])).toMatchObject({ code: 0 })
+    const into = join(tempDir(), 'new')
+    expect(await run(['import', file, '--check'])).toMatchObject({ code: 0 })
+    expect(await run(['import', file, '--data', into])).toMatchObject({ code: 0 })
+    expect(await heldBy(into)).toEqual(before)
+    await expectEveryPlace(into, dir)
+    // Once more changes nothing.
+    const again = await run(['import', file, '--data', into, '--json'])
+    expect(JSON.parse(again.out)).toMatchObject({ channels: before.length, present: before.length })
+    expect(await heldBy(into)).toEqual(before)
+  },
+)
+
+test.each(['blocks', 'lines'])('As %s: with its epochs, every position that anybody holds is good', async (format) => {
+  const dir = await filled()
+  const before = await heldBy(dir, true)
+  const file = join(tempDir(), 'all')
+  await run(['export', '--data', dir, '-o', file, '--format', format])
+  const into = join(tempDir(), 'new')
+  expect(await run(['import', file, '--data', into, '--same-epochs'])).toMatchObject({ code: 0 })
+  expect(await heldBy(into, true)).toEqual(before)
+  // And only in this life of the log: an accepted copy tells it as another history.
+  const copied = join(tempDir(), 'copied')
+  const { cpSync } = await import('node:fs')
+  cpSync(into, copied, { recursive: true })
+  const log = await openLog({ dir: copied, acceptCopy: true })
+  const { epoch, trimmed } = before.find(({ info }) => info.channel === 'files')!.info
+  expect(await refusal(log.read('files', { epoch, after: trimmed }, { events: 1, bytes: 1 }))).toMatchObject({
+    code: 'epoch-changed',
+  })
+  await log.close()
+})
+
+test('Lines can be made from an archive again, byte for byte, and go to stdout', async () => {
+  const dir = await filled()
+  const printed = await run(['export', 'orders', 'logs/**', '--data', dir])
+  const lines = printed.out
+    .split('\n')
+    .slice(0, -1)
+    .map((line) => JSON.parse(line))
+  expect(lines.filter(({ is }) => is === 'channel').map(({ channel }) => channel)).toEqual(['logs/a', 'orders'])
+  expect(lines.at(-1)).toMatchObject({ is: 'whole', channels: 2 })
+  const file = join(tempDir(), 'some.ndjson')
+  writeFileSync(file, printed.out)
+  const into = join(tempDir(), 'new')
+  expect(await run(['import', file, '--data', into])).toMatchObject({ code: 0 })
+  const again = await run(['export', '--data', into])
+  const events = (out: string) => out.split('\n').filter((line) => line.startsWith('{"seq"'))
+  expect(events(again.out)).toEqual(events(printed.out))
+})
+
+test('An archive that is cut or changed anywhere is refused, and nothing of it is imported', async () => {
+  const random = randomFrom(SEED)
+  console.log(`seed ${SEED}`)
+  const dir = await filled()
+  for (const format of ['blocks', 'lines']) {
+    const file = join(tempDir(), 'all')
+    await run(['export', '--data', dir, '-o', file, '--format', format])
+    const whole = readFileSync(file)
+    const into = join(tempDir(), 'new')
+    for (const i of range(1, 40)) {
+      const bytes = Buffer.from(whole)
+      const at = i === 1 ? whole.length - 1 : random(whole.length)
+      if (i % 2 === 0) bytes[at]! ^= 1 << random(8)
+      writeFileSync(file, i % 2 === 0 ? bytes : bytes.subarray(0, at))
+      const { code, err } = await run(['import', file, '--data', into])
+      // What does not begin as an archive is none.
+      expect([format, i, at, code, err]).toEqual([format, i, at, at < 8 ? expect.any(Number) : 65, expect.any(String)])
+      expect(code).not.toBe(0)
+      expect(existsSync(into)).toBe(false)
+    }
+  }
+})
+
+test('Nothing is mixed into a channel that holds another history', async () => {
+  const dir = await filled()
+  const file = join(tempDir(), 'all')
+  await run(['export', '--data', dir, '-o', file])
+  const into = join(tempDir(), 'new')
+  const log = await openLog({ dir: into })
+  await log.append([{ channel: 'logs/a', body: encodeBody([event('mine')]) }])
+  await log.close()
+  const { code, err } = await run(['import', file, '--data', into])
+  expect([code, err]).toEqual([1, expect.stringContaining('(epoch-changed)')])
+  const held = await heldBy(into)
+  expect(held.find(({ info }) => info.channel === 'logs/a')).toMatchObject({ info: { head: 1 } })
+  // The others can be asked for by name.
+  expect(await run(['import', file, 'orders/**', 'orders', '--data', into])).toMatchObject({ code: 0 })
+})
+
+test('Of a server to a server, as an admin only', async () => {
+  const dir = await filled()
+  const before = await heldBy(dir)
+  const log = await openLog({ dir })
+  onTestFinished(() => log.close())
+  const [from, to] = [await startGuarded({ log }), await startGuarded()]
+  const file = join(tempDir(), 'all')
+  const keyFile = (key: string): string => {
+    const path = join(tempDir(), 'key')
+    writeFileSync(path, key)
+    return path
+  }
+  const [key, other] = [keyFile(from.credentials.admin), keyFile(from.credentials.publish)]
+  const toKey = keyFile(to.credentials.admin)
+  const exporting = ['export', '--url', from.url, '-o', file, '--token-file']
+  expect(await run([...exporting, other])).toMatchObject({ code: 77 })
+  expect(existsSync(file)).toBe(false)
+  // While events come, which are behind the head of then.
+  const appending = range(1, 20).map((i) => log.append([{ channel: 'orders', body: encodeBody([event(i)]) }]))
+  expect(await run([...exporting, key])).toMatchObject({ code: 0 })
+  await Promise.all(appending)
+  const importing = ['import', file, '--url', to.url, '--token-file']
+  expect(await run([...importing, keyFile(to.credentials.granted)])).toMatchObject({ code: 77 })
+  expect(await run([...importing, toKey])).toMatchObject({ code: 0 })
+  const copied = join(tempDir(), 'copied')
+  expect(await run(['copy', to.url, copied, '--token-file', toKey])).toMatchObject({ code: 0 })
+  const orders = ({ info }: Held): boolean => info.channel === 'orders'
+  const held = await heldBy(copied)
+  expect(held.filter((channel) => !orders(channel))).toEqual(before.filter((channel) => !orders(channel)))
+  expect(held.find(orders)!.info.head).toBeGreaterThanOrEqual(before.find(orders)!.info.head)
+})
+
+test('A copy goes between directories and servers alike', async () => {
+  const dir = await filled()
+  const before = await heldBy(dir)
+  const { url, log, server } = await startTestServer()
+  expect(await run(['copy', dir, url])).toMatchObject({ code: 0 })
+  const last = join(tempDir(), 'last')
+  expect(await run(['copy', url, last])).toMatchObject({ code: 0 })
+  expect(await heldBy(last)).toEqual(before)
+  expect(JSON.parse((await run(['copy', url, last, '--json'])).out)).toMatchObject({ present: before.length })
+  await server.close()
+  await log.close()
+})
+
+test('An export that was stopped leaves no archive; the same command goes on with what there is', async () => {
+  const dir = join(tempDir(), 'log')
+  const log = await openLog({ dir })
+  for (const channel of ['a', 'b'])
+    for (const _ of range(1, 8))
+      await log.append([{ channel, body: encodeBody(range(1, 300).map((i) => event(`${i}`.repeat(200)))) }])
+  await log.close()
+  const held = await heldBy(dir)
+  for (const format of ['blocks', 'lines']) {
+    const file = join(tempDir(), 'all')
+    const part = `${file}.part`
+    const command = ['export', '--data', dir, '-o', file, '--format', format]
+    await run(command)
+    const whole = readFileSync(file).length
+    for (const share of [0, 0.01, 0.2, 0.5, 0.8, 0.99, 1]) {
+      const bytes = readFileSync(file)
+      const fresh = join(tempDir(), 'all')
+      writeFileSync(`${fresh}.part`, bytes.subarray(0, Math.floor(whole * share)))
+      const { code, err } = await run(['export', '--data', dir, '-o', fresh, '--format', format])
+      expect([share, code, err]).toEqual([share, 0, share === 0 ? '' : expect.stringContaining('going on')])
+      const into = join(tempDir(), 'new')
+      expect(await run(['import', fresh, '--data', into])).toMatchObject({ code: 0 })
+      expect(await heldBy(into)).toEqual(held)
+    }
+    expect(existsSync(part)).toBe(false)
+    const stopped = starting(['export', '--data', dir, '-o', `${file}.2`])
+    stopped.stop()
+    expect(await stopped.ended).toBe(130)
+    expect(existsSync(`${file}.2`)).toBe(false)
+    // Another one is not gone on with it, nor is a file overwritten.
+    expect(await run(['export', 'a', '--data', dir, '-o', `${file}.2`])).toMatchObject({ code: 73 })
+    expect(await run(command)).toMatchObject({ code: 73 })
+  }
+})
+
+test('What is lost in a log is lost in its archive, and told', async () => {
+  const dir = await filled()
+  truncateSync(join(dir, 'high-water'), 0)
+  expect((await run(['export', '--data', dir, '-o', join(tempDir(), 'all')])).code).toBe(65)
+})

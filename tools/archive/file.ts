@@ -1,0 +1,285 @@
+/**
+ * An archive's file. It is written beside its name, as `NAME.part`, and has its name only when all of it is there, on
+ * disk, and was read back. What a run that was stopped left there is gone on with.
+ */
+import { createHash, type Hash } from 'node:crypto'
+import { closeSync, existsSync, fsyncSync, ftruncateSync, openSync, renameSync, statSync, writeSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { readHeader } from '../../src/block.ts'
+import { hasCode, TidemarkError } from '../../src/errors.ts'
+import { type Begun, isSame, type Piece, Summing } from '../../src/log/carry.ts'
+import type { ChannelInfo } from '../../src/log/log.ts'
+import { blocksCodec, isBlocks } from './blocks.ts'
+import { linesCodec } from './lines.ts'
+import {
+  ARCHIVE_FORMAT,
+  type ArchiveRecord,
+  type Asked,
+  type Codec,
+  cut,
+  type Entry,
+  failing,
+  type Head,
+  reading,
+  type Tail,
+} from './record.ts'
+
+/** What an archive, or a part of one, holds. */
+export interface Contents {
+  readonly codec: Codec
+  readonly head: Head
+  /** Undefined in one that is cut. */
+  readonly tail: Tail | undefined
+  /** Channels with an end, and how many seqs they go over. */
+  readonly channels: ReadonlyMap<string, number>
+  /** Places among the channels of the file, from 0, of those that count for nothing. */
+  readonly voids: ReadonlySet<number>
+  /** The channel that has no end. */
+  readonly begun: Begun | undefined
+  /** Bytes up to which it can be gone on with, and their hash. */
+  readonly length: number
+  readonly hash: Hash
+  readonly totals: Totals
+}
+
+/** Of the channels that have an end. */
+type Totals = { -readonly [Field in keyof Omit<Tail, 'is' | 'sha256'>]: number }
+
+/**
+ * Reads a whole archive, every checksum and sum of it.
+ * @param unfinished what is whole of one that is cut
+ * @throws data-loss { offset }, bad-request for another file, not-found, io-error
+ */
+export function scan(path: string, unfinished = false): Contents {
+  const codec = codecOf(path)
+  const scanned = new Scan(path, codec)
+  try {
+    for (const entry of reading(path, codec.decode)) scanned.add(entry)
+    if (!unfinished && !scanned.tail) throw cut(scanned.offset, 'its last record is missing')
+  } catch (error) {
+    if (!unfinished || !hasCode(error, 'data-loss')) throw error
+  }
+  return scanned.contents()
+}
+
+/** @throws bad-request */
+function codecOf(path: string): Codec {
+  const [start] = reading(path, function* (input) {
+    yield input.take(8)
+  })
+  if (isBlocks(start!)) return blocksCodec
+  if (start![0] === '{'.charCodeAt(0)) return linesCodec
+  throw new TidemarkError('bad-request', `${path} is no archive`)
+}
+
+class Scan {
+  offset = 0
+  tail: Tail | undefined
+  readonly #path: string
+  readonly #codec: Codec
+  readonly #hash = createHash('sha256')
+  #head: Head | undefined
+  readonly #channels = new Map<string, number>()
+  readonly #voids = new Set<number>()
+  #count = 0
+  #open: { info: ChannelInfo; after: number; summing: Summing; hasCursors: boolean } | undefined
+  #length = 0
+  #lengthHash = this.#hash
+  readonly #totals: Totals = { channels: 0, events: 0, cursors: 0, lost: 0 }
+
+  constructor(path: string, codec: Codec) {
+    this.#path = path
+    this.#codec = codec
+  }
+
+  add({ record, bytes }: Entry): void {
+    if (this.tail) throw cut(this.offset, 'something stands behind its last record')
+    if (record.is === 'whole') this.#end(record)
+    else if (record.is === 'archive') this.#head = checkedHead(this.#path, record)
+    else this.#piece(record)
+    this.offset += bytes.length
+    this.#hash.update(bytes)
+    // It is gone on with before the cursors of a channel, and before the last record.
+    if (this.#open?.hasCursors || this.tail) return
+    this.#length = this.offset
+    this.#lengthHash = this.#hash.copy()
+  }
+
+  #piece(piece: Piece): void {
+    if (!this.#head) throw cut(this.offset, 'its first record is missing')
+    if (piece.is === 'channel') {
+      const { is: _, ...info } = piece
+      this.#open = { info, after: info.trimmed, summing: new Summing(), hasCursors: false }
+      this.#count++
+      return
+    }
+    const open = this.#open
+    if (!open) throw cut(this.offset, 'a record belongs to no channel')
+    if (piece.is === 'void') {
+      this.#voids.add(this.#count - 1)
+      this.#open = undefined
+    } else if (piece.is === 'end') {
+      if (!isSame(open.summing.sum(), piece.sum)) throw cut(this.offset, `the sum of ${open.info.channel} is another`)
+      this.#totals.channels++
+      this.#totals.events += piece.sum.events
+      this.#totals.cursors += piece.sum.cursors
+      this.#totals.lost += piece.sum.lost
+      this.#channels.set(open.info.channel, open.info.head - open.info.trimmed)
+      this.#open = undefined
+    } else {
+      open.summing.add(piece)
+      if (piece.is === 'cursors') open.hasCursors = true
+      else if (piece.is !== 'blocks') open.after = piece.upTo
+      else if (piece.blocks.length > 0) open.after = readHeader(piece.blocks.at(-1)!).last
+    }
+  }
+
+  #end(tail: Tail): void {
+    if (this.#open) throw cut(this.offset, `${this.#open.info.channel} has no end`)
+    if (this.#hash.copy().digest('hex') !== tail.sha256) throw cut(this.offset, 'its checksum is another')
+    this.tail = tail
+  }
+
+  contents(): Contents {
+    if (!this.#head) throw cut(0, 'its first record is missing')
+    this.#open?.summing.forgetCursors()
+    return {
+      ...{ codec: this.#codec, head: this.#head, tail: this.tail, channels: this.#channels, voids: this.#voids },
+      ...{ begun: this.#open, length: this.#length, hash: this.#lengthHash, totals: this.#totals },
+    }
+  }
+}
+
+function checkedHead(path: string, head: Head): Head {
+  if (head.format > ARCHIVE_FORMAT)
+    throw new TidemarkError('wrong-config', `${path} has format ${head.format}; this version reads ${ARCHIVE_FORMAT}`)
+  return head
+}
+
+/** The pieces of an archive that count. @param wanted whether a channel is asked for @throws as scan */
+export async function* piecesOf(
+  path: string,
+  { codec, voids }: Contents,
+  wanted: (channel: string) => boolean,
+): AsyncGenerator<Piece> {
+  let place = -1
+  let isWanted = false
+  for (const { record } of reading(path, codec.decode)) {
+    if (record.is === 'archive' || record.is === 'whole') continue
+    if (record.is === 'channel') {
+      place++
+      isWanted = !voids.has(place) && wanted(record.channel)
+    }
+    if (isWanted) yield record
+  }
+}
+
+/** Where an archive goes to. */
+export interface Out {
+  write(bytes: Uint8Array): void | Promise<void>
+}
+
+/** Writes records down, counts and hashes them. */
+export class Archivist {
+  readonly #out: Out
+  readonly #codec: Codec
+  readonly #hash: Hash
+  readonly #totals: Totals
+
+  /** @param before what is there already, of an earlier run */
+  constructor(out: Out, codec: Codec, before?: Contents) {
+    this.#out = out
+    this.#codec = codec
+    this.#hash = before?.hash ?? createHash('sha256')
+    this.#totals = before?.totals ?? { channels: 0, events: 0, cursors: 0, lost: 0 }
+  }
+
+  async write(record: Head | Piece): Promise<void> {
+    await this.#put(record)
+    if (record.is !== 'end') return
+    const { events, cursors, lost } = record.sum
+    this.#totals.channels++
+    this.#totals.events += events
+    this.#totals.cursors += cursors
+    this.#totals.lost += lost
+  }
+
+  async end(): Promise<Tail> {
+    const tail: Tail = { is: 'whole', ...this.#totals, sha256: this.#hash.copy().digest('hex') }
+    await this.#put(tail)
+    return tail
+  }
+
+  async #put(record: ArchiveRecord): Promise<void> {
+    const bytes = this.#codec.encode(record)
+    this.#hash.update(bytes)
+    await this.#out.write(bytes)
+  }
+}
+
+/** `NAME.part`, until it is whole. */
+export class PartFile implements Out {
+  readonly path: string
+  /** What an earlier run left, that can be gone on with. */
+  readonly before: Contents | undefined
+  readonly #name: string
+  readonly #fd: number
+
+  /** @throws cannot-create when there is such a file, or a part of another archive; io-error, storage-full */
+  constructor(name: string, codec: Codec, asked: Asked) {
+    this.#name = resolve(name)
+    this.path = `${this.#name}.part`
+    if (existsSync(this.#name)) throw new TidemarkError('cannot-create', `${name} is there already`)
+    this.before = partAt(this.path, codec, asked)
+    this.#fd = failing(this.path, () => openSync(this.path, this.before ? 'r+' : 'w', FILE_MODE))
+    failing(this.path, () => ftruncateSync(this.#fd, this.before?.length ?? 0))
+    this.#at = this.before?.length ?? 0
+  }
+
+  /** Where the next bytes go. */
+  #at: number
+
+  write(bytes: Uint8Array): void {
+    for (let done = 0; done < bytes.length; ) {
+      const wrote = failing(this.path, () => writeSync(this.#fd, bytes, done, bytes.length - done, this.#at))
+      done += wrote
+      this.#at += wrote
+    }
+  }
+
+  /** What is there stays, to be gone on with. */
+  close(): void {
+    closeSync(this.#fd)
+  }
+
+  /** Reads it back, and gives it its name. @throws data-loss, io-error, storage-full */
+  name(): void {
+    failing(this.path, () => fsyncSync(this.#fd))
+    scan(this.path)
+    failing(this.#name, () => {
+      renameSync(this.path, this.#name)
+      const dir = openSync(dirname(this.#name), 'r')
+      fsyncSync(dir)
+      closeSync(dir)
+    })
+  }
+}
+
+/** Readable by its owner alone: it holds events. */
+const FILE_MODE = 0o600
+
+/** What an earlier run left; undefined where that is nothing. @throws cannot-create */
+function partAt(path: string, codec: Codec, { source, channels }: Asked): Contents | undefined {
+  if (!existsSync(path)) return undefined
+  let found: Contents
+  try {
+    found = scan(path, true)
+  } catch (error) {
+    // Not even its first record was written.
+    if (hasCode(error, 'data-loss') || statSync(path).size < 8) return undefined
+    throw new TidemarkError('cannot-create', `${path} is in the way: it is no part of an archive`, {}, { cause: error })
+  }
+  const { head } = found
+  if (found.codec === codec && head.source === source && head.channels.join(' ') === channels.join(' ')) return found
+  throw new TidemarkError('cannot-create', `${path} is left of another archive, of ${head.source}: remove it first`)
+}
