@@ -3,6 +3,7 @@ import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { JSON_TYPE } from '../event.ts'
 import type { Page } from '../log/log.ts'
 import { ALWAYS, type READ_TYPES } from './http.ts'
+import { madeAnswer } from './pace.ts'
 import { blocksMap, cutPage, eventLines, pageFields, pageJson, type Rendered } from './render.ts'
 
 export type ReadType = (typeof READ_TYPES)[number]
@@ -38,6 +39,7 @@ export function answerOf(type: string, bytes: Bytes): Answer {
 
 /** Sends it, with `headers` beside or in place of its own. */
 export function sendAnswer(res: ServerResponse, answer: Answer, headers?: OutgoingHttpHeaders): void {
+  madeAnswer(answer.length)
   res.writeHead(200, headers ? { ...answer.headers, ...headers } : answer.headers)
   res.end(answer.bytes, 'latin1')
 }

@@ -19,6 +19,7 @@ import { logFailure } from './failure.ts'
 import { ALWAYS, holdContinue, parsePath, sendProblem } from './http.ts'
 import { BODY_PAUSE_MS } from './limits.ts'
 import { type Peers, plainAddress } from './peers.ts'
+import { Pipeline } from './pipeline.ts'
 import { refuseStream } from './sse.ts'
 
 /** A hot call: plain node:http. What it throws is answered by the front. */
@@ -48,6 +49,7 @@ export class Front {
   readonly #doors: Doors
   /** The answer under way on each connection. */
   readonly #answers = new WeakMap<Duplex, ServerResponse>()
+  readonly #pipeline = new Pipeline()
   /** Connections that became sockets, with the address of who did that. */
   readonly #upgraded = new WeakMap<Duplex, string>()
   /** Answers whose request could not be read to its end. */
@@ -75,6 +77,9 @@ export class Front {
 
   #request(req: IncomingMessage, res: ServerResponse): void {
     const { doors, access, callers } = this.#options
+    const before = this.#answers.get(req.socket)
+    // Behind an answer that ends its connection nothing counts.
+    if (before !== undefined && !before.shouldKeepAlive) return
     this.#answers.set(req.socket, res)
     if (doors.logger.isLevelEnabled('debug')) this.#logWhenOver(req, res)
     // A connection whose server is leaving gets this answer and is closed.
@@ -93,9 +98,12 @@ export class Front {
         throw new TidemarkError('unsupported-type', 'A body is taken as it is, without Content-Encoding')
       req.url = this.#withoutPrefix(req.url!)
       const who = callers.of(req, admitted)
-      if (who instanceof Promise) void who.then((found) => this.#perform(req, res, found))
-      else this.#perform(req, res, who)
+      const begin = (found: Principal) => this.#pipeline.take(req, before, () => this.#perform(req, res, found))
+      if (who instanceof Promise) void who.then(begin)
+      else begin(who)
     } catch (error) {
+      // What is not as it should be may be another request to a proxy on the way.
+      if (hasCode(error, 'bad-request')) res.shouldKeepAlive = false
       this.fail(req, res, error)
     }
   }
