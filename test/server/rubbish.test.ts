@@ -8,11 +8,11 @@ import { expect, onTestFinished, test } from 'vitest'
 import * as ws from 'ws'
 import { ERRORS } from '../../src/errors.ts'
 import type { Dice } from '../crash/dice.ts'
+import { clientFrame } from '../frame.ts'
 import { bent, GROWTH_BYTES_MAX, held, INPUTS, isLong, Judge, mutate, newDice, shown } from '../fuzz.ts'
 import { tempLog } from '../parts.ts'
 import { call } from './calls.ts'
 import { type Guarded, startGuarded } from './guarded.ts'
-import { clientFrame } from './stream.ts'
 
 const { Receiver } = ws as unknown as { Receiver: new (options: object) => Writable }
 

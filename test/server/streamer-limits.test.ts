@@ -1,18 +1,9 @@
 import { inspect } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import type { Log } from '../../src/log/log.ts'
+import { clientFrame } from '../frame.ts'
 import { body, range } from '../parts.ts'
-import {
-  clientFrame,
-  closeCode,
-  type Message,
-  type Peer,
-  rawSocket,
-  SUBPROTOCOLS,
-  seqs,
-  startStream,
-  until,
-} from './stream.ts'
+import { closeCode, type Message, type Peer, rawSocket, SUBPROTOCOLS, seqs, startStream, until } from './stream.ts'
 
 const append = async (log: Log, channel: string, ...values: unknown[]) =>
   (await log.append([{ channel, body: body(...values) }]))[0]!

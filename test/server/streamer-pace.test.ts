@@ -2,8 +2,9 @@
 import type { Socket } from 'node:net'
 import { expect, test } from 'vitest'
 import type { Log } from '../../src/log/log.ts'
+import { clientFrame } from '../frame.ts'
 import { body, range } from '../parts.ts'
-import { clientFrame, rawSocket, SUBPROTOCOLS, seqs, startStream, until } from './stream.ts'
+import { rawSocket, SUBPROTOCOLS, seqs, startStream, until } from './stream.ts'
 
 const KIB = 1024
 const MIB = 1024 * KIB
