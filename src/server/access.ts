@@ -82,6 +82,8 @@ function onlyHost(req: IncomingMessage): string {
     if (host !== undefined) throw new TidemarkError('bad-request', 'A request has one Host header')
     host = rawHeaders[i + 1]!
   }
+  if (req.httpVersionMinor === 0 && req.headers['transfer-encoding'] !== undefined)
+    throw new TidemarkError('bad-request', 'HTTP/1.0 has no Transfer-Encoding')
   if (host === undefined || host === '') throw new TidemarkError('bad-request', 'A request has a Host header')
   return host.toLowerCase()
 }
