@@ -11,6 +11,9 @@ export interface SettingsFile {
 
 /** Longest file, characters; its parser takes time beyond the length of a text. */
 const CHARS_MAX = 16 * 1024
+/** Most lines and marks that mean something to it: it holds each key against all before it, and tells every mistake. */
+const MARKS_MAX = 1_200
+const MARKS = /[\n\r:,?[\]{}&*!|>"'%@`#-]/g
 /** The parser walks by recursion, and ends the whole process where a text is nested some 800 deep: no text may be. */
 const BRACKETS_MAX = 400
 const NESTED = /(?:[-?:][ \t]+){32}/
@@ -21,15 +24,23 @@ export function readSettingsFile({ name, text, parse }: SettingsFile): unknown {
     throw new TidemarkError('wrong-config', `${name}: ${why}`, { file: name })
   }
   if (text.length > CHARS_MAX) return wrong(`it is longer than ${CHARS_MAX} characters`)
+  if ((text.match(MARKS)?.length ?? 0) > MARKS_MAX)
+    return wrong(`it has more than ${MARKS_MAX} lines and marks (colons, commas, quotes …)`)
   if ((text.match(/[[{]/g)?.length ?? 0) > BRACKETS_MAX || NESTED.test(text))
     return wrong('it is nested too deep, or has too many brackets')
-  const document = parse(text, { prettyErrors: true, uniqueKeys: true })
+  // It would draw every mistake; one is told.
+  const document = parse(text, { prettyErrors: false, uniqueKeys: true })
   const problem = document.errors[0] ?? document.warnings[0]
-  if (problem) return wrong(problem.message.split('\n')[0]!.replace(/:$/, ''))
+  if (problem) return wrong(`${problem.message} at ${placeIn(text, problem.pos[0])}`)
   try {
     // Through JSON: an alias within its own anchor is no value.
     return JSON.parse(JSON.stringify(document.toJS({ maxAliasCount: 100 })) ?? 'null')
   } catch (error) {
     return wrong(`its aliases can not be followed: ${(error as Error).message.split('\n')[0]}`)
   }
+}
+
+function placeIn(text: string, at: number): string {
+  const lines = text.slice(0, at).split('\n')
+  return `line ${lines.length}, column ${lines.at(-1)!.length + 1}`
 }

@@ -173,13 +173,7 @@ export class Judge {
   }
 
   /** Runs `take` on an input. @param also errors that are a refusal beside ours */
-  try(
-    kind: string,
-    input: Uint8Array,
-    take: (input: Uint8Array) => unknown,
-    also?: (error: unknown) => boolean,
-    mostMs = CPU_MS_MAX,
-  ): void {
+  try(kind: string, input: Uint8Array, take: (input: Uint8Array) => unknown, also?: (error: unknown) => boolean): void {
     const row = this.#row(kind)
     row.count++
     const ms = this.#once(kind, input, take, also, row)
@@ -188,7 +182,7 @@ export class Judge {
     if (own <= row.worstMs) return
     row.worstMs = own
     row.worstBytes = input.length
-    const most = mostMs + (CPU_MS_PER_MIB * input.length) / 2 ** 20
+    const most = CPU_MS_MAX + (CPU_MS_PER_MIB * input.length) / 2 ** 20
     if (isLong && own > most) this.fault(kind, `${own} ms for ${shown(input)}`)
   }
 
