@@ -184,7 +184,10 @@ export interface Log {
    */
   read(channel: string, from: Place, limits: ReadLimits): Promise<Page>
 
-  /** What `read` would give, at once, where that is in memory; undefined when it has to be waited for. @throws as `read` */
+  /**
+   * What `read` would give, at once, where that is in memory; undefined when it has to be waited for. Where several
+   * processes share a log it may be a moment old: what another one answered just now may be missing. @throws as `read`
+   */
   recent(channel: string, from: Place, limits: ReadLimits): Page | undefined
 
   /**

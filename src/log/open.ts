@@ -3,10 +3,29 @@ import { resolve } from 'node:path'
 import { TidemarkError } from '../errors.ts'
 import type { BlocksPart, BlockView, StoreView } from './level/inspect.ts'
 import type { Salvaged } from './level/salvage.ts'
-import type { Log } from './log.ts'
+import type { Durability, Log } from './log.ts'
 import type { Report, VerifyOptions } from './verify.ts'
 
+/** Where a log on NATS JetStream is, and how it is reached. */
+export interface NatsOptions {
+  /** `nats://host:port`, one for each server that may be asked first. */
+  readonly servers: readonly string[]
+  /** Names the streams: logs of several names share one NATS. Letters, digits, `_` and `-`. Default `main`. */
+  readonly namespace?: string
+  /** Servers that keep each event; default three in a cluster, else one. Counts when the streams are made. */
+  readonly replicas?: number | undefined
+  /** A credentials file's content. */
+  readonly credentials?: Uint8Array
+  readonly user?: string
+  readonly password?: string
+  readonly tls?: { readonly ca?: string; readonly cert?: string; readonly key?: string }
+  /** What an operator knows of the servers' disks: `fsync` where they run with `sync_interval: always`. */
+  readonly durability?: Durability | undefined
+}
+
 export interface LogOptions {
+  /** The log is kept in NATS JetStream, and nothing in `dir`. */
+  readonly nats?: NatsOptions
   /** Directory of the embedded log. */
   readonly dir: string
   /** False: there must be a log already; a directory without one is `data-loss`. Default: a new one is made. */
@@ -33,8 +52,12 @@ export interface LogOptions {
   ) => void
 }
 
-/** @throws in-use, data-loss, wrong-config (a copy), cannot-create, io-error */
+/** @throws in-use, data-loss, wrong-config (a copy, a NATS that is too old), cannot-create, io-error, unavailable */
 export async function openLog(options: LogOptions): Promise<Log> {
+  if (options.nats) {
+    const { openJetStream } = await import('./jetstream/engine.ts')
+    return openJetStream(options.nats, options)
+  }
   const { openLevel } = await import('./level/engine.ts')
   return openLevel(options)
 }

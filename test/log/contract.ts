@@ -24,7 +24,8 @@ let places = 0
 /** A place that no other test has. */
 export const somewhere = (): string => `place-${process.pid}-${++places}`
 
-export function logContract(name: string, open: Open, capabilities: readonly Capability[]): void {
+/** @param arrives histories can be brought into it from elsewhere (Log.arrive) */
+export function logContract(name: string, open: Open, capabilities: readonly Capability[], arrives = true): void {
   describe(`${name}: the log`, () => {
     test('says what it is and what it can do', async () => {
       const { about } = await open()
@@ -38,6 +39,6 @@ export function logContract(name: string, open: Open, capabilities: readonly Cap
     describe('cursors', () => cursorContract(open))
     describe('compact', () => compactContract(open, capabilities))
     describe('trim, delete, channels and close', () => channelContract(open))
-    describe('histories from elsewhere', () => arriveContract(open))
+    if (arrives) describe('histories from elsewhere', () => arriveContract(open))
   })
 }

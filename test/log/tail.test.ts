@@ -3,12 +3,11 @@ import { runInNewContext } from 'node:vm'
 import { crc32 } from 'node:zlib'
 import { expect, test } from 'vitest'
 import { sealBlock } from '../../src/block.ts'
-import type { Channel } from '../../src/log/level/channels.ts'
-import { Tail, tailBlock } from '../../src/log/level/tail.ts'
+import { Tail, type TailChannel, tailBlock } from '../../src/log/tail.ts'
 import { body, range } from '../parts.ts'
 import { ALL } from './reading.ts'
 
-const CHANNEL: Channel = {
+const CHANNEL: TailChannel = {
   ...{ name: 'c', number: 1, settings: {}, life: 'x', head: 0, trimmed: 0, time: 0, cleaned: 0, run: 0 },
 }
 

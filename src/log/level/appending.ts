@@ -1,8 +1,8 @@
 /** One append's turn with the writer: all of its entries or none, under one idempotency key. */
 import { TidemarkError } from '../../errors.ts'
+import { sizeOf } from '../entries.ts'
 import type { Append, Appended, AppendOptions, Submission } from '../log.ts'
 import { type Channels, noChannel } from './channels.ts'
-import { sizeOf } from './entries.ts'
 import type { Draft, Group } from './group.ts'
 import type { Receipts } from './receipts.ts'
 import type { Task } from './writer.ts'

@@ -7,6 +7,7 @@
 import { sameHistory } from '../../epoch.ts'
 import { TidemarkError } from '../../errors.ts'
 import type { ArrivalPiece, Arrived } from '../arrival.ts'
+import { CHANGE_BYTES } from '../entries.ts'
 import {
   type About,
   type Append,
@@ -29,10 +30,11 @@ import {
   type Submission,
 } from '../log.ts'
 import type { LogOptions } from '../open.ts'
+import { Tail } from '../tail.ts'
+import { Waiters } from '../waiters.ts'
 import { Appending, ToldOne } from './appending.ts'
 import { Arriving } from './arriving.ts'
-import { type Channel, Channels, noChannel, Waiters } from './channels.ts'
-import { CHANGE_BYTES } from './entries.ts'
+import { type Channel, Channels, noChannel } from './channels.ts'
 import type { Draft, Group } from './group.ts'
 import { blockRange, type CursorRow, rangeOf } from './keys.ts'
 import { Lists } from './lists.ts'
@@ -43,7 +45,6 @@ import { Watermark } from './room.ts'
 import { knownLosses, scrubRows, scrubTables } from './scrub.ts'
 import { RESERVE_BYTES, Store } from './store.ts'
 import { Sweeper } from './sweep.ts'
-import { Tail } from './tail.ts'
 import { Writer } from './writer.ts'
 
 const DAY_MS = 86_400_000

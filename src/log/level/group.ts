@@ -9,7 +9,9 @@ import { type Header, readHeader, sealBlock } from '../../block.ts'
 import type { Body } from '../../body.ts'
 import { TidemarkError } from '../../errors.ts'
 import { APPEND_EVENTS_MAX } from '../../event.ts'
+import { MERGE_BYTES } from '../entries.ts'
 import type { Settings } from '../log.ts'
+import { type TailBlock, tailBlock } from '../tail.ts'
 import type { Channel, Channels } from './channels.ts'
 import type { Batch } from './db.ts'
 import {
@@ -38,13 +40,9 @@ import {
   sweepKey,
 } from './keys.ts'
 import { newLife, type Store } from './store.ts'
-import { type TailBlock, tailBlock } from './tail.ts'
 
 /** When to ask again for a name under which a history arrives, ms. */
 const ARRIVING_RETRY_MS = 5_000
-
-/** Appends to one channel are merged into one block up to this size. */
-const MERGE_BYTES = 64 * 1024
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] }
 

@@ -6,8 +6,8 @@
  * Asked for when the append's turn comes: a retry stands behind the first try in the writer's queue, so it finds the
  * first one's row, on disk or in its own group.
  */
-import { crc32 } from 'node:zlib'
 import { TidemarkError } from '../../errors.ts'
+import { crcOf } from '../entries.ts'
 import type { Append } from '../log.ts'
 import type { Group } from './group.ts'
 import { dayOf, decodeReceipt, type ReceiptRow, receiptKey } from './keys.ts'
@@ -54,16 +54,4 @@ export class Receipts {
     }
     return undefined
   }
-}
-
-const utf8 = new TextEncoder()
-
-/** Tells whether two appends are the same as they were sent. */
-function crcOf(entries: readonly Append[]): number {
-  let crc = 0
-  for (const { channel, body, expectedSeq } of entries) {
-    crc = crc32(utf8.encode(`${channel}\n${body.count}\n${expectedSeq ?? ''}\n`), crc)
-    crc = crc32(body.bytes, crc)
-  }
-  return crc
 }

@@ -1,12 +1,19 @@
 /**
- * The newest blocks of busy channels in memory, and the pages that followers at the head share.
+ * The newest blocks of busy channels in memory, and the pages that followers at the head share: for engines.
  *
  * Bounded by bytes over all channels, oldest block out first, ready-made forms counted too, whoever makes them. It only
  * ever holds what is on disk, and loses nothing by forgetting: a reader that finds no block here reads the disk.
  */
-import { readHeader } from '../../block.ts'
-import { type BlockForms, Page, type ReadLimits } from '../log.ts'
-import type { Channel } from './channels.ts'
+import { readHeader } from '../block.ts'
+import { type BlockForms, Page, type ReadLimits } from './log.ts'
+
+/** A channel as an engine knows it; `number` is its own for each history. */
+export interface TailChannel {
+  readonly name: string
+  readonly number: number
+  readonly head: number
+  readonly trimmed: number
+}
 
 export interface TailBlock {
   readonly after: number
@@ -128,7 +135,7 @@ export class Tail {
   }
 
   /** The page that continues `after`; undefined when its first block is not here any more. */
-  page(channel: Channel, epoch: string, after: number, limits: ReadLimits): Page | undefined {
+  page(channel: TailChannel, epoch: string, after: number, limits: ReadLimits): Page | undefined {
     const tail = this.#channels.get(channel.number)
     if (!tail) return undefined
     const shared = tail.pages?.get(after)

@@ -1,8 +1,12 @@
-/** What an append is to the writer: within the limits, and so many bytes. */
-import { BODIES_BYTES_MAX, BODY_BYTES_MAX } from '../../body.ts'
-import { TidemarkError } from '../../errors.ts'
-import { APPEND_EVENTS_MAX } from '../../event.ts'
-import type { Append } from '../log.ts'
+/** What an append is to any engine: within the limits, so many bytes, the same as another one or not. */
+import { crc32 } from 'node:zlib'
+import { BODIES_BYTES_MAX, BODY_BYTES_MAX } from '../body.ts'
+import { TidemarkError } from '../errors.ts'
+import { APPEND_EVENTS_MAX } from '../event.ts'
+import type { Append } from './log.ts'
+
+/** Appends to one channel that wait together are merged into one block up to this size. */
+export const MERGE_BYTES = 64 * 1024
 
 /** What a small change counts in a group. */
 export const CHANGE_BYTES = 200
@@ -32,4 +36,16 @@ export function sizeOf(entries: readonly Append[]): number {
       bytes: BODIES_BYTES_MAX,
     })
   return bytes
+}
+
+const utf8 = new TextEncoder()
+
+/** Tells whether two appends are the same as they were sent. */
+export function crcOf(entries: readonly Append[]): number {
+  let crc = 0
+  for (const { channel, body, expectedSeq } of entries) {
+    crc = crc32(utf8.encode(`${channel}\n${body.count}\n${expectedSeq ?? ''}\n`), crc)
+    crc = crc32(body.bytes, crc)
+  }
+  return crc
 }

@@ -1,0 +1,286 @@
+/**
+ * The log on NATS JetStream: for as many processes as one likes, none of which keeps anything. Promises:
+ * src/log/log.ts. What NATS holds: record.ts.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+import { TidemarkError } from '../../errors.ts'
+import { CHANGE_BYTES } from '../entries.ts'
+import {
+  type About,
+  type Append,
+  type Appended,
+  type AppendOptions,
+  type ChannelInfo,
+  type Cursor,
+  type CursorMove,
+  type Durability,
+  type Health,
+  type Lagging,
+  type Log,
+  Page,
+  type Place,
+  type ReadLimits,
+  type Settings,
+  type Submission,
+} from '../log.ts'
+import type { LogOptions, NatsOptions } from '../open.ts'
+import { Tail } from '../tail.ts'
+import { Waiters } from '../waiters.ts'
+import { Appending, type Means, newRecord, type Told } from './appending.ts'
+import { type Channel, Channels, checkEpoch, infoOf, judge, noChannel } from './channels.ts'
+import { Cursors } from './cursors.ts'
+import { closing, isUnreachable, told } from './failures.ts'
+import { Janitor } from './janitor.ts'
+import { type Done, type Job, Lanes } from './lanes.ts'
+import { Link } from './link.ts'
+import { Lists } from './lists.ts'
+import { Pages } from './pages.ts'
+import type { ChannelRecord, Known } from './record.ts'
+import { ASK_LEADER, type Plan, Writer } from './writer.ts'
+
+const TAIL_BYTES = 64 * 1024 * 1024
+/** A read waits for NATS so long, ms. */
+const READ_MS = 5_000
+const RETRY_MS = 100
+
+/** @throws wrong-config (too old, not allowed), unavailable */
+export async function openJetStream(nats: NatsOptions, options: LogOptions): Promise<Log> {
+  return new JetStreamLog(await Link.open(nats, options), nats, options)
+}
+
+class JetStreamLog implements Log {
+  readonly about: About
+  readonly #link: Link
+  readonly #waiters = new Waiters()
+  readonly #tail: Tail
+  readonly #channels: Channels
+  readonly #pages: Pages
+  readonly #lanes = new Lanes()
+  readonly #means: Means
+  readonly #cursors: Cursors
+  readonly #lists: Lists
+  readonly #janitor: Janitor
+  readonly #notice: NonNullable<LogOptions['onNotice']>
+  #closed: Promise<void> | undefined
+
+  constructor(link: Link, nats: NatsOptions, options: LogOptions) {
+    const capabilities = link.canBatch ? (['multiChannel'] as const) : []
+    this.about = { engine: 'jetstream', durability: durabilityOf(link, nats), capabilities, idWindow: link.idWindow }
+    this.#link = link
+    this.#notice = options.onNotice ?? (() => {})
+    this.#tail = new Tail(options.tailBytes ?? TAIL_BYTES)
+    this.#channels = new Channels(link, this.#tail, this.#waiters)
+    this.#pages = new Pages(link)
+    this.#means = { link, channels: this.#channels, writer: new Writer(link, this.#channels) }
+    this.#cursors = new Cursors(link, this.#channels)
+    this.#lists = new Lists(link, this.#channels, this.#cursors)
+    this.#janitor = new Janitor(link, this.#channels, this.#cursors, this.#pages, (message, why) =>
+      this.#notice('warn', message, { why }),
+    )
+    void this.#listen()
+  }
+
+  /** Follows the connection itself: while there is none, nothing is known of what others write. */
+  async #listen(): Promise<void> {
+    for await (const { type } of this.#link.nc.status()) {
+      if (type === 'disconnect') {
+        this.#link.isConnected = false
+        this.#channels.disconnected()
+        this.#notice('warn', 'NATS is gone; appends are refused until it is back', {})
+      } else if (type === 'reconnect') {
+        this.#link.isConnected = true
+        this.#channels.disconnected()
+        this.#notice('info', 'NATS is back', {})
+      }
+    }
+  }
+
+  health(): Health {
+    const pending = { pendingAppends: this.#lanes.pendingJobs, pendingBytes: this.#lanes.pendingBytes }
+    if (this.#lanes.isClosed) return { state: 'closed', ...pending }
+    if (this.#link.isConnected) return { state: 'ok', ...pending }
+    return { state: 'reopening', reason: 'There is no connection to NATS; it is tried again and again', ...pending }
+  }
+
+  async append(entries: readonly Append[], options: AppendOptions = {}): Promise<readonly Appended[]> {
+    return new Promise((appended, failed) => {
+      this.#lanes.enter(new Appending(this.#means, entries, options, { appended, failed }))
+    })
+  }
+
+  submit(submission: Submission): void {
+    const told: Told = {
+      appended: ([answer]) => submission.appended(answer!),
+      failed: (error) => submission.failed(error),
+    }
+    try {
+      this.#lanes.enter(new Appending(this.#means, [submission], submission, told))
+    } catch (error) {
+      submission.failed(error)
+    }
+  }
+
+  read(name: string, from: Place, limits: ReadLimits): Promise<Page> {
+    return this.#asked(() => this.#read(name, from, limits))
+  }
+
+  /** Of the leader, where the channel is now; of memory, what is there. */
+  async #read(name: string, from: Place, limits: ReadLimits): Promise<Page> {
+    const channel = await this.#channels.need(name)
+    judge(channel, from)
+    const { epoch, head, trimmed } = channel
+    const { after } = from
+    if (after === head) return new Page({ channel: name, epoch, after, last: after, head, trimmed, blocks: [] })
+    const page = this.#tail.page(channel, epoch, after, limits)
+    return page ?? this.#pages.read(channel, after, limits, ({ name }) => this.#channels.need(name))
+  }
+
+  recent(name: string, from: Place, limits: ReadLimits): Page | undefined {
+    const channel = this.#lanes.isClosed ? undefined : this.#channels.live(name)
+    // What is refused, or ends at the head, is asked of the leader: another gateway may have gone on.
+    const isWithin = channel && from.after >= channel.trimmed && from.after < channel.head
+    if (!isWithin || (from.epoch !== undefined && from.epoch !== channel.epoch)) return undefined
+    return this.#tail.page(channel, channel.epoch, from.after, limits)
+  }
+
+  async changed(name: string, from: Place, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted()
+    if (this.#lanes.isClosed) throw closing()
+    this.#channels.follow(name)
+    if (this.#channels.hasChanged(name, from)) return
+    return this.#waiters.wait(name, from, signal)
+  }
+
+  info(name: string): Promise<ChannelInfo> {
+    return this.#asked(async () => infoOf(await this.#channels.need(name)))
+  }
+
+  async configure(name: string, settings: Settings): Promise<ChannelInfo> {
+    return infoOf(
+      await this.#change(name, (known) => ({ record: { ...(known.record ?? newRecord(known)), settings } }), false),
+    )
+  }
+
+  cursor(client: string, name: string): Promise<Cursor | undefined> {
+    return this.#asked(() => this.#cursors.get(client, name))
+  }
+
+  commit(client: string, name: string, to: CursorMove): Promise<Cursor> {
+    return this.#asked(() => this.#cursors.commit(client, name, to))
+  }
+
+  seek(client: string, name: string, to: CursorMove): Promise<Cursor> {
+    return this.#asked(() => this.#cursors.seek(client, name, to))
+  }
+
+  forget(client: string, name: string, idleSince?: number): Promise<boolean> {
+    return this.#asked(() => this.#cursors.forget(client, name, idleSince))
+  }
+
+  cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor> {
+    return this.#listed(() => this.#cursors.list(of))
+  }
+
+  lagging(most: number, channel?: string): Promise<Lagging> {
+    return this.#asked(() => this.#lists.lagging(most, channel))
+  }
+
+  async trim(name: string, upTo: number, epoch?: string): Promise<ChannelInfo> {
+    const channel = await this.#change(name, ({ record }) => {
+      const there = this.#meant(name, record, epoch)
+      const trimmed = Math.min(upTo, there.head)
+      return trimmed > there.trimmed ? { record: { ...there, trimmed } } : undefined
+    })
+    this.#janitor.trimmed(name)
+    return infoOf(channel)
+  }
+
+  async delete(name: string, epoch?: string): Promise<void> {
+    let ended: ChannelRecord | undefined
+    await this.#change(name, ({ record }) => {
+      ended = this.#meant(name, record, epoch)
+      return { record: ended, gone: true }
+    })
+    const mark = this.#channels.known(name)
+    if (ended && mark && !mark.record) this.#janitor.deleted(name, ended.life, mark.seq)
+  }
+
+  /** @throws no-channel, epoch-changed */
+  #meant(name: string, record: ChannelRecord | undefined, epoch: string | undefined): ChannelRecord {
+    if (!record) noChannel(name)
+    checkEpoch(this.#channelOf(name, record), epoch)
+    return record
+  }
+
+  #channelOf(name: string, record: ChannelRecord): Channel {
+    return { ...record, name, number: 0, seq: 0, epoch: `${this.#link.life}.${record.life}` }
+  }
+
+  /**
+   * A change of a channel that adds no events, in its turn; what the channel is with it.
+   * @param ofNow it is planned on what the leader says
+   */
+  #change(name: string, plan: (known: Known) => Plan | undefined, ofNow = true): Promise<Channel> {
+    return new Promise((resolve, reject) => {
+      const run = async (): Promise<Done> => {
+        let record: ChannelRecord | undefined
+        await this.#means.writer.write(name, (known, isFresh) => {
+          if (ofNow && !isFresh) return ASK_LEADER
+          const planned = plan(known)
+          record = (planned ?? known).record
+          return planned
+        })
+        return { jobs: 1, tell: () => resolve(this.#channelOf(name, record!)) }
+      }
+      const job: Job = { names: [name], bytes: CHANGE_BYTES, run, reject }
+      this.#lanes.enter(job)
+    })
+  }
+
+  channels(prefix: string, after?: string): AsyncIterable<ChannelInfo> {
+    return this.#listed(() => this.#lists.channels(prefix, after))
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    await this.#lanes.close()
+    this.#channels.close()
+    this.#waiters.rejectAll(closing())
+    await this.#janitor.close()
+    await this.#cursors.close()
+    await this.#link.nc.close()
+  }
+
+  /** What a read answers; while NATS does not, it is asked again for a while: a leader is elected, a server restarted. */
+  async #asked<T>(ask: () => Promise<T>): Promise<T> {
+    for (const until = performance.now() + READ_MS; ; ) {
+      if (this.#lanes.isClosed) throw closing()
+      try {
+        return await ask()
+      } catch (error) {
+        if (this.#lanes.isClosed && !(error instanceof TidemarkError)) throw closing()
+        if (!isUnreachable(error) || performance.now() > until) throw told(error)
+        await delay(RETRY_MS)
+      }
+    }
+  }
+
+  async *#listed<T>(list: () => AsyncIterable<T>): AsyncIterable<T> {
+    if (this.#lanes.isClosed) throw closing()
+    try {
+      yield* list()
+    } catch (error) {
+      throw told(error)
+    }
+  }
+}
+
+/** Where an answered append is: what an operator says of the disk counts, for NATS does not say it. */
+function durabilityOf({ replicas, storage }: Link, { durability }: NatsOptions): Durability {
+  if (storage === 'memory') return replicas > 1 ? 'replicated' : 'memory'
+  return durability ?? (replicas > 1 ? 'replicated' : 'unknown')
+}

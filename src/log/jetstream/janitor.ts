@@ -1,0 +1,110 @@
+/**
+ * Gives space back: of events that were trimmed, and of channels that were deleted. What carries an idempotency key
+ * stays in NATS for as long as the key is remembered, because it holds the answer; a reader never sees it again.
+ */
+import { hasCode } from '../../errors.ts'
+import type { Channels } from './channels.ts'
+import type { Cursors } from './cursors.ts'
+import { isUnreachable } from './failures.ts'
+import type { Link } from './link.ts'
+import type { Pages } from './pages.ts'
+
+/** How often it looks for what is due, ms. */
+const LOOK_MS = 1_000
+/** The last message of a deleted channel stays for so long, ms: longer than anybody takes for known what is not. */
+const MARK_MS = 600_000
+const RETRY_MS = 10_000
+
+interface Due {
+  readonly subject: string
+  /** What stands before it goes. */
+  readonly seq: number
+  readonly at: number
+}
+
+export class Janitor {
+  readonly #link: Link
+  readonly #channels: Channels
+  readonly #cursors: Cursors
+  readonly #pages: Pages
+  readonly #notice: (message: string, why: string) => void
+  /** By channel, the one that is due next; true where there is more by now. */
+  readonly #trimmed = new Map<string, { due: Due; more: boolean }>()
+  readonly #marks: Due[] = []
+  readonly #timer: NodeJS.Timeout
+  #running: Promise<void> | undefined
+
+  constructor(
+    link: Link,
+    channels: Channels,
+    cursors: Cursors,
+    pages: Pages,
+    notice: (message: string, why: string) => void,
+  ) {
+    this.#link = link
+    this.#channels = channels
+    this.#cursors = cursors
+    this.#pages = pages
+    this.#notice = notice
+    this.#timer = setInterval(() => {
+      this.#running ??= this.#look().finally(() => {
+        this.#running = undefined
+      })
+    }, LOOK_MS).unref()
+  }
+
+  /** Ends the work; what is left is done with the next trim of its channel. */
+  async close(): Promise<void> {
+    clearInterval(this.#timer)
+    await this.#running
+  }
+
+  /** Events of this channel were trimmed. */
+  trimmed(name: string): void {
+    const waiting = this.#trimmed.get(name)
+    if (waiting) waiting.more = true
+    else this.#quietly(() => this.#plan(name))
+  }
+
+  /** A channel ended with this message. */
+  deleted(name: string, life: string, seq: number): void {
+    const subject = this.#link.subjectOf(name)
+    this.#quietly(async () => {
+      await this.#link.purge(subject, seq)
+      await this.#cursors.clear({ name, life })
+      this.#marks.push({ subject, seq: seq + 1, at: performance.now() + MARK_MS })
+    })
+  }
+
+  async #plan(name: string): Promise<void> {
+    const channel = await this.#channels.fresh(name)
+    if (!channel || channel.trimmed === 0) return
+    const seq = await this.#pages.keptFrom(channel)
+    const at = performance.now() + this.#link.idWindow
+    this.#trimmed.set(name, { due: { subject: this.#link.subjectOf(name), seq, at }, more: false })
+  }
+
+  async #look(): Promise<void> {
+    const now = performance.now()
+    for (const [name, { due, more }] of this.#trimmed) {
+      if (due.at > now) continue
+      this.#trimmed.delete(name)
+      await this.#quietly(() => this.#link.purge(due.subject, due.seq))
+      if (more) await this.#quietly(() => this.#plan(name))
+    }
+    while (this.#marks[0] && this.#marks[0].at <= now) {
+      const { subject, seq } = this.#marks.shift()!
+      await this.#quietly(() => this.#link.purge(subject, seq))
+    }
+  }
+
+  /** What fails is tried once more a little later; then space is given back with the next trim. */
+  async #quietly(work: () => Promise<void>, isAgain = false): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      if (!isUnreachable(error) && !hasCode(error, 'no-channel')) this.#notice('Space is not given back', String(error))
+      else if (!isAgain) setTimeout(() => void this.#quietly(work, true), RETRY_MS).unref()
+    }
+  }
+}

@@ -1,0 +1,78 @@
+/** A real nats-server of its own for a test file: on loopback, its data in a directory that goes with the tests. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { newerDebian } from '../../tools/bench/packages.ts'
+
+/** The program: named by NATS_SERVER_BIN, or fetched through apt; undefined, and said loudly, where neither works. */
+export async function natsProgram(): Promise<string | undefined> {
+  const named = process.env.NATS_SERVER_BIN
+  if (named !== undefined && existsSync(named)) return named
+  try {
+    return await newerDebian('nats-server', 'nats-server')
+  } catch (error) {
+    console.warn(`NO NATS-SERVER HERE: the tests of the JetStream engine are SKIPPED (${error})`)
+    return undefined
+  }
+}
+
+export class NatsServer {
+  readonly #program: string
+  readonly #dir = mkdtempSync(join(tmpdir(), 'tidemark-nats-'))
+  #process: ChildProcess | undefined
+  /** Chosen by the first start, and kept by later ones. */
+  #port = -1
+
+  constructor(program: string) {
+    this.#program = program
+  }
+
+  get url(): string {
+    return `nats://127.0.0.1:${this.#port}`
+  }
+
+  /** Starts it, on the data that there are; resolves when it takes connections. */
+  async start(): Promise<void> {
+    const file = join(this.#dir, 'nats.conf')
+    const listen = `listen: "127.0.0.1:${this.#port}"`
+    writeFileSync(file, `${listen}\njetstream { store_dir: "${join(this.#dir, 'js')}", sync_interval: always }\n`)
+    if (this.#process) return
+    const child = spawn(this.#program, ['-c', file], { stdio: ['ignore', 'ignore', 'pipe'] })
+    this.#process = child
+    const lines: string[] = []
+    await new Promise<void>((resolve, reject) => {
+      createInterface({ input: child.stderr! }).on('line', (line) => {
+        lines.push(line)
+        const port = /client connections on 127\.0\.0\.1:(\d+)/.exec(line)?.[1]
+        if (port !== undefined) this.#port = Number(port)
+        if (line.includes('Server is ready')) resolve()
+      })
+      child.once('error', reject)
+      child.once('exit', (code, signal) =>
+        reject(new Error(`nats-server ended (${signal ?? code}): ${lines.join('\n')}`)),
+      )
+    })
+  }
+
+  /** Ends it at once, as a crash of its process would. */
+  async kill(): Promise<void> {
+    const child = this.#process
+    this.#process = undefined
+    if (!child || child.exitCode !== null || child.signalCode !== null) return
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+  }
+
+  /** Stops the process in its place, or lets it go on. */
+  pause(isPaused: boolean): void {
+    this.#process?.kill(isPaused ? 'SIGSTOP' : 'SIGCONT')
+  }
+
+  async end(): Promise<void> {
+    await this.kill()
+    rmSync(this.#dir, { recursive: true, force: true })
+  }
+}
