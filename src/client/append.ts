@@ -110,7 +110,9 @@ export function newSender(http: Http, connection: Pick<Connection, 'stream'>): S
       const row = { pending, isSent: false, isLarge: false }
       life.addEventListener('abort', () => {
         lane.rows.splice(lane.rows.indexOf(row), 1)
-        if (!lane.rows.length) lanes.delete(channel)
+        if (lane.rows.length) return
+        lanes.delete(channel)
+        lane.rest?.abort()
       })
       lane.rows.push(row)
       pump(lane)

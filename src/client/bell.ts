@@ -51,15 +51,36 @@ type Message =
   | { readonly leader: string; readonly at: Places; readonly cannot: readonly string[]; readonly streamer: Streamer }
 
 /**
- * @param name Of whom the waiting is shared: an address of the interface.
- * @param wake Ends the round of asking: there is something else to ask.
  * @param sameHistory That of epoch.ts; given, so that this file shares nothing with the client's.
+ * @param base The address of the interface. Waiting is shared by those who have the same, and …
+ * @param wake Ends the round of asking: there is something else to ask.
+ * @param token … whose tokens are of the same subject: what another one is not told of does not ring.
  */
-export function newBell(name: string, wake: () => void, sameHistory: (a: string, b: string) => boolean): Bell {
+export async function newBell(
+  sameHistory: (a: string, b: string) => boolean,
+  base: string,
+  wake: () => void,
+  token: string | undefined,
+): Promise<Bell> {
   // Missing in a page that was loaded over plain http from another host.
   return 'locks' in navigator && 'BroadcastChannel' in globalThis
-    ? sharedBell(`tidemark/${VERSION} ${name}`, wake, sameHistory)
+    ? sharedBell(`tidemark/${VERSION} ${base}${token ? ` ${await digestOf(token)}` : ''}`, wake, sameHistory)
     : lonely
+}
+
+/** Whose a credential is, as 16 hex digits: never the credential itself, and the same for the next one of that subject. */
+async function digestOf(token: string): Promise<string> {
+  let whose: unknown = token
+  try {
+    const { iss, sub, groups, perm } = JSON.parse(
+      atob(token.split('.')[1]!.replaceAll('-', '+').replaceAll('_', '/')),
+    ) as Record<string, unknown>
+    whose = [iss, sub, groups, perm]
+  } catch {
+    // A key, which is the same in each tab.
+  }
+  const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(JSON.stringify(whose)))
+  return [...new Uint8Array(digest, 0, 8)].map((byte) => byte.toString(16).padStart(2, '0')).join('')
 }
 
 /** Nobody can be asked: a visible tab waits, a hidden one asks now and then. */
@@ -111,7 +132,7 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
   let leads = false
   let leader = ''
   /** When the leader was heard last. */
-  let heard = Date.now()
+  let heard = performance.now()
   /** As the leader told last, and as our own polls were told. */
   let streamer: Streamer
   let told: Streamer
@@ -140,7 +161,7 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
 
   const sayWant = (asked: ReadonlyMap<string, Subscription>): void => {
     said = [...asked.keys()].join('\n')
-    saidAt = Date.now()
+    saidAt = performance.now()
     const want: Record<string, Place> = {}
     for (const [channel, { place }] of asked) if (place) want[channel] = place
     say({ want })
@@ -172,7 +193,7 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
       if (!covered.has(channel)) isNew = true
       // The poll begins where the first one stands: who stands before it is rung at once, who stands behind it by the poll.
       if (!heads.has(channel)) heads.set(channel, place)
-      wanted.set(channel, Date.now())
+      wanted.set(channel, performance.now())
     }
     sayAt()
     if (isNew)
@@ -187,7 +208,7 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
       if (leads) wants(data.want)
       return
     }
-    heard = Date.now()
+    heard = performance.now()
     // Equal places keep their identity, so that a ring is answered once.
     for (const [channel, place] of Object.entries(data.at)) {
       const known = heads.get(channel)
@@ -219,7 +240,7 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
       // Taken by a tab that did not hear from us; or no lock is to be had, and we wait as if we were alone.
       const wasStolen = leads
       leads = !wasStolen
-      heard = Date.now()
+      heard = performance.now()
       if (wasStolen) lead(false)
     })
   }
@@ -233,7 +254,7 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
       const others: Record<string, object> = {}
       let room = CHANNELS_MAX - asked.size
       for (const [channel, since] of wanted) {
-        if (Date.now() - since > WANTED_MS) wanted.delete(channel)
+        if (performance.now() - since > WANTED_MS) wanted.delete(channel)
         else if (asked.has(channel)) continue
         else if (room-- > 0) others[channel] = heads.get(channel)!
         else cannot.add(channel)
@@ -265,12 +286,12 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
       const isRefused = [...asked.keys()].some((channel) => cannot.has(channel))
       const { over: rested, end } = nap((isRefused ? ALONE_MS : FALLBACK_MS) * (0.8 + 0.4 * Math.random()), over)
       resting = { asked, end }
-      if (said !== [...asked.keys()].join('\n') || Date.now() - saidAt > FALLBACK_MS / 2) sayWant(asked)
+      if (said !== [...asked.keys()].join('\n') || performance.now() - saidAt > FALLBACK_MS / 2) sayWant(asked)
       if (leads || isRung(asked)) end()
       await rested
       resting = undefined
-      if (!leads && !document.hidden && Date.now() - heard > SILENT_MS) {
-        heard = Date.now()
+      if (!leads && !document.hidden && performance.now() - heard > SILENT_MS) {
+        heard = performance.now()
         lead(true)
       }
     },

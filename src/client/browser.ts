@@ -13,9 +13,7 @@ const SOON_MS = 1_000
 export class Tidemark extends Client {
   /** @throws bad-request */
   constructor(url: string | URL, options?: TidemarkOptions) {
-    super(url, options, async (name, wake) =>
-      (await load('bell', () => import('./bell.ts'))).newBell(name, wake, sameHistory),
-    )
+    super(url, options, async (...of) => (await load('bell', () => import('./bell.ts'))).newBell(sameHistory, ...of))
     setTimeout(
       () =>
         loadPolls().catch(() => {

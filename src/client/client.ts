@@ -31,7 +31,11 @@ import { type ChannelEvent, newSubscription, type Place } from './subscription.t
 import { newTokens, type TokenSource } from './token.ts'
 
 export interface TidemarkOptions {
-  /** A credential, or a function that gives one; it is asked again when the server refuses what it gave. */
+  /**
+   * A credential, or a function that gives one; it is asked again before what it gave ends, and when the server refuses
+   * that. What it throws is waited out, as a page that is offline is, but for a TidemarkError (`unauthorized`, say),
+   * which ends the loops.
+   */
   readonly token?: TokenSource
   /** This client's name, for cursors and commits. It belongs to one running client: two that share it share its places. */
   readonly client?: string | undefined
@@ -43,7 +47,7 @@ export interface TidemarkOptions {
   readonly subprotocol?: 'json' | 'msgpack' | undefined
 }
 
-/** Told about each new state; `error` says why every loop was ended. */
+/** Told about each new state; `error` says why every loop was ended or, when `waiting`, what is waited out. */
 export type StateListener = (state: State, error?: TidemarkError) => void
 
 export class Tidemark {
@@ -70,7 +74,7 @@ export class Tidemark {
   constructor(
     url: string | URL,
     options: TidemarkOptions = {},
-    ownBell?: (name: string, wake: () => void) => Promise<Bell>,
+    ownBell?: (base: string, wake: () => void, token: string | undefined) => Promise<Bell>,
   ) {
     const base = baseOf(url)
     const { client, token, subprotocol, fetch = globalThis.fetch, WebSocket = globalThis.WebSocket } = options
@@ -89,9 +93,10 @@ export class Tidemark {
       subprotocol,
       (state, error) => {
         if (state === 'open') outbox.pump()
-        for (const listener of listeners) listener(state, error)
+        // One that throws is nobody's fault but its own.
+        for (const listener of listeners) queueMicrotask(() => listener(state, error))
       },
-      ownBell && ((wake) => ownBell(base.href, wake)),
+      ownBell && (async (wake) => ownBell(base.href, wake, await tokens.token())),
     )
     const outbox = newOutbox(async () =>
       (await load('append', () => import('./append.ts'))).newSender(http, connection),
@@ -213,10 +218,11 @@ function newChannel(
       throw new TidemarkError('bad-request', 'No start')
     const subscription = newSubscription(name, { after, cursor, epoch }, connection.madeRoom)
     const committer = cursor && commit !== 'manual' ? newCommitter(commitTo, subscription.end) : undefined
+    const drop = (): void => connection.remove(subscription)
     const leave = (): void => {
-      signal?.removeEventListener('abort', leave)
+      signal?.removeEventListener('abort', drop)
       if (loops.get(name) === running) loops.delete(name)
-      connection.remove(subscription)
+      drop()
     }
     const loop = make({ subscription, committer, leave })
     const running = { loop, committer }
@@ -224,7 +230,8 @@ function newChannel(
     else {
       connection.add(subscription)
       loops.set(name, running)
-      signal?.addEventListener('abort', leave)
+      // Its loop has commits to send yet.
+      signal?.addEventListener('abort', drop)
     }
     return loop
   }

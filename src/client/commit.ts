@@ -75,14 +75,13 @@ export function newCommitter(
       life.abort()
       if (!place) return
       const end = new AbortController()
-      const late = pause(FLUSH_MS, end.signal).then(() => {
-        throw new TidemarkError('unavailable', 'No answer', {
-          seq: place.after,
-          outcome: 'unknown',
-        })
-      })
       try {
-        await Promise.race([persist(() => send(place), end.signal), late])
+        await Promise.race([
+          persist(() => send(place), end.signal),
+          pause(FLUSH_MS, end.signal).then(() => {
+            throw new TidemarkError('unavailable', 'No answer', { seq: place.after, outcome: 'unknown' })
+          }),
+        ])
       } finally {
         end.abort()
       }

@@ -62,7 +62,7 @@ export interface Connection {
 }
 
 /**
- * @param onState Told about each new state. `error`: why every loop was ended.
+ * @param onState Told about each new state. `error`: why every loop was ended, or what is waited out.
  * @param newBell As startPolling's.
  */
 export function newConnection(
@@ -128,14 +128,16 @@ export function newConnection(
   const fail = (error: unknown): void =>
     stop(
       'idle',
-      error instanceof TidemarkError ? error : new TidemarkError('internal', `${error}`, {}, { cause: error }),
+      (error as TidemarkError).details
+        ? (error as TidemarkError)
+        : new TidemarkError('internal', `${error}`, {}, { cause: error }),
     )
 
   // ── The socket ─────────────────────────────────────────────────────────────────────────────────────────────────
 
   const connect = (): void => {
     if (!subscriptions.size) turn('idle')
-    else if (!WebSocket) void poll(0)
+    else if (!WebSocket) void poll()
     else {
       turn('connecting')
       void openSocket()
@@ -175,12 +177,12 @@ export function newConnection(
     } catch (error) {
       if (line !== mine) return
       // A part that can not be loaded: there may be no server at all.
-      if (isPassing(error)) lost(1006, '', 0, false, undefined)
+      if (isPassing(error)) lost(1006)
       else fail(error)
     }
   }
 
-  const lost = (code: number, reason: string, hint: number, isGood: boolean, token: string | undefined): void => {
+  const lost = (code: number, reason?: string, hint?: number, isGood?: boolean, token?: string): void => {
     const wasOpen = open
     line = open = undefined
     const isRefused = code === CLOSE_UNAUTHORIZED
@@ -193,18 +195,18 @@ export function newConnection(
     if (poller) trySocket(socketBackoff.next(hint))
     else if (code === CLOSE_STREAMER_OFF) void poll(hint)
     // Nobody answered: a proxy that knows no WebSocket, or no server at all. A poll will tell.
-    else if (code === 1006 && !wasOpen) void poll(0)
+    else if (code === 1006 && !wasOpen) void poll()
     else wait(hint)
   }
 
-  const wait = (hint: number | undefined): void => {
-    turn('waiting')
+  const wait = (hint: number | undefined, error?: TidemarkError): void => {
+    turn('waiting', error)
     plan(connect, backoff.next(hint))
   }
 
   // ── Polls ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  const poll = async (delay: number): Promise<void> => {
+  const poll = async (delay = 0): Promise<void> => {
     turn('polling')
     const mine: Partial<Poller> = {}
     poller = mine
@@ -213,7 +215,7 @@ export function newConnection(
       poller = undefined
       if (!isPassing(error)) fail(error)
       else if (line) turn('connecting')
-      else wait(hintOf(error))
+      else wait(hintOf(error), error)
     }
     try {
       const { startPolling } = await loadPolls()

@@ -75,7 +75,6 @@ export function newItems({ subscription, committer, leave }: Source): Items {
       leave()
       await committer?.flush()
     }
-    return undefined
   }
   const items = run()
   return {
@@ -127,10 +126,9 @@ export function newEvents(source: Source, { onGap, onReset }: EventOptions): Eve
     return { value: events[at++]!, done: false }
   }
 
-  const end: Events['return'] = async () => {
+  const end = (): ReturnType<Events['return']> => {
     isOver = true
-    await items.return()
-    return { value: undefined, done: true }
+    return items.return() as ReturnType<Events['return']>
   }
 
   const more: Events['next'] = async () => {
@@ -168,11 +166,10 @@ export function newEvents(source: Source, { onGap, onReset }: EventOptions): Eve
       const step = busy ? undefined : now()
       if (step) return Promise.resolve(step)
       busy++
-      const taken = turn.then(more, more).finally(() => {
+      turn = turn.then(more, more).finally(() => {
         busy--
       })
-      turn = taken
-      return taken
+      return turn as ReturnType<Events['next']>
     },
     return: end,
     [Symbol.asyncIterator]() {

@@ -52,7 +52,8 @@ export function newHttp(base: URL, { token, renew }: Tokens, fetchWith: typeof f
       } as RequestInit)
       const text = await response.text()
       if (!response.ok) throw refusal(response, text)
-      return { value: text && JSON.parse(text), size: text.length }
+      // Rubbish may be `null`, too; an object can be looked at.
+      return { value: Object(text && JSON.parse(text)), size: text.length }
     } catch (cause) {
       if (cause instanceof TidemarkError) throw cause
       signal?.throwIfAborted()

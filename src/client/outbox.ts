@@ -47,7 +47,7 @@ export function newOutbox(loadSender: () => Promise<Sender>): Outbox {
     append: (channel, given, { expectedSeq, idempotencyKey = randomKey(), signal } = {}) =>
       new Promise((resolve, reject) => {
         const events = JSON.stringify([given].flat())
-        if (isClosed) throw unanswered('Closed')
+        if (isClosed) throw unanswered()
         if (pendings.size >= PENDING_APPENDS_MAX || characters + events.length > PENDING_CHARACTERS_MAX)
           throw new TidemarkError('too-many', 'Too many')
         signal?.throwIfAborted()
@@ -80,7 +80,7 @@ export function newOutbox(loadSender: () => Promise<Sender>): Outbox {
     close: async () => {
       isClosed = true
       if (pendings.size) await pause(FLUSH_MS, empty.signal)
-      for (const { reject } of pendings) reject(unanswered('Closed'))
+      for (const { reject } of pendings) reject(unanswered())
       empty.abort()
     },
   }
@@ -90,4 +90,4 @@ export function newOutbox(loadSender: () => Promise<Sender>): Outbox {
 const randomKey = (): string => `${crypto.getRandomValues(new Uint32Array(4))}`
 
 /** Nobody knows whether the events are there. */
-const unanswered = (why: string): TidemarkError => new TidemarkError('unavailable', why, { outcome: 'unknown' })
+const unanswered = (): TidemarkError => new TidemarkError('unavailable', 'Closed', { outcome: 'unknown' })

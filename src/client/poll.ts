@@ -67,7 +67,7 @@ export function startPolling(
     const areBehind = (): boolean => [...asked.values()].some(({ isBehind }) => isBehind)
     // Nobody waits before every channel is known to be at its head, and the server has spoken of the streamer.
     const wait = mayWait && streamer && !areBehind() ? POLL_SECONDS : 0
-    const asking = Date.now()
+    const asking = performance.now()
     const { value, size } = await http.call<PollJson>({
       method: 'POST',
       path: 'poll',
@@ -111,7 +111,7 @@ export function startPolling(
     onAnswer(isOn, isOn && wasOff ? (streamerRetryAfter ?? 0) : undefined)
     if (hasFailed) return pause(backoff.next(), signal)
     backoff.reset()
-    if (!hasMoved && (wait || areBehind())) await pause(asking + EMPTY_MS - Date.now(), signal)
+    if (!hasMoved && (wait || areBehind())) await pause(asking + EMPTY_MS - performance.now(), signal)
     if (bell && !bell.leads && !areBehind()) await bell.rings(asked, signal)
   }
 

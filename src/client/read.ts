@@ -1,6 +1,7 @@
 /** Pages of a channel, asked for over HTTP. */
 import type { PageJson } from '../wire.ts'
 import { type Http, REQUEST_MS } from './http.ts'
+import { errorOf } from './refusal.ts'
 
 export interface ReadOptions {
   /** As `follow`. Default `earliest`. */
@@ -30,7 +31,10 @@ export async function read(
     const asked = JSON.parse(JSON.stringify({ after, client, limit, wait: wait || undefined, epoch }))
     const path = `channels/${channel}/events?${new URLSearchParams(asked)}`
     const timeout = REQUEST_MS + wait * 1_000
-    return (await http.call<PageJson>({ path, signal: options.signal, timeout })).value
+    const { value } = await http.call<PageJson>({ path, signal: options.signal, timeout })
+    // A portal's page, say.
+    if (!value.events) throw errorOf({ code: 'unavailable', detail: 'No page' })
+    return value
   }
   if (last === undefined) return ask(options)
   let page = await ask({ after: `head-${last}`, limit: last })

@@ -16,10 +16,14 @@ interface Told {
   readonly [field: string]: unknown
 }
 
-/** True when the same request may succeed later: nobody said no, or somebody said "not now". */
-export const isPassing = (error: unknown): error is TidemarkError =>
-  error instanceof TidemarkError &&
-  (/^(unavailable|too-many|timeout)$/.test(error.code) || error.details.outcome === 'unknown')
+/**
+ * True when the same request may succeed later: nobody said no, or somebody said "not now". Looked at by its fields: a
+ * page that has the client from an address with a query has the class twice, once more beside its parts.
+ */
+export const isPassing = (error: unknown): error is TidemarkError => {
+  const { code, details } = error as TidemarkError
+  return /^(unavailable|too-many|timeout)$/.test(code) || details?.outcome === 'unknown'
+}
 
 /** The server's hint beside an error, ms. */
 export const hintOf = (error: TidemarkError): number | undefined => error.details.retryAfter as number | undefined

@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { expect, onTestFinished, test } from 'vitest'
 import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
 import { connect } from '../../src/client/node.ts'
@@ -258,6 +260,26 @@ test('what has no answer when the client has closed says that its outcome is unk
   await tidemark.close()
   for (const { reason } of (await settled) as PromiseRejectedResult[])
     expect(reason).toMatchObject({ code: 'unavailable', details: { outcome: 'unknown' } })
+})
+
+test('a program that has closed its client ends, whatever an append was waiting for', async () => {
+  const server = await Scripted.start()
+  server.respond = () => problem(429, 'too-many', { retryAfter: 60_000 })
+  const program = `
+    const { Tidemark } = await import(${JSON.stringify(new URL('../../dist/src/package.js', import.meta.url).href)})
+    const tidemark = new Tidemark(${JSON.stringify(server.url)})
+    tidemark.channel('a').append({ data: 1 }).catch(() => {})
+    process.once('SIGUSR2', () => tidemark.close())
+    process.stdout.write('ready')
+    setTimeout(() => {}, 5_000)`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  onTestFinished(() => void child.kill('SIGKILL'))
+  await Promise.all([once(child.stdout, 'data'), server.call(({ method }) => method === 'POST')])
+  child.kill('SIGUSR2')
+  // A minute, if it waited for the end of its rest.
+  expect(await once(child, 'exit')).toEqual([0, null])
 })
 
 test('more appends than may wait are refused, not kept', async () => {

@@ -6,7 +6,7 @@ import type { SocketClass } from '../../src/client/stream.ts'
 import type { Item } from '../../src/client/subscription.ts'
 import { CLOSE_RETRIED } from '../../src/wire.ts'
 import { range } from '../parts.ts'
-import { Scripted } from './scripted.ts'
+import { Scripted, setClockBack } from './scripted.ts'
 
 function client(server: Scripted, options: TidemarkOptions = {}): Tidemark {
   const tidemark = connect(server.url, options)
@@ -220,38 +220,6 @@ test('a close that never passes ends each loop with an error, and the next loop 
   }
 })
 
-test('a refused token is asked for anew once, and a second refusal is final', async () => {
-  const server = await Scripted.start()
-  let given = 0
-  const tidemark = client(server, { token: async () => `token-${++given}` })
-  const loop = tidemark.channel('a').follow()
-  const refuse = async (token: string) => {
-    const peer = await server.peer()
-    expect(await peer.next('hello')).toMatchObject({ token })
-    peer.socket.close(4401, 'expired')
-    return peer
-  }
-  server.meets = 'silence'
-  await refuse('token-1')
-  server.meets = 'greet'
-  const peer = await server.peer()
-  expect(await peer.next('hello')).toMatchObject({ token: 'token-2' })
-  await peer.accept()
-  peer.events('a', 1, 1)
-  expect(await seqs(loop, 1)).toEqual([1])
-  server.meets = 'silence'
-  peer.socket.close(4401, 'expired')
-  await refuse('token-3')
-  await expect(loop.next()).rejects.toMatchObject({ code: 'unauthorized' })
-})
-
-test('a token that can not be had ends the loops with its reason', async () => {
-  const server = await Scripted.start()
-  const cause = new Error('no session')
-  const tidemark = client(server, { token: () => Promise.reject(cause) })
-  await expect(tidemark.channel('a').follow().next()).rejects.toMatchObject({ code: 'unauthorized', cause })
-})
-
 test('a line that went silent is asked once, then replaced', async () => {
   const server = await Scripted.start()
   server.meets = 'silence'
@@ -267,6 +235,24 @@ test('a line that went silent is asked once, then replaced', async () => {
   second.events('a', 2, 2)
   expect(await seqs(loop, 2)).toEqual([1, 2])
   await first.closed()
+})
+
+test('a line that goes silent while the clock is set back is replaced, too', async () => {
+  const server = await Scripted.start()
+  server.meets = 'silence'
+  const loop = client(server).channel('a').follow()
+  const first = await server.peer()
+  first.welcome(40)
+  await first.accept()
+  first.events('a', 1, 1)
+  expect(await seqs(loop, 1)).toEqual([1])
+  setClockBack()
+  await first.next('ping')
+  const second = await server.peer()
+  second.welcome()
+  await second.accept()
+  second.events('a', 2, 2)
+  expect(await seqs(loop, 1)).toEqual([2])
 })
 
 test('a line whose server answers a ping is kept', async () => {

@@ -246,6 +246,21 @@ test('closing the client sends the commits that are due', async () => {
   expect(commits().at(-1)).toBe(7)
 })
 
+test('closing the client sends the commits of a loop whose signal has just ended it', async () => {
+  const { server, tidemark } = await open()
+  const gone = new AbortController()
+  const loop = tidemark.channel('a').follow({ cursor: true, signal: gone.signal })
+  const peer = await server.peer()
+  const commits = keepCommits(peer)
+  await peer.accept()
+  peer.events('a', 1, 9)
+  for (let i = 0; i < 8; i++) await loop.next()
+  gone.abort()
+  await tidemark.close()
+  // The channel is left, so that it goes over HTTP, unless it was due before.
+  expect(Math.max(...commits(), ...puts(server).map(([, { seq }]) => seq))).toBe(7)
+})
+
 test('read gives one page, and throws what the server refuses', async () => {
   const { server, tidemark } = await open()
   const page = { channel: 'a/b', epoch: 'e1', after: 1, last: 1, head: 1, trimmed: 0, caughtUp: true, events: [] }
@@ -260,6 +275,11 @@ test('read gives one page, and throws what the server refuses', async () => {
   await expect(tidemark.channel('a').read({ after: 1 })).rejects.toMatchObject({ code: 'gap', details: { trimmed: 9 } })
   server.respond = () => undefined
   await expect(tidemark.channel('a').read()).rejects.toMatchObject({ code: 'unavailable' })
+  for (const body of ['<html>a portal</html>', 'null', '', '{}', '{"channel":"a/b","events":[']) {
+    server.respond = () => ({ body })
+    await expect(tidemark.channel('a').read(), body).rejects.toMatchObject({ code: 'unavailable' })
+    await expect(tidemark.channel('a').last(3), body).rejects.toMatchObject({ code: 'unavailable' })
+  }
   server.respond = () => new Promise(() => {})
   await expect(tidemark.channel('a').read({ signal: AbortSignal.timeout(20) })).rejects.toMatchObject({
     name: 'TimeoutError',
@@ -320,6 +340,7 @@ test('names, positions and addresses are checked before anything is sent', () =>
 
 test('the path of the address is where the interface lies', async () => {
   const { server } = await open()
+  server.respond = () => ({ body: { events: [] } })
   for (const [path, expected] of [
     ['', '/v1/channels/a/events'],
     ['/', '/v1/channels/a/events'],

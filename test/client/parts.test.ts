@@ -78,4 +78,80 @@ describe.skipIf(!CHROMIUM)('parts', () => {
     expect(seq).toBe(1)
     expect(asked.length).toBeGreaterThan(FAILING)
   })
+
+  test('a part that came by another address is asked for no more', async () => {
+    const { page, asked } = await open('poll')
+    // As a browser that remembers by its address that a file failed.
+    await page.route('**/client-poll.js', (route) => {
+      asked.push('')
+      return route.abort()
+    })
+    await page.evaluate(async () => {
+      // biome-ignore lint/suspicious/noExplicitAny: what the page imported
+      const tidemark = new (globalThis as any).client.Tidemark(location.origin)
+      for (let i = 0; i < 20; i++)
+        await tidemark
+          .channel('a')
+          .read()
+          .catch(() => {})
+    })
+    expect(asked.length).toBeLessThanOrEqual(2 * (FAILING + 1))
+  })
+
+  test('a page that has the client from an address with a query waits out what passes, as any other', async () => {
+    const { server, page } = await open('none')
+    await fetch(`${server.url}/v1/channels/a/events`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"data":1}',
+    })
+    let refused = 0
+    await page.route('**/v1/poll', (route) =>
+      ++refused > 2 ? route.continue() : route.fulfill({ status: 502, body: '<html>bad gateway</html>' }),
+    )
+    // As a host of files gives it, for which a query is none of its business.
+    await page.route('**/client.js?v=2', async (route) =>
+      route.fulfill({ response: await route.fetch({ url: `${server.url}/client.js` }) }),
+    )
+    await page.evaluate("import('/client.js?v=2').then((client) => Object.assign(globalThis, { client }) && null)")
+    const seq = await page.evaluate(async () => {
+      class NoSocket {
+        constructor() {
+          // biome-ignore lint/suspicious/noExplicitAny: as a browser's, refused
+          setTimeout(() => (this as any).onclose?.({ code: 1006, reason: '' }))
+        }
+        close() {}
+      }
+      // biome-ignore lint/suspicious/noExplicitAny: what the page imported
+      const tidemark = new (globalThis as any).client.Tidemark(location.origin, { WebSocket: NoSocket })
+      for await (const event of tidemark.channel('a').follow()) return event.seq
+    })
+    expect(seq).toBe(1)
+    expect(refused).toBeGreaterThan(2)
+  })
+
+  test("a listener that throws is told as the page's own error, and nothing else stops", async () => {
+    const { server, page } = await open('none')
+    const errors: string[] = []
+    page.on('pageerror', ({ message }) => errors.push(message))
+    await fetch(`${server.url}/v1/channels/a/events`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"data":1}',
+    })
+    const states = await page.evaluate(async () => {
+      // biome-ignore lint/suspicious/noExplicitAny: what the page imported
+      const tidemark = new (globalThis as any).client.Tidemark(location.origin)
+      const states: string[] = []
+      tidemark.onState((state: string) => {
+        throw new Error(`told ${state}`)
+      })
+      tidemark.onState((state: string) => states.push(state))
+      for await (const _ of tidemark.channel('a').follow()) break
+      await tidemark.close()
+      return states
+    })
+    expect(states).toEqual(['connecting', 'open', 'closed'])
+    await expect.poll(() => errors).toEqual(['told connecting', 'told open', 'told closed'])
+  })
 })

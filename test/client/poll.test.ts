@@ -3,7 +3,7 @@ import { Tidemark, type TidemarkOptions } from '../../src/client/client.ts'
 import { connect } from '../../src/client/node.ts'
 import type { Item } from '../../src/client/subscription.ts'
 import { range } from '../parts.ts'
-import { type Asked, eventsOf, problem, type Said, Scripted } from './scripted.ts'
+import { type Asked, eventsOf, problem, type Said, Scripted, setClockBack } from './scripted.ts'
 
 function client(server: Scripted, options: TidemarkOptions = {}): Tidemark {
   const tidemark = connect(server.url, options)
@@ -240,6 +240,14 @@ test('a poll that fails for now is followed by another try, whatever failed', as
   expect(await seqs(client(server).channel('a').follow(), 1)).toEqual([1])
 })
 
+test.each(['null', '', '{"pages":[{"channel":"a",', '{"status":"ok"}'])(
+  'an answer that is no poll, %j, is followed by another try',
+  async (body) => {
+    const server = await pollServer({ status: 200, body }, { pages: [page('a', 0, 1)] })
+    expect(await seqs(client(server).channel('a').follow(), 1)).toEqual([1])
+  },
+)
+
 test('a start at the head goes on from the seq that a poll tells', async () => {
   const server = await pollServer({ pages: [page('a', 41, 41)] }, { pages: [page('a', 41, 42)] })
   expect(await seqs(client(server).channel('a').follow({ after: 'head' }), 1)).toEqual([42])
@@ -291,6 +299,18 @@ test('a channel that the app does not take from is left out of the polls until i
   expect(await seqs(quick, 10_000)).toEqual(range(1, 10_000))
   expect(polls(server).at(-1).channels).not.toHaveProperty('slow')
   expect(await seqs(slow, 10_000)).toEqual(range(1, 10_000))
+})
+
+test('polls go on while the clock is set back', async () => {
+  const server = await pollServer(
+    { pages: [page('a', 0, 1)] },
+    () => {
+      setClockBack()
+      return {}
+    },
+    { pages: [page('a', 1, 2)] },
+  )
+  expect(await seqs(client(server).channel('a').follow(), 2)).toEqual([1, 2])
 })
 
 test('a channel that is followed later joins the poll that is on its way', async () => {

@@ -2,6 +2,7 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { connect, NodeSocket } from '../../src/client/node.ts'
 import type { SocketClass } from '../../src/client/stream.ts'
+import { TidemarkError } from '../../src/errors.ts'
 import { body, range } from '../parts.ts'
 import { startGuarded } from '../server/guarded.ts'
 
@@ -50,7 +51,7 @@ test('a function that gives no other token leads to 4401, and is asked once more
   let asked = 0
   const tidemark = connect(server.url, {
     token: () => {
-      if (asked++) throw new Error('no more')
+      if (asked++) throw new TidemarkError('unauthorized', 'No more')
       return server.token('anna', undefined, undefined, 2)
     },
   })

@@ -1,7 +1,7 @@
 /** A server that says what a test tells it to: real sockets and real HTTP on a free port, no log behind them. */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { onTestFinished } from 'vitest'
+import { onTestFinished, vi } from 'vitest'
 import { type WebSocket, WebSocketServer } from 'ws'
 import type { EventJson, ServerMessage } from '../../src/wire.ts'
 
@@ -218,3 +218,10 @@ export const problem = (status: number, code: string, details: object = {}): Sai
   body: { type: `/errors#${code}`, title: code, status, code, detail: 'as the test says', ...details },
   headers: { 'content-type': 'application/problem+json' },
 })
+
+/** The machine's clock is set back by an hour, as a time server may do it; what has passed since the start goes on. */
+export function setClockBack(): void {
+  const now = Date.now.bind(Date)
+  const spy = vi.spyOn(Date, 'now').mockImplementation(() => now() - 3_600_000)
+  onTestFinished(() => spy.mockRestore())
+}
