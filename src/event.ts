@@ -78,7 +78,7 @@ export function checkChannel(name: unknown): string {
   return name
 }
 
-/** The audit trail of a server with keys. */
+/** Who did what: read by admins alone. */
 export const AUDIT_CHANNEL = '_audit'
 
 /** Names beginning with `_` are the system's: callers read them, only the server appends to them. */

@@ -1,16 +1,12 @@
 import { type Command, Option } from 'commander'
-import { pause } from '../src/client/backoff.ts'
-import { TidemarkError } from '../src/errors.ts'
-import { type Compacted, compactChannel, type Progress } from '../src/log/compact.ts'
+import { type Compacted, compactChannel } from '../src/log/compact.ts'
 import { openLog } from '../src/log/open.ts'
 import { DURATION_UNITS, withUnit } from '../src/units.ts'
-import { ask, channelOf, isOnline, pathOf, wrongUsage } from './ask.ts'
+import { channelOf, isOnline, wrongUsage } from './ask.ts'
 import { command, type Run } from './command.ts'
 import { printable, type Terminal } from './terminal.ts'
+import { byServer, lineOf } from './upkeep.ts'
 import { MIB } from './verify.ts'
-
-/** How often a server is asked how far it is, ms. */
-const ASK_MS = 500
 
 export const compactCommand = (terminal: Terminal): Command =>
   command(
@@ -49,7 +45,9 @@ export async function compact(run: Run): Promise<void> {
   const { args, settings, terminal } = run
   const channel = channelOf(args[0])
   const asked = askedOf(run.options)
-  const report = isOnline(run) ? await compactServed(run, channel, asked) : await compactHere(run, channel, asked)
+  const report = isOnline(run)
+    ? await byServer<Compacted>(run, channel, 'compact', asked)
+    : await compactHere(run, channel, asked)
   terminal.progress()
   await terminal.print(settings.json ? JSON.stringify(report) : textOf(report, asked))
 }
@@ -81,40 +79,12 @@ async function compactHere({ settings, terminal }: Run, channel: string, asked: 
       tombstoneAge: tombstoneAge === undefined ? undefined : tombstoneAge * 1_000,
       // Nobody else wants the machine's time for this log.
       restTimes: 0,
-      onProgress: (progress) => terminal.progress(lineOf(progress, head)),
+      onProgress: (progress) => terminal.progress(lineOf('compact', progress, head)),
     })
   } finally {
     await log.close()
   }
 }
-
-interface Compaction extends Partial<Progress> {
-  readonly running: boolean
-  readonly head?: number
-  readonly report?: Compacted
-  readonly failed?: { readonly code: ConstructorParameters<typeof TidemarkError>[0]; readonly detail: string }
-}
-
-async function compactServed(run: Run, channel: string, asked: Asked): Promise<Compacted> {
-  const { terminal } = run
-  const signal = terminal.stopped()
-  const path = `${pathOf(channel)}/compact`
-  let state = await ask<Compaction>(run, { method: 'POST', path, body: JSON.stringify(asked), signal })
-  signal.addEventListener('abort', () => terminal.say('tidemark: the server goes on compacting by itself'))
-  while (state.running) {
-    const { phase = 'reading', seq = 0, head = 0 } = state
-    terminal.progress(lineOf({ phase, seq }, head))
-    await pause(ASK_MS, signal)
-    signal.throwIfAborted()
-    state = await ask<Compaction>(run, { path, signal })
-  }
-  if (state.report) return state.report
-  const { code = 'unavailable', detail = 'The server did not come to an end with it' } = state.failed ?? {}
-  throw new TidemarkError(code, detail)
-}
-
-const lineOf = ({ phase, seq }: Progress, head: number): string =>
-  `compact: ${phase}, ${head === 0 ? 100 : Math.floor((seq / head) * 100)} % (seq ${seq} of ${head})`
 
 function textOf({ channel, upTo, events, bytes, tombstones, complete }: Compacted, { dryRun }: Asked): string {
   const mib = (count: number): string => `${(count / MIB).toFixed(1)} MiB`

@@ -23,6 +23,7 @@ const COMMANDS: Commands = {
   verify: async () => (await import('./verify.ts')).verifyCommand,
   salvage: async () => (await import('./salvage.ts')).salvageCommand,
   compact: async () => (await import('./compact.ts')).compactCommand,
+  erase: async () => (await import('./erase.ts')).eraseCommand,
   backup: async () => (await import('./backup.ts')).backupCommand,
   restore: async () => (await import('./restore.ts')).restoreCommand,
   export: async () => (await import('./export.ts')).exportCommand,

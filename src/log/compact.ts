@@ -6,11 +6,11 @@
  * Tombstones that are old enough go last: only when no older event of their keys is left may a reader who begins now
  * not see them, and all who began before are told by the run of the epoch (`Log.clean`).
  */
-import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import { type Header, readHeader, type Span, spansOf, walkBlock } from '../block.ts'
 import { FLAG, HEADER_BYTES } from '../body.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { textAt } from '../walk.ts'
+import { type BackgroundOptions, Pace, Stretches } from './background.ts'
 import { seqAt } from './follow.ts'
 import type { ChannelInfo, Log, Page } from './log.ts'
 import { Newest } from './newest.ts'
@@ -22,14 +22,10 @@ const MIN_LAG = 1_000
 const TOMBSTONE_AGE_MS = 604_800_000
 /** Read and looked through at once: the event loop is held up for a few ms. */
 const PAGE = { events: 1_000, bytes: 256 * 1024 } as const
-/** Rests so many times as long as it worked: it takes a quarter of a core and of the disk at most. */
-const REST_TIMES = 3
-/** Disk space is given back for so many bytes of history at once. */
-const RECLAIM_BYTES = 32 * 1024 * 1024
 /** A stretch into which a trim came is tried again so often. */
 const TRIES = 5
 
-export interface CompactOptions {
+export interface CompactOptions extends BackgroundOptions {
   /** Nothing is changed; told is what would be. */
   readonly dryRun?: boolean | undefined
   /** The newest events that are not touched. Default MIN_LAG. */
@@ -38,12 +34,9 @@ export interface CompactOptions {
   readonly minAge?: number | undefined
   /** Default TOMBSTONE_AGE_MS. */
   readonly tombstoneAge?: number | undefined
-  readonly signal?: AbortSignal
   readonly onProgress?: (done: Progress) => void
   /** Blocks of the channel are others now: what was counted of them is to be counted anew. */
   readonly onReplaced?: () => void
-  /** In place of REST_TIMES; 0 where nobody else wants the machine's time. */
-  readonly restTimes?: number
   /** In place of what Newest takes, for tests. */
   readonly newestBytes?: number
 }
@@ -89,25 +82,25 @@ class Run {
   readonly #channel: string
   readonly #options: CompactOptions
   readonly #newest: Newest
+  readonly #pace: Pace
   readonly #head: number
   /** Tombstones from before this may go. */
   readonly #cutoff: number
   #epoch: string
   #trimmed: number
   #upTo = 0
-  /** Between them lie pieces of history of which the space is given back at once. */
-  #marks: number[] = []
+  /** All that there is: what is no more may have stood anywhere. */
+  #stretches = new Stretches()
   #before = { events: 0, bytes: 0 }
   #gone = { events: 0, bytes: 0, tombstones: 0 }
-  #replaced = false
   #complete = true
-  #restedAt = performance.now()
 
   constructor(log: Log, info: ChannelInfo, options: CompactOptions) {
     this.#log = log
     this.#channel = info.channel
     this.#options = options
     this.#newest = new Newest(options.newestBytes)
+    this.#pace = new Pace(options)
     this.#epoch = info.epoch
     this.#head = info.head
     this.#trimmed = info.trimmed
@@ -131,7 +124,8 @@ class Run {
         this.#complete = (await this.#rewrite(cleaning)) && this.#complete
       }
     }
-    if (this.#replaced) await this.#reclaim()
+    if (!dryRun)
+      await this.#stretches.reclaim(this.#log, this.#channel, this.#pace, (seq) => this.#tell('reclaiming', seq))
     const { events, bytes } = this.#before
     return {
       ...{ channel: this.#channel, epoch: this.#epoch, upTo: Math.max(this.#upTo, this.#trimmed) },
@@ -144,8 +138,7 @@ class Run {
   /** Finds the newest seq of each key, and counts what there is. */
   async #scan(): Promise<void> {
     const before = { events: 0, bytes: 0 }
-    let sinceMark = 0
-    this.#marks = []
+    this.#stretches = new Stretches()
     for await (const { block, header, page } of this.#blocks(0, this.#head, 'reading')) {
       walkBlock(block, page.after, this.#head, (seq, _, { key, keyEnd }) => {
         if (key >= 0) this.#newest.note(textAt(block, key, keyEnd)!, seq)
@@ -153,10 +146,7 @@ class Run {
         return true
       })
       before.bytes += block.length
-      sinceMark += block.length
-      if (sinceMark < RECLAIM_BYTES || header.last > this.#upTo) continue
-      sinceMark = 0
-      this.#marks.push(header.last)
+      this.#stretches.pass(header, true)
     }
     if (this.#newest.isFirst) this.#before = before
   }
@@ -215,7 +205,6 @@ class Run {
       this.#needRoom()
       const isDone = await this.#log.replace!(this.#channel, { epoch: this.#epoch, trimmed, replaced, blocks })
       if (!isDone) return false
-      this.#replaced = true
       onReplaced?.()
     }
     // What merging saves is the same for each part of the key space.
@@ -227,16 +216,8 @@ class Run {
     return true
   }
 
-  async #reclaim(): Promise<void> {
-    if (!this.#log.reclaim) return
-    let after = 0
-    for (const upTo of [...this.#marks, this.#upTo]) {
-      if (upTo <= after) continue
-      await this.#log.reclaim(this.#channel, after, upTo)
-      this.#options.onProgress?.({ phase: 'reclaiming', seq: upTo })
-      after = upTo
-      await this.#rest()
-    }
+  #tell(phase: Progress['phase'], seq: number): void {
+    this.#options.onProgress?.({ phase, seq })
   }
 
   /** What is written anew takes room before what it stands for gives it back. @throws storage-full */
@@ -252,27 +233,17 @@ class Run {
     phase: Progress['phase'],
   ): AsyncGenerator<{ readonly block: Uint8Array; readonly header: Header; readonly page: Page }> {
     for (let at = Math.max(from, this.#trimmed); at < upTo; ) {
-      await this.#rest()
+      await this.#pace.rest()
       try {
         const page = await this.#log.read(this.#channel, { epoch: this.#epoch, after: at }, PAGE)
         for (const block of page.blocks) yield { block, header: readHeader(block), page }
         at = page.last
-        this.#options.onProgress?.({ phase, seq: at })
+        this.#tell(phase, at)
       } catch (error) {
         if (!hasCode(error, 'gap')) throw error
         at = this.#trimmed = (error as TidemarkError).details.trimmed as number
       }
     }
-  }
-
-  /** Rests for as long as the work since the last rest deserves. */
-  async #rest(): Promise<void> {
-    const { restTimes = REST_TIMES, signal } = this.#options
-    signal?.throwIfAborted()
-    const worked = performance.now() - this.#restedAt
-    if (restTimes === 0) await nextTurn()
-    else await delay(worked * restTimes, undefined, { signal })
-    this.#restedAt = performance.now()
   }
 }
 

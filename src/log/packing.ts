@@ -107,7 +107,7 @@ export class Packing {
     }
     if (this.#done.length === 0) this.#trimmed = this.#openTrimmed
     const range = { after: first.after, last: this.#open.at(-1)!.last, time: first.time }
-    const blocks = build(this.#channel, range, this.#spans)
+    const blocks = blocksOver(this.#channel, range, this.#spans)
     this.#done.push(...this.#open)
     this.#blocks.push(...blocks)
     this.#newBytes += blocks.reduce((sum, block) => sum + block.length, 0)
@@ -131,8 +131,8 @@ export class Packing {
   }
 }
 
-/** One block, or more where the table of one makes it larger than a block may be. */
-function build(
+/** One block over a range, or more where the table of one makes it larger than a block may be. */
+export function blocksOver(
   channel: string,
   range: { readonly after: number; readonly last: number; readonly time: number },
   spans: readonly Span[],
@@ -143,7 +143,7 @@ function build(
   const half = spans.length >> 1
   const cut = spans[half - 1]!.seq
   return [
-    ...build(channel, { ...range, last: cut }, spans.slice(0, half)),
-    ...build(channel, { after: cut, last: range.last, time: spans[half]!.time }, spans.slice(half)),
+    ...blocksOver(channel, { ...range, last: cut }, spans.slice(0, half)),
+    ...blocksOver(channel, { after: cut, last: range.last, time: spans[half]!.time }, spans.slice(half)),
   ]
 }

@@ -83,11 +83,12 @@ export async function verifyLog(log: Log, options: VerifyOptions = {}): Promise<
 /** Reads on after each loss, and goes on wherever trims and deletes of the meantime leave it. */
 async function verifyChannel(
   log: Log,
-  { channel, epoch, trimmed, head }: ChannelInfo,
+  { channel, epoch: begun, trimmed, head }: ChannelInfo,
   tally: Tally,
   known: readonly Loss[],
   pace: (bytes: number) => Promise<void>,
 ): Promise<void> {
+  let epoch = begun
   for (let after = trimmed; after < head; )
     try {
       const page = await log.read(channel, { epoch, after }, { events: PAGE_EVENTS, bytes: PAGE_BYTES })
@@ -101,8 +102,13 @@ async function verifyChannel(
       after = page.last
       await pace(bytes)
     } catch (error) {
-      if (hasCode(error, 'no-channel') || hasCode(error, 'epoch-changed')) return
-      if (hasCode(error, 'gap')) after = Number((error as TidemarkError).details.trimmed)
+      if (hasCode(error, 'no-channel')) return
+      if (hasCode(error, 'epoch-changed')) {
+        const now = String((error as TidemarkError).details.epoch)
+        // What lies between is as it was: only tombstones are about to go.
+        if (!sameHistory(now, epoch)) return
+        epoch = now
+      } else if (hasCode(error, 'gap')) after = Number((error as TidemarkError).details.trimmed)
       else if (hasCode(error, 'data-loss') && typeof (error as TidemarkError).details.upTo === 'number') {
         const upTo = (error as TidemarkError).details.upTo as number
         tally.lose(channel, after, upTo, known)

@@ -3,7 +3,6 @@ import { addAdmin } from './admin.ts'
 import { type App, type AppOptions, makeApp } from './app.ts'
 import { addArrivals } from './arrivals.ts'
 import { addChannels } from './channels.ts'
-import { addCompaction } from './compaction.ts'
 import { addConsole } from './console.ts'
 import type { Cookies } from './cookies.ts'
 import { addCursors } from './cursors.ts'
@@ -15,6 +14,7 @@ import { addMultiAppend } from './multi.ts'
 import { addPages } from './pages.ts'
 import type { Peers } from './peers.ts'
 import { addSession } from './sign-in.ts'
+import { addUpkeep } from './upkeep.ts'
 import { addVerify } from './verify.ts'
 
 export interface RoutesOptions extends AppOptions {
@@ -33,7 +33,7 @@ export async function makeRoutes(doors: Doors, options: RoutesOptions): Promise<
   addMultiAppend(app, doors)
   addCursors(app, doors)
   addChannels(app, doors)
-  addCompaction(app, doors)
+  addUpkeep(app, doors)
   addAdmin(app, doors, options.watched, options.version)
   addFigures(app, doors, options.watched)
   addVerify(app, doors)

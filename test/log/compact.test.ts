@@ -232,6 +232,26 @@ test('What is damaged amid a run is not written over: it is told, and all else s
   expect((await log.read('c', { after: 0 }, ALL)).last).toBe(19)
 })
 
+test('Verification goes on where tombstones are about to go amid it', async () => {
+  const { log, rows } = await failable({ tailBytes: 0 })
+  const { epoch } = (await log.append([{ channel: 'c', body: encodeBody([event('first')]) }]))[0]!
+  for (const i of range(2, 9)) await log.append([{ channel: 'c', body: encodeBody([event(`${i}${'x'.repeat(1e5)}`)]) }])
+  await flip(rows, blockKey(await numberOf(rows, 'c'), 9), 8 * 500)
+  const amid = new Proxy(log, {
+    get: (target, name) => {
+      const verb: unknown = Reflect.get(target, name)
+      if (name !== 'read') return typeof verb === 'function' ? verb.bind(target) : verb
+      return async (...args: Parameters<Log['read']>) => {
+        const page = await target.read(...args)
+        if (page.epoch === epoch) await log.clean!('c', 8, epoch)
+        return page
+      }
+    },
+  })
+  const { whole, findings } = await verifyLog(amid)
+  expect([whole, findings]).toMatchObject([false, [{ part: 'events', channel: 'c', after: 8, upTo: 9 }]])
+})
+
 test('The keys that are held at once take no more memory than they may', () => {
   for (const letter of ['x', '水']) {
     const newest = new Newest(100_000)

@@ -104,6 +104,9 @@ export function compactContract(open: Open, capabilities: readonly Capability[])
     for (const wrong of [replaced.slice(1), replaced.slice(0, -1), [replaced[0]!, replaced[3]!], []])
       await expect(log.replace!('c', { ...rest, replaced: wrong })).rejects.toThrow()
     await expect(log.replace!('c', { ...rest, replaced, blocks: [] })).rejects.toThrow()
+    // Its header tells of one event, it holds four.
+    const lying = buildBlock('c', { ...replaced[0]!, last: 4 }, rest.blocks.flatMap(spansOf), crc32)!
+    expect(await refusal(log.replace!('c', { ...rest, replaced, blocks: [lying] }))).toMatchObject({ code: 'internal' })
     expect(await seqsOf(log)).toEqual(range(1, 4))
   })
 

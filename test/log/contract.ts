@@ -9,6 +9,7 @@ import { arriveContract } from './contract-arrive.ts'
 import { channelContract } from './contract-channels.ts'
 import { compactContract } from './contract-compact.ts'
 import { cursorContract } from './contract-cursors.ts'
+import { eraseContract } from './contract-erase.ts'
 import { readContract } from './contract-read.ts'
 import { repeatContract } from './contract-repeat.ts'
 
@@ -38,6 +39,7 @@ export function logContract(name: string, open: Open, capabilities: readonly Cap
     describe('read and changed', () => readContract(open))
     describe('cursors', () => cursorContract(open))
     describe('compact', () => compactContract(open, capabilities))
+    describe('erase', () => eraseContract(open, capabilities))
     describe('trim, delete, channels and close', () => channelContract(open))
     if (arrives) describe('histories from elsewhere', () => arriveContract(open))
   })

@@ -39,8 +39,8 @@ function opener(options: Partial<LogOptions>): Open {
   }
 }
 
-logContract('level', opener({}), ['multiChannel', 'compact'])
-logContract('level that keeps nothing in memory', opener({ tailBytes: 0 }), ['multiChannel', 'compact'])
+logContract('level', opener({}), ['multiChannel', 'compact', 'erase'])
+logContract('level that keeps nothing in memory', opener({ tailBytes: 0 }), ['multiChannel', 'compact', 'erase'])
 
 /** Five events in `c` and one cursor, two in `d`; closed. Answers the epoch of `c`. */
 async function fill(dir: string): Promise<string> {

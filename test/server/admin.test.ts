@@ -21,7 +21,11 @@ describe('probes', () => {
     const { status, json } = await call(`${url}/readyz`)
     expect(status).toBe(200)
     expect(json).toEqual({ ...log.about, state: 'ok', streamer: 'on' })
-    expect(json).toMatchObject({ durability: 'fsync', idWindow: 86_400_000, capabilities: ['multiChannel', 'compact'] })
+    expect(json).toMatchObject({
+      durability: 'fsync',
+      idWindow: 86_400_000,
+      capabilities: ['multiChannel', 'compact', 'erase'],
+    })
     await call(`${url}/v1/admin/streamer`, 'PUT', { on: false })
     expect((await call(`${url}/readyz`)).json.streamer).toBe('off')
   })

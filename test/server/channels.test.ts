@@ -242,6 +242,46 @@ test('a server that is told so makes channels by PUT alone, whichever way an app
   await client.close()
 })
 
+test('an event, and all events of a key, are erased in the background, and the audit trail says so', async () => {
+  const { url, log } = await startTestServer()
+  const erase = `${url}/v1/channels/a/erase`
+  for (const [key, data] of Object.entries({ ann: 'one', ben: 'two', cy: 'three' }))
+    await call(`${url}/v1/channels/a/events`, 'POST', { key, data })
+  const over = async () => {
+    for (;;) {
+      const { json } = await call(erase)
+      if (!json.running) return json as Record<string, unknown>
+    }
+  }
+  expect((await call(erase)).json).toEqual({ running: false })
+  expect((await call(erase, 'POST', { key: 'ann' })).json).toMatchObject({ running: true, head: 3 })
+  expect(await over()).toMatchObject({ report: { events: 1, first: 1, last: 1, tombstone: 4 } })
+  expect((await call(erase, 'POST', { seq: 3 })).json).toMatchObject({ running: true, head: 4 })
+  expect(await over()).toMatchObject({ report: { events: 1, first: 3, last: 3, tombstone: null } })
+  const { json } = await call(`${url}/v1/channels/a/events?after=0`)
+  expect(json.events.map(({ seq, key }: { seq: number; key: string }) => [seq, key])).toEqual([
+    [2, 'ben'],
+    [4, 'ann'],
+  ])
+  const records = (await call(`${url}/v1/channels/_audit/events?after=0`)).json.events as {
+    type: string
+    data: object
+  }[]
+  const { epoch } = await log.info('a')
+  expect(records.map(({ type, data }) => [type, data])).toMatchObject([
+    ['erase', { channel: 'a', epoch, key: true, from: 1 }],
+    ['erased', { channel: 'a', epoch, events: 1, first: 1, last: 1 }],
+    ['erase', { channel: 'a', seq: 3 }],
+    ['erased', { channel: 'a', events: 1, first: 3, last: 3 }],
+  ])
+  expect((await call(erase, 'POST', { seq: 9 })).json).toMatchObject({ running: true })
+  expect(await over()).toMatchObject({ failed: { code: 'ahead-of-head' } })
+  for (const wrong of [{}, { seq: 0 }, { seq: 1, key: 'ann' }, { key: 'x'.repeat(2_000) }])
+    expect([wrong, problemOf(await call(erase, 'POST', wrong)).code]).toEqual([wrong, 'bad-request'])
+  expect(problemOf(await call(`${url}/v1/channels/none/erase`, 'POST', { seq: 1 })).code).toBe('no-channel')
+  expect(problemOf(await call(`${url}/v1/channels/_audit/erase`, 'POST', { seq: 1 })).code).toBe('forbidden')
+})
+
 test('a channel is compacted in the background, one at a time, and tells how far it came', async () => {
   const { url, log } = await startTestServer()
   const compact = `${url}/v1/channels/a/compact`

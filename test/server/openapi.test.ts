@@ -14,6 +14,7 @@ const CALLS: Record<string, string> = {
   '/v1/channels/{channel}': 'delete get put',
   '/v1/channels/{channel}/trim': 'post',
   '/v1/channels/{channel}/compact': 'get post',
+  '/v1/channels/{channel}/erase': 'get post',
   '/v1/channels/{channel}/cursors': 'get',
   '/v1/channels/{channel}/cursors/{client}': 'delete get put',
   '/v1/cursors/{client}': 'get',

@@ -36,7 +36,7 @@ import { Appending, ToldOne } from './appending.ts'
 import { Arriving } from './arriving.ts'
 import { type Channel, Channels, noChannel } from './channels.ts'
 import type { Draft, Group } from './group.ts'
-import { blockRange, type CursorRow, rangeOf } from './keys.ts'
+import { type CursorRow, edgesOf, rangeOf } from './keys.ts'
 import { Lists } from './lists.ts'
 import { Pages } from './read.ts'
 import { Receipts } from './receipts.ts'
@@ -76,7 +76,7 @@ class LevelLog implements Log {
   constructor(store: Store, options: LogOptions) {
     const idWindow = options.idWindow ?? DAY_MS
     const notice = options.onNotice ?? (() => {})
-    this.about = { engine: 'level', durability: 'fsync', capabilities: ['multiChannel', 'compact'], idWindow }
+    this.about = { engine: 'level', durability: 'fsync', capabilities: ['multiChannel', 'compact', 'erase'], idWindow }
     this.#store = store
     this.#channels = new Channels(store)
     this.#lists = new Lists(store, this.#channels, notice, () => this.#opened())
@@ -282,8 +282,16 @@ class LevelLog implements Log {
 
   async reclaim(channel: string, after: number, upTo: number): Promise<void> {
     await this.#opened()
-    const range = blockRange(this.#channels.need(channel).number, after + 1, upTo)
-    await this.#store.compact(range).catch(orUnavailable)
+    const { number } = this.#channels.need(channel)
+    const [from, to] = edgesOf(number, after, upTo)
+    // What is in memory goes to a table of its own: what it held of removed events, too.
+    await this.#store.compact({ gte: from, lte: from }).catch(orUnavailable)
+    // LevelDB writes a table anew only where newer ones lie over it: one from edge to edge lies over all.
+    await this.#writer.submit(CHANGE_BYTES, (group) => {
+      for (const edge of [from, to]) group.del(edge)
+      return () => {}
+    })
+    await this.#store.compact({ gte: from, lte: to }).catch(orUnavailable)
   }
 
   async arrive(channel: string, piece: ArrivalPiece): Promise<Arrived> {

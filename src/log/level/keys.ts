@@ -78,6 +78,12 @@ const named = (prefix: number, text: string): Uint8Array => {
 /** Every key that begins with these bytes. Names are ASCII, so 0xff ends any of them. */
 const startingWith = (start: Uint8Array): Range => ({ gte: start, lte: Buffer.concat([start, Buffer.from([0xff])]) })
 
+/** Keys beside the blocks over (after, upTo], before the first and behind the last: no row ever has them. */
+export const edgesOf = (channel: number, after: number, upTo: number): readonly [Uint8Array, Uint8Array] => {
+  const beside = (last: number): Uint8Array => Buffer.concat([blockKey(channel, last), Buffer.alloc(1)])
+  return [beside(after), beside(upTo)]
+}
+
 export const headKey = (channel: number): Uint8Array => numbered(PREFIX.h, channel)
 export const nameKey = (name: string): Uint8Array => named(PREFIX.n, name)
 export const nameRange = (prefix: string): Range => startingWith(nameKey(prefix))

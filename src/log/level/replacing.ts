@@ -4,7 +4,7 @@
  */
 
 import { crc32 } from 'node:zlib'
-import { checkBlock, type Header, readHeader } from '../../block.ts'
+import { checkBlock, type Header, readHeader, spansOf } from '../../block.ts'
 import { TidemarkError } from '../../errors.ts'
 import { CHANGE_BYTES } from '../entries.ts'
 import type { Replacement } from '../log.ts'
@@ -80,9 +80,20 @@ function isSame(known: Header | undefined, key: Uint8Array, block: Uint8Array): 
   return crc === known.crc && after === known.after && last === known.last
 }
 
+/** What a mistake made of readable events must not take their place. @throws internal */
+function checkReadable(name: string, block: Uint8Array): Header {
+  try {
+    const header = checkBlock(name, block, crc32)
+    spansOf(block)
+    return header
+  } catch (cause) {
+    throw new TidemarkError('internal', `A block that is to stand in ${name} can not be read`, {}, { cause })
+  }
+}
+
 /** @throws internal: what is put there would break the chain */
 function checkCover(name: string, replaced: readonly Header[], blocks: readonly Uint8Array[]): void {
-  const placed = blocks.map((block) => checkBlock(name, block, crc32))
+  const placed = blocks.map((block) => checkReadable(name, block))
   for (const run of [replaced, placed])
     if (run.length === 0 || run.some(({ after }, i) => i > 0 && after !== run[i - 1]!.last))
       throw new TidemarkError('internal', `Blocks of ${name} that are no neighbours can not stand for others`)

@@ -1,0 +1,196 @@
+/** Work on the history of a channel of the log that is being served, in the background, at a slow pace: compaction, erasing. */
+import { z } from 'zod'
+import { type Problem, TidemarkError, toProblem } from '../errors.ts'
+import { checkKey, formatTime } from '../event.ts'
+import { type Compacted, compactChannel } from '../log/compact.ts'
+import { type Erased, erase } from '../log/erase.ts'
+import type { App } from './app.ts'
+import { callerOf } from './callers.ts'
+import { notOurs } from './channels.ts'
+import type { Doors } from './doors.ts'
+import * as schemas from './schemas.ts'
+
+/** What is told of a run, whichever work it is. */
+const run = {
+  running: z.boolean(),
+  startedAt: z.string().optional(),
+  finishedAt: z.string().optional(),
+  phase: z
+    .string()
+    .optional()
+    .meta({ description: 'What it does: reading, rewriting, cleaning, erasing or reclaiming' }),
+  seq: z.number().optional().meta({ description: 'How far that is' }),
+  head: z.number().optional().meta({ description: 'The head when it began' }),
+  failed: z.custom<Problem>().optional().meta({ description: 'Why it did not come to its end' }),
+}
+const ended = { description: 'Of a run that came to its end' }
+const Compaction = z
+  .object({ ...run, dryRun: z.boolean().optional(), report: z.custom<Compacted>().optional().meta(ended) })
+  .meta({ id: 'Compaction' })
+const Erasing = z.object({ ...run, report: z.custom<Erased>().optional().meta(ended) }).meta({ id: 'Erasing' })
+
+const SECONDS_MAX = 3_153_600_000
+const Seconds = z.number().min(0).max(SECONDS_MAX)
+const Compact = z
+  .strictObject({
+    dryRun: z.boolean().optional().meta({ description: 'Change nothing, tell what would be' }),
+    minLag: z.number().int().min(0).optional().meta({ description: 'So many of the newest events are not touched' }),
+    minAge: Seconds.optional().meta({ description: 'Younger events are not touched, seconds' }),
+    tombstoneAge: Seconds.optional().meta({ description: 'How long a tombstone stays visible, seconds' }),
+  })
+  .meta({ id: 'Compact' })
+const Erase = z
+  .union([z.strictObject({ seq: z.number().int().min(1) }), z.strictObject({ key: z.string().min(1) })])
+  .meta({ id: 'Erase', description: 'Exactly one of seq and key' })
+
+interface State {
+  readonly running: boolean
+  readonly dryRun?: boolean
+  readonly startedAt?: string
+  readonly head?: number
+  readonly finishedAt?: string
+  readonly phase?: string
+  readonly seq?: number
+  readonly report?: unknown
+  readonly failed?: Problem
+}
+
+type Verb = 'compact' | 'erase'
+const DOING = { compact: 'compacted', erase: 'worked on to erase events' } as const
+const inMs = (seconds: number | undefined): number | undefined => (seconds === undefined ? undefined : seconds * 1_000)
+
+/** One run at a time for the whole server; the last one is remembered. */
+class Upkeep {
+  readonly #doors: Doors
+  #last: { readonly verb?: Verb; readonly channel: string; state: State } = { channel: '', state: { running: false } }
+
+  constructor(doors: Doors) {
+    this.#doors = doors
+  }
+
+  of(verb: Verb, channel: string): State {
+    const last = this.#last
+    return last.verb === verb && last.channel === channel ? last.state : { running: false }
+  }
+
+  /** @param told how far it is @throws busy */
+  start(
+    verb: Verb,
+    channel: string,
+    about: Pick<State, 'head' | 'dryRun'>,
+    work: (told: (progress: object) => void) => Promise<unknown>,
+  ): State {
+    const { state } = this.#last
+    if (state.running)
+      throw new TidemarkError('busy', `${this.#last.channel} is being ${DOING[this.#last.verb!]}`, {
+        channel: this.#last.channel,
+      })
+    const begun = { startedAt: formatTime(Date.now()), ...about }
+    const mine = { verb, channel, state: { running: true, ...begun } as State }
+    this.#last = mine
+    const told = (progress: object): void => {
+      mine.state = { ...mine.state, ...progress }
+    }
+    const over = (outcome: Pick<State, 'report' | 'failed'>): void => {
+      mine.state = { running: false, ...begun, finishedAt: formatTime(Date.now()), ...outcome }
+    }
+    const { stopping, logger } = this.#doors
+    work(told).then(
+      (report) => {
+        over({ report })
+        logger.info({ call: verb, report, ...about }, 'A run came to its end')
+      },
+      (error) => {
+        const stopped = new TidemarkError('unavailable', 'The server is stopping, and this run with it')
+        over({ failed: toProblem(stopping.aborted ? stopped : error) })
+        if (!stopping.aborted) this.#doors.failed('http', error, { call: verb, channel })
+      },
+    )
+    return mine.state
+  }
+}
+
+export function addUpkeep(app: App, doors: Doors): void {
+  const { log, keeper, stopping } = doors
+  const upkeep = new Upkeep(doors)
+  const at = (channel: string) => ({ signal: stopping, onReplaced: () => keeper.recount(channel) })
+  const about = { tags: ['channels'], params: schemas.ChannelPath, querystring: schemas.NoQuery }
+
+  app.get(
+    '/v1/channels/:channel/compact',
+    {
+      schema: {
+        ...about,
+        summary: 'How far compaction of a channel is, and what it came to',
+        response: { 200: Compaction, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel } }) => {
+      await log.info(channel)
+      return upkeep.of('compact', channel) as z.infer<typeof Compaction>
+    },
+  )
+
+  app.post(
+    '/v1/channels/:channel/compact',
+    {
+      schema: {
+        ...about,
+        summary: 'Keep the newest event of each key',
+        description: 'In the background, one run at a time: while one is under way, of whichever channel, `409 busy`.',
+        body: Compact,
+        response: { 200: Compaction, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel }, body: { dryRun = false, minLag, ...ages } }) => {
+      const { head } = await log.info(notOurs(channel))
+      need(log.about.capabilities.includes('compact'), 'compact')
+      const options = { dryRun, minLag, minAge: inMs(ages.minAge), tombstoneAge: inMs(ages.tombstoneAge) }
+      return upkeep.start('compact', channel, { dryRun, head }, (onProgress) =>
+        compactChannel(log, channel, { ...options, ...at(channel), onProgress }),
+      ) as z.infer<typeof Compaction>
+    },
+  )
+
+  app.get(
+    '/v1/channels/:channel/erase',
+    {
+      schema: {
+        ...about,
+        summary: 'How far erasing in a channel is, and what it came to',
+        response: { 200: Erasing, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel } }) => {
+      await log.info(channel)
+      return upkeep.of('erase', channel) as z.infer<typeof Erasing>
+    },
+  )
+
+  app.post(
+    '/v1/channels/:channel/erase',
+    {
+      schema: {
+        ...about,
+        summary: 'Erase one event, or all events of a key',
+        description: 'In the background, one run at a time, with compaction: while one is under way, `409 busy`.',
+        body: Erase,
+        response: { 200: Erasing, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel }, body, raw }) => {
+      const { head } = await log.info(notOurs(channel))
+      need(log.about.capabilities.includes('erase'), 'erase')
+      const what = 'key' in body ? { key: checkKey(body.key) } : body
+      const by = callerOf(raw).name
+      return upkeep.start('erase', channel, { head }, (onProgress) =>
+        erase(log, channel, what, { ...at(channel), by, onProgress }),
+      ) as z.infer<typeof Erasing>
+    },
+  )
+}
+
+/** @throws not-supported */
+function need(can: boolean, capability: Verb): void {
+  if (!can) throw new TidemarkError('not-supported', `This engine can not ${capability}`, { capability })
+}

@@ -1,0 +1,92 @@
+/** What was erased is in no file of the store any more. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { encodeBody } from '../../src/body.ts'
+import { compactChannel } from '../../src/log/compact.ts'
+import { erase } from '../../src/log/erase.ts'
+import type { Log } from '../../src/log/log.ts'
+import { openLog } from '../../src/log/open.ts'
+import { event, range, tempDir } from '../parts.ts'
+import { ALL, BLOCKWISE, readAll } from './reading.ts'
+
+const AT_ONCE = { restTimes: 0 } as const
+const SECRET = 'the-night-was-dark'
+/** Small enough that log files rotate and tables are made amid it. */
+const OPTIONS = { writeBufferBytes: 64 * 1024 }
+
+/** Names of the files of a log in which a text stands. */
+const filesWith = (dir: string, text: string): string[] =>
+  readdirSync(dir, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name))
+    .filter((path) => readFileSync(path).includes(text))
+
+async function opened(dir: string): Promise<Log> {
+  const log = await openLog({ dir, ...OPTIONS })
+  onTestFinished(() => log.close())
+  return log
+}
+
+/** So many events of two keys, the secret in those of one of them, another channel's between them. */
+async function fill(log: Log, count: number): Promise<void> {
+  for (const i of range(1, count))
+    for (const channel of ['c', 'd']) {
+      const isSecret = channel === 'c' && i % 7 === 0
+      const data = `${isSecret ? SECRET : 'nothing'} ${i} ${'x'.repeat(300)}`
+      await log.append([{ channel, body: encodeBody([event(data, { key: isSecret ? 'ann' : `k${i % 50}` })]) }])
+    }
+}
+
+test('Of an event that is in memory alone, in LevelDB’s log, or in its tables, nothing is left', async () => {
+  for (const [count, moves] of [
+    [10, []],
+    [10, ['reopen']],
+    [1_500, []],
+    [1_500, ['reopen', 'reclaim']],
+    [1_500, ['compact']],
+  ] as const) {
+    const dir = tempDir()
+    let log = await opened(dir)
+    await fill(log, count)
+    for (const move of moves)
+      if (move === 'reclaim') await log.reclaim!('c', 0, count)
+      else if (move === 'compact') await compactChannel(log, 'c', { ...AT_ONCE, minLag: 0 })
+      else {
+        await log.close()
+        log = await opened(dir)
+      }
+    expect(filesWith(dir, SECRET).length).toBeGreaterThan(0)
+    // Readers that stand amid it hold on to nothing.
+    for (const after of [1, 5]) await log.read('c', { after }, BLOCKWISE)
+    if (moves.length === 0 && count === 10)
+      expect(await erase(log, 'c', { seq: 7 }, AT_ONCE)).toMatchObject({ events: 1 })
+    else {
+      const { events, tombstone } = await erase(log, 'c', { key: 'ann' }, AT_ONCE)
+      expect([events > 0, tombstone]).toEqual([true, count + 1])
+    }
+    expect([count, moves, filesWith(dir, SECRET)]).toEqual([count, moves, []])
+    expect((await readAll(log, 'd', undefined, ALL)).length).toBe(count)
+    await log.close()
+    expect(filesWith(dir, SECRET)).toEqual([])
+  }
+})
+
+test('What an erasing that was interrupted left on disk is gone after the next compaction, or when it is asked for again', async () => {
+  for (const end of ['compact', 'erase'] as const) {
+    const dir = tempDir()
+    const log = await opened(dir)
+    await fill(log, 1_500)
+    const gone = new AbortController()
+    const onProgress = ({ phase }: { phase: string }): void => {
+      if (phase === 'erasing') gone.abort('enough')
+    }
+    await expect(erase(log, 'c', { key: 'ann' }, { ...AT_ONCE, signal: gone.signal, onProgress })).rejects.toBe(
+      'enough',
+    )
+    expect(filesWith(dir, SECRET).length).toBeGreaterThan(0)
+    if (end === 'compact') await compactChannel(log, 'c', { ...AT_ONCE, minLag: 0 })
+    else await erase(log, 'c', { key: 'ann' }, AT_ONCE)
+    expect([end, filesWith(dir, SECRET)]).toEqual([end, []])
+  }
+})
