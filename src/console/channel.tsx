@@ -3,9 +3,10 @@ import { signal as makeSignal, useSignal } from '@preact/signals'
 import type { ComponentChildren } from 'preact'
 import { useEffect, useLayoutEffect, useMemo, useRef } from 'preact/hooks'
 import type { ChannelEvent } from '../client/subscription.ts'
-import { checkChannel } from '../event.ts'
+import { checkChannel, isSystemChannel } from '../event.ts'
 import type { ChannelInfoJson } from '../wire.ts'
 import { ask, tidemark, useEvery, wordsOf } from './ask.ts'
+import { Compaction } from './compaction.tsx'
 import { Opened } from './opened.tsx'
 import { cursorsHref } from './route.ts'
 import { type Column, Rows } from './rows.tsx'
@@ -141,6 +142,11 @@ function Facts({ name }: { name: string }) {
       <Fact name="Cursors">
         <a href={cursorsHref(name)}>their lag</a>
       </Fact>
+      {!isSystemChannel(name) && (
+        <Fact name="Compaction">
+          <Compaction name={name} />
+        </Fact>
+      )}
     </dl>
   )
 }

@@ -330,7 +330,11 @@ async function readOrTrimmed(log: Source, info: ChannelInfo, after: number): Pro
   try {
     return await log.read(info.channel, { epoch: info.epoch, after }, ONE_BLOCK)
   } catch (error) {
-    if (error instanceof TidemarkError && error.code === 'gap') return error.details.trimmed as number
-    throw error
+    if (hasCode(error, 'gap')) return (error as TidemarkError).details.trimmed as number
+    if (!hasCode(error, 'epoch-changed')) throw error
+    const epoch = String((error as TidemarkError).details.epoch)
+    if (!sameHistory(epoch, info.epoch)) throw error
+    // Times are as they were: only tombstones are about to go.
+    return readOrTrimmed(log, { ...info, epoch }, after)
   }
 }

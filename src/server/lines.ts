@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Principal } from '../access/principal.ts'
 import type { Body } from '../body.ts'
+import { sameHistory } from '../epoch.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
 import type { Appended } from '../log/log.ts'
 import { appendFor, type Doors, retryAfter } from './doors.ts'
@@ -120,7 +121,7 @@ class Pieces {
     const before = this.#answer
     const { channel, epoch, last, head } = piece
     const appended = (before?.appended ?? 0) + events
-    if (before !== undefined && before.epoch !== epoch)
+    if (before !== undefined && !sameHistory(before.epoch, epoch))
       throw new TidemarkError('epoch-changed', `${channel} was deleted between two pieces of this append`, {
         ...{ channel, epoch, head, trimmed: 0 },
       })

@@ -93,6 +93,23 @@ describe.skipIf(!CHROMIUM)('the console', () => {
     expect(wrong).toEqual([])
   })
 
+  test('a channel is compacted after a look at what that frees', async () => {
+    const { url, log } = await served()
+    for (const i of range(1, 1_200))
+      await log.append([{ channel: 'files', body: encodeBody([event(i, { key: `k${i % 3}` })]) }])
+    const { page, wrong } = await openConsole(browser, url, '#/channels/files')
+    await page.getByRole('button', { name: 'Look what it frees' }).click()
+    await page.getByText(/^would free 200 events/).waitFor()
+    expect((await log.read('files', { after: 0 }, { events: 1, bytes: 1 })).last).toBe(1)
+    await page.getByRole('button', { name: 'Compact …' }).click()
+    const dialog = page.getByRole('dialog')
+    await dialog.getByText(/200 of 1,200 events go/).waitFor()
+    await dialog.getByRole('button', { name: 'Compact', exact: true }).click()
+    await page.getByText(/^freed 200 events/).waitFor()
+    expect((await log.read('files', { after: 0 }, { events: 1, bytes: 1 })).last).toBe(200)
+    expect(wrong).toEqual([])
+  })
+
   test('a tail shows what comes, over either door; it pauses, filters, and begins at a seq', async () => {
     const { url, log } = await served()
     const append = (...values: unknown[]) => log.append([{ channel: 'live', body: body(...values) }])

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { buildBlock, readHeader, spansOf } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import { compactChannel } from '../../src/log/compact.ts'
-import { Follower } from '../../src/log/follow.ts'
+import { Follower, seqAt } from '../../src/log/follow.ts'
 import type { Capability, Log, Replacement } from '../../src/log/log.ts'
 import { event, range } from '../parts.ts'
 import { type Open, somewhere } from './contract.ts'
@@ -183,6 +183,24 @@ export function compactContract(open: Open, capabilities: readonly Capability[])
       expect([seq, opened.epoch]).toEqual([seq, at])
       expect([seq, (await follower.next(ALL))!.is]).toEqual([seq, seq === 3 ? 'reset' : 'page'])
     }
+  })
+
+  test('A time is looked up while tombstones are about to go', async () => {
+    const log = await open()
+    for (const value of range(1, 9)) await append(log, 'c', [value])
+    const info = await log.info('c')
+    const amid = new Proxy(log, {
+      get: (target, name) => {
+        const verb: unknown = Reflect.get(target, name)
+        if (name !== 'read') return typeof verb === 'function' ? verb.bind(target) : verb
+        return async (...args: Parameters<Log['read']>) => {
+          const { epoch } = await log.info('c')
+          if (epoch === info.epoch) await log.clean!('c', 9, epoch)
+          return target.read(...args)
+        }
+      },
+    })
+    expect(await seqAt(amid, info, { at: 'time', time: 1 })).toBe(0)
   })
 
   test('The newest event of each key stays, and every event without one; seqs and times stay', async () => {

@@ -9,6 +9,7 @@ import { APPEND_BYTES_MAX } from '../../src/server/limits.ts'
 import { body, tempLog } from '../parts.ts'
 import { type Bare, serveBare, until } from './bare.ts'
 import { type Answer, call, problemOf, RawConnection } from './calls.ts'
+import { logWith } from './serve.ts'
 
 const packr = new Packr({ useRecords: false })
 
@@ -149,6 +150,21 @@ test('Lines of any number are taken in pieces, and the answer covers all.', asyn
   expect(answer.status).toBe(201)
   expect(answer.json).toMatchObject({ first: 1, last: 2_500, head: 2_500, appended: 2_500, durability: 'fsync' })
   expect(data(await read(server))).toEqual(Array.from({ length: 2_500 }, (_, i) => `${i + 1}`))
+})
+
+test('Tombstones that go between two pieces of lines do not end them.', async () => {
+  const log = await tempLog()
+  const { post, lines } = await startAppends(
+    logWith(log, {
+      append: async (...given) => {
+        const answers = await log.append(...given)
+        await log.clean!('orders', 1, answers[0]!.epoch)
+        return answers
+      },
+    }),
+  )
+  await post({ key: 'a', data: null })
+  expect((await lines(numbered(2, 2_500))).json).toMatchObject({ first: 2, last: 2_500, appended: 2_499 })
 })
 
 test('A bad line tells how far the lines came; whole pieces before it stay.', async () => {
