@@ -23,34 +23,37 @@ const EMPTY_MAX = 10_000
 class Tally {
   readonly #most: number
   readonly #count: () => Promise<number>
+  readonly #onFailure: (error: unknown) => void
   #number = 0
-  #countedAt = Number.NEGATIVE_INFINITY
+  #isCounted = false
+  #triedAt = Number.NEGATIVE_INFINITY
   #counting: Promise<void> | undefined
 
-  /** @param count need not count beyond `most` */
-  constructor(most: number, count: () => Promise<number>) {
+  /** @param count need not count beyond `most`; while it fails, nobody is refused for what was not counted */
+  constructor(most: number, count: () => Promise<number>, onFailure: (error: unknown) => void) {
     this.#most = most
     this.#count = count
+    this.#onFailure = onFailure
   }
 
   get isFull(): boolean {
     return this.#number >= this.#most
   }
 
-  /** Nothing is known, or what is known is old and would refuse. */
-  get isDue(): boolean {
-    const known = performance.now() - this.#countedAt
-    return known === Number.POSITIVE_INFINITY || (this.isFull && known >= RECOUNT_MS)
-  }
-
   add(number: number): void {
     this.#number = Math.max(0, this.#number + number)
   }
 
-  count(): Promise<void> {
-    this.#counting ??= this.#recount().finally(() => {
-      this.#counting = undefined
-    })
+  /** Has it counted when nothing is known, or when what is known is old and would refuse. @returns the count under way */
+  look(): Promise<void> | undefined {
+    if (this.#counting !== undefined || (this.#isCounted && !this.isFull)) return this.#counting
+    if (performance.now() - this.#triedAt < RECOUNT_MS) return undefined
+    this.#triedAt = performance.now()
+    this.#counting = this.#recount()
+      .catch(this.#onFailure)
+      .finally(() => {
+        this.#counting = undefined
+      })
     return this.#counting
   }
 
@@ -59,7 +62,7 @@ class Tally {
     const found = await this.#count()
     // Those made meanwhile may have been found too: then there are fewer, and the next count says so.
     this.#number = found + Math.max(0, this.#number - before)
-    this.#countedAt = performance.now()
+    this.#isCounted = true
   }
 }
 
@@ -82,20 +85,22 @@ export class Census {
   }
 
   #tally(what: 'channels' | 'cursors', beginning: string, most: number): Tally {
-    return new Tally(most, async () => (await this.#log.count?.(what, beginning, most)) ?? 0)
+    const count = async () => (await this.#log.count?.(what, beginning, most)) ?? 0
+    return new Tally(most, count, (error) => this.#logger.warn({ err: error, what }, 'They can not be counted'))
   }
 
   // ── Channels ───────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** Whether an append may make its channel. */
   get mayMake(): boolean {
-    if (this.#channels.isDue) this.#countSoon(this.#channels)
+    // An append does not wait for it.
+    void this.#channels.look()
     return !this.#channels.isFull
   }
 
   /** Before an admin makes one. @throws too-many */
   async roomForChannel(): Promise<void> {
-    if (this.#channels.isDue) await this.#channels.count()
+    await this.#channels.look()
     if (this.#channels.isFull) throw this.noChannel()
   }
 
@@ -143,10 +148,11 @@ export class Census {
     }
     const { maxCursors, cursorsPerSubject } = this.#limits
     const own = who.owner === '' ? undefined : this.#of(who.owner)
-    if (own?.isDue) await own.count()
+    await own?.look()
     if (own?.isFull)
       throw tooMany(`This subject has ${cursorsPerSubject} cursors`, 'cursors-per-subject', cursorsPerSubject)
-    if (this.#cursors.isDue) this.#countSoon(this.#cursors)
+    // There may be millions.
+    void this.#cursors.look()
     if (this.#cursors.isFull) throw tooMany(`There are ${maxCursors} cursors`, 'max-cursors', maxCursors)
     own?.add(1)
     this.#cursors.add(1)
@@ -166,11 +172,6 @@ export class Census {
       this.#bySubject.set(owner, tally)
     }
     return tally
-  }
-
-  /** Nobody waits for it. */
-  #countSoon(tally: Tally): void {
-    tally.count().catch((error: unknown) => this.#logger.warn({ err: error }, 'Channels or cursors can not be counted'))
   }
 }
 
