@@ -3,11 +3,14 @@
  * one after the other in one turn. Sockets have their own turns (rounds.ts).
  */
 
-/** Answers made in one turn take this many bytes, and one answer more: what comes then waits for a turn of its own. */
+/** Answers that are begun in one turn take about this many bytes, one at least. */
 const TURN_BYTES = 1024 * 1024
 
-/** Bytes of answers that were made in this turn. */
+/** Answers that were made in this turn, and their bytes. */
+let answers = 0
 let made = 0
+/** Bytes of one, as they were in the last turn with any. */
+let usual = TURN_BYTES
 const waiting: (() => void)[] = []
 let isSet = false
 
@@ -19,19 +22,23 @@ function set(): void {
 
 function turn(): void {
   isSet = false
+  if (answers > 0) usual = Math.max(made / answers, 1)
+  answers = 0
   made = 0
-  const next = waiting.shift()
+  // What they come to is known when they are made.
+  const next = waiting.splice(0, Math.max(Math.floor(TURN_BYTES / usual), 1))
   if (waiting.length > 0) set()
-  next?.()
+  for (const begin of next) begin()
 }
 
 /** An answer was made. */
 export function madeAnswer(bytes: number): void {
+  answers++
   made += bytes
   set()
 }
 
-/** Begins at once, or, where much was made in this turn or others wait already, in a turn of its own. */
+/** Begins at once, or, where much was made in this turn or others wait already, in one of the next. */
 export function inTurn(begin: () => void): void {
   if (made < TURN_BYTES && waiting.length === 0) {
     begin()

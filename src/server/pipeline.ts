@@ -8,38 +8,48 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { inTurn } from './pace.ts'
 
+/**
+ * Whoever asks for more without having read what is made already waits so long for each byte of it, ms: 200 ms a MiB.
+ * The kernel takes some MiB for a caller that reads nothing.
+ */
+const MS_PER_BYTE = 200 / 2 ** 20
 const APPEND = /^[^?]*\/events(?:\?|$)/
 
+/** A connection with requests that wait. */
+interface Held {
+  waiting: number
+  /** What of it was written when the one that is answered now began, bytes. */
+  written: number
+}
+
 export class Pipeline {
-  /** Requests that wait, by their connection. */
-  readonly #waiting = new WeakMap<Socket, number>()
+  readonly #held = new WeakMap<Socket, Held>()
 
   /** @param before the answer before it on its connection @param begin is called at once, later, or, when the connection is gone, never */
   take(req: IncomingMessage, before: ServerResponse | undefined, begin: () => void): void {
-    if (isAppend(req)) {
-      begin()
-      return
-    }
-    if (before === undefined || before.writableFinished || before.destroyed) {
-      inTurn(begin)
-      return
-    }
     const { socket } = req
-    this.#hold(socket, 1)
-    before.once('close', () => {
-      this.#hold(socket, -1)
-      inTurn(() => {
-        if (!socket.destroyed) begin()
-      })
-    })
+    if (isAppend(req)) begin()
+    else if (before === undefined || before.writableFinished || before.destroyed) inTurn(begin)
+    else this.#hold(socket, before, () => inTurn(() => !socket.destroyed && begin()))
   }
 
-  #hold(socket: Socket, more: 1 | -1): void {
-    const waiting = (this.#waiting.get(socket) ?? 0) + more
-    this.#waiting.set(socket, waiting)
-    // Node reads on when an answer has left.
-    if (waiting > 0) socket.pause()
-    else socket.resume()
+  #hold(socket: Socket, before: ServerResponse, begin: () => void): void {
+    const held = this.#held.get(socket) ?? { waiting: 0, written: socket.bytesWritten }
+    this.#held.set(socket, held)
+    if (held.waiting++ === 0) socket.pause()
+    const next = (): void => {
+      if (--held.waiting === 0) {
+        this.#held.delete(socket)
+        socket.resume()
+      }
+      begin()
+    }
+    before.once('close', () => {
+      const wait = (socket.bytesWritten - held.written) * MS_PER_BYTE
+      held.written = socket.bytesWritten
+      if (wait < 1) next()
+      else setTimeout(next, wait)
+    })
   }
 }
 

@@ -25,8 +25,11 @@ const SIEGE_MS = Number(process.env.SLOW_MS ?? (isLong ? 66_000 : 4_000))
 /** Each healthy client appends this often, ms. */
 const EVERY_MS = 100
 
-const p99 = (latencies: readonly number[]): number =>
-  latencies.toSorted((a, b) => a - b)[Math.floor(latencies.length * 0.99)]!
+/** Median, and what one of twenty and of a hundred were later than; ms. */
+const quantiles = (latencies: readonly number[]): number[] => {
+  const sorted = latencies.toSorted((a, b) => a - b)
+  return [0.5, 0.95, 0.99].map((part) => sorted[Math.floor(sorted.length * part)]!)
+}
 
 // ── Healthy ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,10 +158,14 @@ test(
     const ends = await siege.end()
     const after = await work(clients, CALM_MS)
 
-    const [before, beside, later] = [calm, besieged, after].map(p99) as [number, number, number]
-    const told = Object.entries(ends).map(([end, count]) => `${end} × ${count}`)
+    const [before, beside, later] = [calm, besieged, after].map(quantiles) as [number[], number[], number[]]
+    const shown = (values: readonly number[]): string => values.map((ms) => ms.toFixed(1)).join(' / ')
+    const ratios = beside.map((ms, i) => (ms / Math.max(before[i]!, later[i]!)).toFixed(2)).join(' / ')
     console.log(
-      `${CLIENTS} clients beside ${ATTACKERS} attackers: p99 ${before.toFixed(2)} ms before, ${beside.toFixed(2)} ms beside, ${later.toFixed(2)} ms after: ratio ${(beside / Math.max(before, later)).toFixed(2)} … ${(beside / Math.min(before, later)).toFixed(2)}\n${told.join('\n')}`,
+      [
+        `${CLIENTS} clients beside ${ATTACKERS} attackers: p50 / p95 / p99 ${shown(before)} ms before, ${shown(beside)} beside, ${shown(later)} after: ${ratios} times`,
+        ...Object.entries(ends).map(([end, count]) => `${end} × ${count}`),
+      ].join('\n'),
     )
     for (const { seqs, sent } of clients) expect(seqs).toEqual(range(1, sent))
   },
