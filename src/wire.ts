@@ -28,8 +28,8 @@ export const CLOSE = {
   streamerOff: CLOSE_STREAMER_OFF,
 } as const
 
-/** Close codes after which a client comes back; 4401 once, with a new token. */
-export const CLOSE_RETRIED: readonly number[] = [1001, 1006, 1011, 1012, 1013, 4408, 4429, 4503]
+/** Close codes after which a client does not come back; after 4401 once, with a new token. */
+export const CLOSE_FINAL: readonly number[] = [1002, 1003, 1007, 1008, 1009, CLOSE_BAD_FRAME, 4403]
 
 /** A close reason's hint, `retry=1234`: ms until the client should come back. */
 export function retryOf(reason: string): number | undefined {

@@ -136,7 +136,10 @@ export interface Channel {
 
   /**
    * Appends one event, or up to 1,000 at once, all or nothing. Tries again by itself until somebody answers, always
-   * under the same idempotency key, so that the events are there once, whatever is lost or restarted meanwhile.
+   * under the same idempotency key, so that the events are there once, whatever is lost or restarted meanwhile (for as
+   * long as the server remembers the key, a day unless told otherwise). What one channel is given in order is sent in
+   * order, and again in order; only one that the server itself puts off (`too-many`, a write that failed) may come
+   * behind later ones that were on their way with it.
    * @throws what the server refused (`seq-conflict`, `too-large`, `forbidden`, `storage-full` …); `too-many` when
    *   too many appends wait already; `unavailable` when the client is closed first; the signal's reason.
    */

@@ -4,7 +4,7 @@
  *           first loop               welcome
  *     idle ────────────▶ connecting ─────────▶ open
  *      ▲                  ▲   │  │              │ │
- *      │     after backoff│   │  │try again     │ │lost: 1001 1006 1011 1012 1013 4408 4429
+ *      │     after backoff│   │  │try again     │ │lost
  *      │                  │   │  ▼              │ │
  *      │                waiting ◀───────────────┼─┘
  *      │                  ▲   │                 │
@@ -23,7 +23,7 @@
  * At either seam each subscription starts at its own place and drops what it has, so a late answer does no harm.
  */
 import { type ErrorCode, TidemarkError } from '../errors.ts'
-import { CLOSE_RETRIED, CLOSE_STREAMER_OFF, CLOSE_UNAUTHORIZED, POLL_CHANNELS_MAX } from '../wire.ts'
+import { CLOSE_FINAL, CLOSE_STREAMER_OFF, CLOSE_UNAUTHORIZED, POLL_CHANNELS_MAX } from '../wire.ts'
 import { newBackoff } from './backoff.ts'
 import { jsonCodec } from './codec.ts'
 import type { Http } from './http.ts'
@@ -186,7 +186,7 @@ export function newConnection(
     const wasOpen = open
     line = open = undefined
     const isRefused = code === CLOSE_UNAUTHORIZED
-    if (isRefused ? wasRefused || !tokens.renew(token) : !CLOSE_RETRIED.includes(code)) {
+    if (isRefused ? wasRefused || !tokens.renew(token) : CLOSE_FINAL.includes(code)) {
       fail(new TidemarkError(CODES[code] ?? 'bad-request', `Closed: ${code} ${reason}`, { close: code, reason }))
       return
     }
