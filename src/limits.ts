@@ -21,6 +21,7 @@ export const LIMITS = {
   maxCursors: limit('cursors in all', 10_000_000, MANY),
   cursorsPerSubject: limit('cursors of one subject', 10_000, MANY),
   appendsPerKey: limit('appends a second under one key or subject; 0 is any number', 0, 1_000_000, 0),
+  stateMemory: limit('memory that the states of channels take together, MiB', 256, 1_000_000),
   maxConnections: limit('open connections, sockets and streams included', 20_000, 1_000_000),
   connectionsPerSubject: limit('sockets and streams of one subject', 1_000, 1_000_000),
   subscriptionsPerSocket: limit('channels that one socket follows', 1_000, 100_000),

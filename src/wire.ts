@@ -42,6 +42,8 @@ export function retryOf(reason: string): number | undefined {
 /** Most events of one read answer; default READ_EVENTS. */
 export const READ_EVENTS_MAX = 10_000
 export const READ_EVENTS = 100
+/** Default of an answer with a state. */
+export const STATE_EVENTS = 1_000
 /** Answers are cut near this many bytes, never below one event. */
 export const READ_BYTES = 1024 * 1024
 /** Longest long poll, seconds. */
@@ -95,6 +97,8 @@ export interface PageJson {
   head: number
   trimmed: number
   caughtUp: boolean
+  /** Of a state: the seq at which it is true. */
+  at?: number
   events: EventJson[]
 }
 
@@ -226,7 +230,15 @@ export type Ref = string | number
 
 export type ClientMessage =
   | { op: 'hello'; ref?: Ref; token?: string; client?: string }
-  | { op: 'subscribe'; ref?: Ref; channel: string; after?: number | string; cursor?: true; epoch?: string }
+  | {
+      op: 'subscribe'
+      ref?: Ref
+      channel: string
+      after?: number | string
+      cursor?: true
+      state?: true
+      epoch?: string
+    }
   | { op: 'unsubscribe'; ref?: Ref; channel: string }
   | { op: 'commit'; ref?: Ref; channel: string; seq: number; epoch?: string }
   | {
@@ -269,8 +281,8 @@ export type ServerMessage =
       trimmed: number
       head: number
     }
-  | { op: 'events'; channel: string; epoch: string; after: number; last: number; events: EventJson[] }
-  | { op: 'events'; channel: string; epoch: string; after: number; last: number; blocks: Uint8Array }
+  | { op: 'events'; channel: string; epoch: string; after: number; last: number; at?: number; events: EventJson[] }
+  | { op: 'events'; channel: string; epoch: string; after: number; last: number; at?: number; blocks: Uint8Array }
   | { op: 'caughtup'; channel: string; seq: number }
   | { op: 'gap'; channel: string; after: number; trimmed: number }
   | { op: 'reset'; channel: string; epoch: string | null; trimmed: number; head: number }

@@ -317,6 +317,8 @@ export class Page {
   readonly head: number
   readonly trimmed: number
   readonly blocks: readonly Uint8Array[]
+  /** Of a state (states.ts): the seq at which it is true. */
+  readonly at: number | undefined
   /** Most pages are one reader's own, or empty: no form is made of them. */
   #forms: Map<string, unknown> | undefined
   readonly #onForm: ((bytes: number) => void) | undefined
@@ -324,7 +326,8 @@ export class Page {
 
   /** @param onForm counts forms of a page that many share @param ofBlock keeps forms of its blocks */
   constructor(
-    page: Pick<Page, 'channel' | 'epoch' | 'after' | 'last' | 'head' | 'trimmed' | 'blocks'>,
+    page: Pick<Page, 'channel' | 'epoch' | 'after' | 'last' | 'head' | 'trimmed' | 'blocks'> &
+      Partial<Pick<Page, 'at'>>,
     onForm?: (bytes: number) => void,
     ofBlock?: BlockForms,
   ) {
@@ -335,6 +338,7 @@ export class Page {
     this.head = page.head
     this.trimmed = page.trimmed
     this.blocks = page.blocks
+    this.at = page.at
     this.#onForm = onForm
     this.#ofBlock = ofBlock
   }
@@ -350,8 +354,8 @@ export class Page {
 
   /** A page of its own that differs in this. */
   with(facts: Partial<Pick<Page, 'after' | 'blocks'>>): Page {
-    const { channel, epoch, after, last, head, trimmed, blocks } = this
-    return new Page({ channel, epoch, after, last, head, trimmed, blocks, ...facts })
+    const { channel, epoch, after, last, head, trimmed, blocks, at } = this
+    return new Page({ channel, epoch, after, last, head, trimmed, blocks, at, ...facts })
   }
 
   /**

@@ -4,7 +4,7 @@ import { JSON_TYPE } from '../event.ts'
 import type { Page } from '../log/log.ts'
 import { ALWAYS, type READ_TYPES } from './http.ts'
 import { madeAnswer } from './pace.ts'
-import { blocksMap, cutPage, eventLines, pageFields, pageJson, type Rendered } from './render.ts'
+import { blocksMap, cutPage, eventLines, eventsOn, pageFields, pageJson, type Rendered } from './render.ts'
 
 export type ReadType = (typeof READ_TYPES)[number]
 
@@ -60,8 +60,9 @@ export function pageAnswer(page: Page, type: ReadType, limit: number): PageAnswe
 }
 
 function factsOf(page: Page, end: number): OutgoingHttpHeaders {
-  const { epoch, after, last, head, trimmed } = pageFields(page, end)
+  const { epoch, after, last, head, trimmed, at } = pageFields(page, end)
   return {
+    ...(at !== undefined && { 'Tidemark-At': at }),
     'Tidemark-Epoch': epoch,
     'Tidemark-After': after,
     'Tidemark-Last': last,
@@ -89,7 +90,7 @@ function render(page: Page, type: ReadType, limit: number): Rendered {
       // Blocks that reach over the page's edges are sent as they are, unless that would be too much.
       const cut = page.last - page.after <= limit ? page : cutPage(page, limit)
       const bytes = blocksMap(pageFields(cut, cut.last), cut.blocks)
-      return { bytes, length: bytes.length, last: cut.last, count: cut.last - cut.after }
+      return { bytes, length: bytes.length, last: cut.last, count: eventsOn(cut) }
     }
   }
 }

@@ -123,6 +123,7 @@ export function addChannels(app: App, doors: Doors): void {
     async ({ params: { channel }, query: { epoch } }, reply) => {
       await log.delete(notOurs(channel), epoch)
       doors.census.deleted(channel)
+      doors.states.forget(channel)
       return reply.code(204).send()
     },
   )

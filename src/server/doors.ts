@@ -11,6 +11,7 @@ import { hasCode, TidemarkError } from '../errors.ts'
 import type { Limits } from '../limits.ts'
 import type { Keeper } from '../log/keeper.ts'
 import type { Append, Appended, Log } from '../log/log.ts'
+import type { States } from '../log/states.ts'
 import type { Audit } from './audit.ts'
 import type { Census } from './census.ts'
 import type { Counts } from './counts.ts'
@@ -41,6 +42,8 @@ export interface Doors {
   readonly log: Log
   /** Drops what is beyond retention; told who is there. */
   readonly keeper: Keeper
+  /** The newest event of each key, of channels that are asked for it. */
+  readonly states: States
   /** The credentials that are good. */
   readonly keyring: Keyring
   readonly switch: StreamerSwitch

@@ -10,6 +10,7 @@ import { MSGPACK_TYPE, poll } from './poll.ts'
 import { read } from './read.ts'
 import * as schemas from './schemas.ts'
 import { stream } from './sse.ts'
+import { state } from './state.ts'
 
 export function addEvents(app: App, doors: Doors): void {
   const tags = ['events']
@@ -55,6 +56,29 @@ export function addEvents(app: App, doors: Doors): void {
       },
     },
     ...hot(wantingRead),
+  })
+
+  app.get('/v1/channels/:channel/state', {
+    ...unchecked,
+    schema: {
+      tags,
+      summary: 'The newest event of each key',
+      description:
+        'As it is true at the seq `at`. While `last` is below it, the next page of the same state is asked for with `epoch`, `at` and `after` = `last`. What came since is read from `after` = `at`.',
+      params: schemas.ChannelPath,
+      querystring: schemas.StateQuery,
+      response: {
+        200: {
+          content: {
+            [JSON_TYPE]: { schema: schemas.StatePage },
+            'application/x-ndjson': { schema: schemas.EventRead },
+            'application/msgpack': { schema: schemas.Bytes },
+          },
+        },
+        default: schemas.Refusal,
+      },
+    },
+    ...hot(state),
   })
 
   app.post('/v1/poll', {

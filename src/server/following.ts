@@ -7,6 +7,8 @@ import { sameHistory } from '../epoch.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
 import { formatTime } from '../event.ts'
 import { Follower, type From } from '../log/follow.ts'
+import type { Source } from '../log/seen.ts'
+import { StateFirst } from '../log/state-first.ts'
 import { CLOSE, type Ref } from '../wire.ts'
 import type { CommitRequest, SubscribeRequest } from './intake.ts'
 import { refuse } from './json.ts'
@@ -61,7 +63,7 @@ export class Following implements Turn {
   // ── Requests ───────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** Until `subscribed` is told, an older subscription to the channel goes on. @throws bad-request, too-many, … */
-  async subscribe({ ref, channel, after, epoch }: SubscribeRequest): Promise<void> {
+  async subscribe({ ref, channel, after, state, epoch }: SubscribeRequest): Promise<void> {
     const session = this.#session
     const { limits } = session.host
     if (!this.#subscriptions.has(channel) && this.#subscriptions.size + this.#opening >= limits.subscriptions)
@@ -70,12 +72,15 @@ export class Following implements Turn {
       })
     const from: From = after === undefined ? { client: session.needCursor(), epoch } : { after, epoch }
     this.#opening++
-    const { follower, opened } = await Follower.open(session.source, channel, from).finally(() => this.#opening--)
+    const first = state ? new StateFirst(session.source, session.host.doors.states) : undefined
+    const { follower, opened } = await open(first ?? session.source, channel, from, first).finally(
+      () => this.#opening--,
+    )
     if (!session.isOpen) return
     // It may have lost its right meanwhile.
     session.who.need('read', channel)
     this.#drop(channel)
-    const subscription = new Subscription(this, session, follower, opened.epoch)
+    const subscription = new Subscription(this, session, follower, opened.epoch, first)
     if (epoch !== undefined && opened.epoch !== null && !sameHistory(epoch, opened.epoch)) subscription.wasReset = true
     this.#subscriptions.set(channel, subscription)
     this.#past?.delete(channel)
@@ -298,6 +303,12 @@ export class Following implements Turn {
     else if (this.#isBehind && ms < QUICK_MS) this.#size(this.#pageBytes * PAGE_GROWTH)
     if (this.#first) this.#session.host.queue.join(this)
   }
+}
+
+/** Before a follower is told to begin, its state is made: its pages are then as near as any other. */
+async function open(source: Source, channel: string, from: From, state: StateFirst | undefined) {
+  await state?.open(channel)
+  return Follower.open(source, channel, from)
 }
 
 const noHistory = (channel: string): never => {

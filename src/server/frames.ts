@@ -99,9 +99,13 @@ const keptFrame = Buffer.allocUnsafeSlow
 /** The end of the list and of the message. */
 const END = Buffer.from(']}')
 
+function fieldsOf({ channel, epoch, after, last, at }: Page): object {
+  const fields = { op: 'events', channel, epoch, after, last }
+  return at === undefined ? fields : { ...fields, at }
+}
+
 function jsonPage(page: Page): Pieces {
-  const { channel, epoch, after, last } = page
-  const head = JSON.stringify({ op: 'events', channel, epoch, after, last })
+  const head = JSON.stringify(fieldsOf(page))
   const start = Buffer.from(`${head.slice(0, -1)},"events":[`)
   // Without keys every caller is admin, who sees whom an event is for.
   const pieces = eventsPieces(page)
@@ -110,8 +114,8 @@ function jsonPage(page: Page): Pieces {
 }
 
 function msgpackPage(page: Page): Pieces {
-  const { channel, epoch, after, last, blocks } = page
-  const head = blocksHead({ op: 'events', channel, epoch, after, last }, blocks)
+  const { blocks } = page
+  const head = blocksHead(fieldsOf(page), blocks)
   if (!page.isShared && sum(blocks) >= PIECE_BYTES * blocks.length) return piecesOf(BINARY, [head], blocks)
   return [frameOf(BINARY, [head, ...blocks], keptFrame)]
 }

@@ -49,6 +49,8 @@ export interface SubscribeRequest extends Asked {
   readonly channel: string
   /** Undefined: from the cursor of this socket's client. */
   readonly after: Extract<From, { after: unknown }>['after'] | undefined
+  /** The newest event of each key comes first, from the beginning. */
+  readonly state: boolean
   readonly epoch: string | undefined
 }
 
@@ -89,7 +91,7 @@ export type Request =
 /** The fields of each op beside `op` and `ref`. */
 const FIELDS: Readonly<Record<Exclude<Request['op'], 'refused'>, readonly string[]>> = {
   hello: ['token', 'client'],
-  subscribe: ['channel', 'after', 'cursor', 'epoch'],
+  subscribe: ['channel', 'after', 'cursor', 'state', 'epoch'],
   unsubscribe: ['channel'],
   commit: ['channel', 'seq', 'epoch'],
   append: ['channel', 'events', 'expectedSeq', 'idempotencyKey'],
@@ -164,13 +166,17 @@ function check(fields: Fields, told: { ref?: Ref; op?: string; channel?: string 
 function subscribe(fields: Fields, ref: Ref | undefined, channel: string): SubscribeRequest {
   const after = fields.value('after')
   const cursor = fields.value('cursor')
+  const state = fields.value('state')
   if (cursor !== undefined && cursor !== true) refuse('cursor is true or absent', { field: 'cursor' })
-  if (cursor !== undefined && after !== undefined) refuse('A subscription starts at "after" or at the cursor, not both')
+  if (state !== undefined && state !== true) refuse('state is true or absent', { field: 'state' })
+  if ([after, cursor, state].filter((start) => start !== undefined).length > 1)
+    refuse('A subscription starts at "after", at the cursor or with the state: one of them')
   return {
     op: 'subscribe',
     ref,
     channel,
-    after: cursor ? undefined : checkPosition(after),
+    after: cursor ? undefined : checkPosition(state ? 0 : after),
+    state: state === true,
     epoch: optionalEpoch(fields),
   }
 }

@@ -84,7 +84,8 @@ function readAsked(url: string): Asked {
   }
 }
 
-function within(field: string, given: string | undefined, least: number, most: number): number | undefined {
+/** A number of a query. @throws bad-request */
+export function within(field: string, given: string | undefined, least: number, most: number): number | undefined {
   if (given === undefined) return undefined
   const value = checkSeq(given, field)
   return value >= least && value <= most ? value : refuse(`${field} is ${least} … ${most}`, { field })

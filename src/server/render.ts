@@ -64,8 +64,14 @@ export function pageJson(page: Page, options: RenderOptions = {}): Rendered {
 
 /** What is known of a channel beside a page of its events that ends at `last`. */
 export function pageFields(page: Page, last: number): Omit<PageJson, 'events'> {
-  const { channel, epoch, after, head, trimmed } = page
-  return { channel, epoch, after, last, head, trimmed, caughtUp: last >= head }
+  const { channel, epoch, after, head, trimmed, at } = page
+  const fields = { channel, epoch, after, last, head, trimmed, caughtUp: last >= head }
+  return at === undefined ? fields : { ...fields, at }
+}
+
+/** How many events a page gives; of one that is no state's, its positions. */
+export function eventsOn({ at, after, last, blocks }: Page): number {
+  return at === undefined ? last - after : blocks.reduce((sum, block) => sum + readHeader(block).count, 0)
 }
 
 /** One event a line. */

@@ -30,6 +30,7 @@ export const ROUTE_RIGHTS: Readonly<Record<string, Right>> = {
   'POST /v1/channels/:channel/events': 'append',
   'POST /v1/append': 'known',
   'GET /v1/channels/:channel/events': 'read',
+  'GET /v1/channels/:channel/state': 'read',
   'GET /v1/events': 'known',
   'POST /v1/poll': 'known',
   'GET /v1/stream': 'known',

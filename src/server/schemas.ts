@@ -18,7 +18,14 @@ import {
   SEQ_MAX,
 } from '../event.ts'
 import { RETENTION_AGE_MAX } from '../retention.ts'
-import { POLL_CHANNELS_MAX, READ_EVENTS, READ_EVENTS_MAX, SSE_CHANNELS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
+import {
+  POLL_CHANNELS_MAX,
+  READ_EVENTS,
+  READ_EVENTS_MAX,
+  SSE_CHANNELS_MAX,
+  STATE_EVENTS,
+  WAIT_SECONDS_MAX,
+} from '../wire.ts'
 
 /** Longest `settings.note`, characters. */
 export const NOTE_MAX = 1_000
@@ -119,6 +126,11 @@ export const Page = z
   })
   .meta({ id: 'Page', description: "Events after a position. The next request's `after` is this `last`" })
 
+export const StatePage = Page.extend({ at: Seq }).meta({
+  id: 'StatePage',
+  description: 'The newest event of each key with after < seq ≤ last, as it is true at the seq `at`',
+})
+
 const ANSWERED = { channel: Channel, epoch: Epoch, first: Seq, last: Seq, head: Seq }
 const DURABILITY = z.enum(['fsync', 'replicated', 'memory', 'unknown'])
 
@@ -147,6 +159,14 @@ export const ReadQuery = z.strictObject({
   wait: digits(0, WAIT_SECONDS_MAX, 0),
   epoch: Epoch.optional(),
   client: Client.optional().meta({ description: 'From the cursor of this client, in place of `after`' }),
+})
+
+export const StateQuery = z.strictObject({
+  prefix: z.string().optional().meta({ description: 'Keys that begin with it' }),
+  limit: digits(1, READ_EVENTS_MAX, STATE_EVENTS),
+  epoch: Epoch.optional(),
+  at: z.string().optional().meta({ type: 'integer', description: 'With `epoch`: of which state this is another page' }),
+  after: z.string().optional().meta({ type: 'integer', description: 'With `at`: the `last` of the page before' }),
 })
 
 export const StreamQuery = z.strictObject({

@@ -7,6 +7,7 @@ import { formatTime } from '../event.ts'
 import { limitsOf } from '../limits.ts'
 import { Keeper } from '../log/keeper.ts'
 import type { Log } from '../log/log.ts'
+import { States } from '../log/states.ts'
 import { AUDIT_RETENTION, readRetentionRule } from '../retention.ts'
 import { Audit } from './audit.ts'
 import { Callers, callerOf } from './callers.ts'
@@ -41,6 +42,7 @@ export interface RunningServer {
 }
 
 const PORT = 7070
+const MIB = 1024 * 1024
 
 /** @throws wrong-config; unavailable when the port is taken */
 export async function startServer(log: Log, options: ServerOptions = {}): Promise<RunningServer> {
@@ -72,6 +74,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     census: new Census(log, limited, logger),
     log,
     keeper,
+    states: new States(log, { bytes: limited.stateMemory * MIB, signal: stopping.signal }),
     keyring,
     switch: streamerSwitch,
     waits: new Waits(log, streamerSwitch, keyring, stopping.signal),

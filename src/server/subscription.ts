@@ -7,19 +7,23 @@ import { sameHistory } from '../epoch.ts'
 import { TidemarkError } from '../errors.ts'
 import { type Follower, type Item, UNREAD } from '../log/follow.ts'
 import type { CursorMove, Place, ReadLimits } from '../log/log.ts'
+import type { StateFirst } from '../log/state-first.ts'
 import { READ_EVENTS_MAX } from '../wire.ts'
 import type { Following } from './following.ts'
+import { eventsOn } from './render.ts'
 import type { Session } from './session.ts'
 import type { Watcher } from './watches.ts'
 
-/** After a turn: there is more to read · it is at the head · it is over. */
-export type Outcome = 'more' | 'head' | 'over'
+/** After a turn: there is more to read · it is at the head · it comes back by itself · it is over. */
+export type Outcome = 'more' | 'head' | 'waiting' | 'over'
 
 export class Subscription implements Watcher {
   readonly channel: string
   readonly #following: Following
   readonly #session: Session
   readonly #follower: Follower
+  /** The state of the channel comes first, also after a reset. */
+  readonly #state: StateFirst | undefined
   /** The history that the client was told last; commits count for it. Null until there is one. */
   #epoch: string | null
   /** The client knows that it is at the head. */
@@ -33,12 +37,19 @@ export class Subscription implements Watcher {
   /** Behind it in its socket's row; kept by Following. */
   next: Subscription | undefined
 
-  constructor(following: Following, session: Session, follower: Follower, epoch: string | null) {
+  constructor(
+    following: Following,
+    session: Session,
+    follower: Follower,
+    epoch: string | null,
+    state: StateFirst | undefined,
+  ) {
     this.channel = follower.channel
     this.#following = following
     this.#session = session
     this.#follower = follower
     this.#epoch = epoch
+    this.#state = state
   }
 
   get place(): Place {
@@ -91,7 +102,7 @@ export class Subscription implements Watcher {
         // A later run only says so with the next reset: what was sent before it may be committed after it.
         this.#epoch ??= page.epoch
         const bytes = session.outlet.write(pieces)
-        session.host.delivered(page.last - page.after, bytes)
+        session.host.delivered(eventsOn(page), bytes)
         if (!page.caughtUp) this.#isLive = false
         return this.#isLive ? 'head' : 'more'
       }
@@ -109,11 +120,18 @@ export class Subscription implements Watcher {
         this.#isLive = false
         this.wasReset = true
         session.tell({ op: 'reset', channel, epoch: item.epoch, trimmed: item.trimmed, head: item.head })
-        return 'more'
+        return this.#state ? this.#anew(this.#state) : 'more'
       case 'ended':
         this.#following.ended(this, item.error)
         return 'over'
     }
+  }
+
+  /** The state is made while the socket's other subscriptions go on; what keeps it from being made, its read tells. */
+  #anew(state: StateFirst): Outcome {
+    const ready = (): void => this.#following.ready(this)
+    void state.open(this.channel).then(ready, ready)
+    return 'waiting'
   }
 
   /** The watch: a round of live delivery is next. */

@@ -111,9 +111,14 @@ class Upkeep {
 }
 
 export function addUpkeep(app: App, doors: Doors): void {
-  const { log, keeper, stopping } = doors
+  const { log, keeper, states, stopping } = doors
   const upkeep = new Upkeep(doors)
   const at = (channel: string) => ({ signal: stopping, onReplaced: () => keeper.recount(channel) })
+  const erased = (channel: string): void => {
+    // A state holds copies; it is made anew from what is left.
+    states.forget(channel)
+    keeper.recount(channel)
+  }
   const about = { tags: ['channels'], params: schemas.ChannelPath, querystring: schemas.NoQuery }
 
   app.get(
@@ -184,7 +189,7 @@ export function addUpkeep(app: App, doors: Doors): void {
       const what = 'key' in body ? { key: checkKey(body.key) } : body
       const by = callerOf(raw).name
       return upkeep.start('erase', channel, { head }, (onProgress) =>
-        erase(log, channel, what, { ...at(channel), by, onProgress }),
+        erase(log, channel, what, { ...at(channel), by, onProgress, onReplaced: () => erased(channel) }),
       ) as z.infer<typeof Erasing>
     },
   )

@@ -46,6 +46,15 @@ export class History {
     this.judge(trimmed, head, await readAll(log, channel, { after: trimmed }))
   }
 
+  /** What is true at a seq: of each key that is not deleted the newest seq up to it. */
+  stateAt(at: number): Map<string, number> {
+    const state = new Map<string, number>()
+    for (const [i, { key, data }] of this.events.slice(0, at).entries())
+      if (key !== null && data === null) state.delete(key)
+      else if (key !== null) state.set(key, i + 1)
+    return state
+  }
+
   /** The newest value of each key, for whoever knows what stands behind a seq. */
   stateSince(since: number): Map<string, unknown> {
     const state = [...this.#newest].flatMap(([key, seq]) => {

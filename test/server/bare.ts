@@ -13,6 +13,7 @@ import type { Event } from '../../src/event.ts'
 import { limitsOf } from '../../src/limits.ts'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
+import { States } from '../../src/log/states.ts'
 import { Audit } from '../../src/server/audit.ts'
 import { Census } from '../../src/server/census.ts'
 import { Counts } from '../../src/server/counts.ts'
@@ -55,6 +56,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
     audit: new Audit({ log, logger, isOn: () => false, started: () => ({}) }),
     log,
     keeper: new Keeper(log),
+    states: new States(log),
     keyring,
     logger,
     metrics,

@@ -55,6 +55,7 @@ const ROWS: Readonly<Record<string, Row>> = {
     answers: granted(201),
   },
   'GET /v1/channels/:channel/events': { path: `${ORDERS}/events`, answers: granted(200) },
+  'GET /v1/channels/:channel/state': { path: `${ORDERS}/state`, answers: granted(200) },
   'GET /v1/events': {
     path: '/v1/events?channel=orders/1&channel=in',
     accept: 'text/event-stream',
@@ -185,11 +186,19 @@ test('every message has a right and a row', () => {
   expect(Object.keys(OPS).sort()).toEqual(Object.keys(OP_RIGHTS).sort())
 })
 
+/** Other forms of a message, with rights of their own. */
+const FORMS: Readonly<Record<string, OpRow>> = {
+  'subscribe with the state': {
+    message: { op: 'subscribe', channel: 'orders/1', state: true },
+    answers: toGranted('subscribed'),
+  },
+}
+
 for (const subprotocol of ['json', 'msgpack'] as const)
-  test.each(Object.keys(OPS))(`${subprotocol}: %s`, async (op) => {
+  test.each(Object.keys({ ...OPS, ...FORMS }))(`${subprotocol}: %s`, async (op) => {
     const guarded = await startGuarded()
     const [appended] = await guarded.log.append([{ channel: 'orders/1', body: body(1, 2, 3) }])
-    const { message, answers } = OPS[op]!
+    const { message, answers } = { ...OPS, ...FORMS }[op]!
     const given: Record<string, number | string> = {}
     for (const caller of CALLERS) {
       const peer = await guarded.peer(caller, subprotocol)

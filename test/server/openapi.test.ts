@@ -5,6 +5,7 @@ import { startTestServer } from './serve.ts'
 /** Every call of the protocol, with its methods. */
 const CALLS: Record<string, string> = {
   '/v1/channels/{channel}/events': 'get post',
+  '/v1/channels/{channel}/state': 'get',
   '/v1/events': 'get',
   '/v1/append': 'post',
   '/v1/poll': 'post',

@@ -12,6 +12,7 @@ import { limitsOf } from '../../src/limits.ts'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import type { LogOptions } from '../../src/log/open.ts'
+import { States } from '../../src/log/states.ts'
 import { Audit } from '../../src/server/audit.ts'
 import { Census } from '../../src/server/census.ts'
 import { Counts } from '../../src/server/counts.ts'
@@ -54,6 +55,7 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
     audit: new Audit({ log, logger, isOn: () => false, started: () => ({}) }),
     log,
     keeper: new Keeper(log),
+    states: new States(log),
     keyring,
     logger,
     metrics,
