@@ -1,12 +1,15 @@
 /** What work on the history of a channel has in common: its pace, and the disk space that it gives back. */
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import type { Header } from '../block.ts'
+import { hasCode } from '../errors.ts'
 import type { Log } from './log.ts'
 
 /** Rests so many times as long as it worked: it takes a quarter of a core and of the disk at most. */
 const REST_TIMES = 3
 /** Disk space is given back for so many bytes of history at once. */
 const RECLAIM_BYTES = 32 * 1024 * 1024
+/** Between two tries while the log takes nothing more, ms. */
+const FULL_MS = 500
 
 export interface BackgroundOptions {
   /** In place of REST_TIMES; 0 where nobody else wants the machine's time. */
@@ -31,6 +34,17 @@ export class Pace {
     if (this.#times === 0) await nextTurn()
     else await delay(worked * this.#times, undefined, this.#signal && { signal: this.#signal })
     this.#restedAt = performance.now()
+  }
+
+  /** Does it as soon as the log takes it: while many appends wait to be written, this waits, too. @throws what `work` throws */
+  async patiently<T>(work: () => Promise<T>): Promise<T> {
+    for (;;)
+      try {
+        return await work()
+      } catch (error) {
+        if (!hasCode(error, 'too-many')) throw error
+        await delay(FULL_MS, undefined, this.#signal && { signal: this.#signal })
+      }
   }
 }
 
@@ -57,7 +71,7 @@ export class Stretches {
   async reclaim(log: Log, channel: string, pace: Pace, onProgress: (upTo: number) => void): Promise<void> {
     this.#close()
     for (const { after, upTo } of this.#done.splice(0)) {
-      await log.reclaim?.(channel, after, upTo)
+      await pace.patiently(async () => log.reclaim?.(channel, after, upTo))
       onProgress(upTo)
       await pace.rest()
     }

@@ -119,7 +119,8 @@ class Run {
       if (dryRun) this.#gone.tombstones += found.tombstones
       // While an older event of its key may be left, a tombstone stays.
       else if (whole && found.upTo > 0) {
-        this.#epoch = (await this.#log.clean!(this.#channel, found.upTo, this.#epoch)).epoch
+        const clean = () => this.#log.clean!(this.#channel, found.upTo, this.#epoch)
+        this.#epoch = (await this.#pace.patiently(clean)).epoch
         const cleaning: Pass = { phase: 'cleaning', cleanUpTo: found.upTo, found: { tombstones: 0, upTo: 0 } }
         this.#complete = (await this.#rewrite(cleaning)) && this.#complete
       }
@@ -203,7 +204,8 @@ class Run {
     const { dryRun, onReplaced } = this.#options
     if (!dryRun) {
       this.#needRoom()
-      const isDone = await this.#log.replace!(this.#channel, { epoch: this.#epoch, trimmed, replaced, blocks })
+      const replacement = { epoch: this.#epoch, trimmed, replaced, blocks }
+      const isDone = await this.#pace.patiently(() => this.#log.replace!(this.#channel, replacement))
       if (!isDone) return false
       onReplaced?.()
     }

@@ -140,7 +140,7 @@ class Erasing {
         const range = { after: header.after, last: header.last, time: header.time }
         const blocks = blocksOver(channel, range, stays)
         const replacement = { epoch: this.#epoch, trimmed, replaced: [header], blocks }
-        if (!(await this.#log.replace!(channel, replacement))) return 'again'
+        if (!(await this.#pace.patiently(() => this.#log.replace!(channel, replacement)))) return 'again'
         this.#options.onReplaced?.()
         const { events, first } = this.#erased
         this.#erased = { events: events + gone.length, first: first ?? gone[0]!, last: gone.at(-1)! }

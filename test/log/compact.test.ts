@@ -3,6 +3,7 @@ import { crc32 } from 'node:zlib'
 import { expect, test } from 'vitest'
 import { checkBlock, decodeBlock, type Header, readHeader, sealBlock, spansOf } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
+import { TidemarkError } from '../../src/errors.ts'
 import { BLOCK_BYTES_MAX } from '../../src/event.ts'
 import { type CompactOptions, compactChannel, type Progress } from '../../src/log/compact.ts'
 import { Keeper } from '../../src/log/keeper.ts'
@@ -14,7 +15,7 @@ import { Packing, type Stretch } from '../../src/log/packing.ts'
 import { verifyLog } from '../../src/log/verify.ts'
 import { readRetentionRule } from '../../src/retention.ts'
 import { dice } from '../crash/dice.ts'
-import { event, range, SEED, tempDir } from '../parts.ts'
+import { event, range, SEED, tempDir, tempLog } from '../parts.ts'
 import { failable } from './failable.ts'
 import { History, KeyedReader } from './keyed.ts'
 import { ALL, BLOCKWISE, readAll, refusal, valueIn } from './reading.ts'
@@ -205,6 +206,25 @@ test('A write that fails ends a run, nothing is lost, and the next run goes on w
   expect(await compactChannel(log, 'c', { minLag: 0, restTimes: 0 })).toMatchObject({
     events: { before: 40, after: 4 },
   })
+  await history.judgeAll(log, 'c')
+})
+
+test('A run waits while the log takes nothing more', async () => {
+  const log = await tempLog()
+  const history = await fill(log)
+  let refused = 0
+  const busy = new Proxy(log, {
+    get: (target, name) => {
+      const verb: unknown = Reflect.get(target, name)
+      if (name !== 'replace') return typeof verb === 'function' ? verb.bind(target) : verb
+      return (...args: Parameters<NonNullable<Log['replace']>>) =>
+        refused++ === 0 ? Promise.reject(new TidemarkError('too-many', 'Too many appends wait')) : log.replace!(...args)
+    },
+  })
+  expect(await compactChannel(busy, 'c', { minLag: 0, restTimes: 0 })).toMatchObject({
+    events: { before: 40, after: 4 },
+  })
+  expect(refused).toBe(2)
   await history.judgeAll(log, 'c')
 })
 
