@@ -123,6 +123,7 @@ test('a configuration file that would end its parser, or whose aliases lead nowh
     '{a: '.repeat(5_000),
     '- ? : '.repeat(3_000),
   ]
+  texts.push('port: 1\nhost: a\nport: 1', '{"port": 1, "port": 2}', 'retain: [{a: events=1, a: events=2}]')
   texts.push(
     'host: *x',
     '<<: *a',
