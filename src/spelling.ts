@@ -1,11 +1,20 @@
 /** What a misspelt word may have meant. */
 
+/** Most edits of what is still the same word; a longer difference in length is not looked at. */
+const EDITS_MAX = 3
+
 /** The known word with the fewest edits to this one, if they are few for its length. */
 export function nearest(word: string, known: readonly string[]): string | undefined {
-  const near = known
-    .map((candidate) => ({ candidate, edits: editsBetween(word, candidate) }))
-    .reduce((best, next) => (next.edits < best.edits ? next : best))
-  return near.edits <= Math.max(1, Math.min(3, near.candidate.length / 3)) ? near.candidate : undefined
+  let near: string | undefined
+  let fewest = EDITS_MAX + 1
+  for (const candidate of known) {
+    if (Math.abs(candidate.length - word.length) > EDITS_MAX) continue
+    const edits = editsBetween(word, candidate)
+    if (edits >= fewest) continue
+    near = candidate
+    fewest = edits
+  }
+  return near !== undefined && fewest <= Math.max(1, near.length / 3) ? near : undefined
 }
 
 /** Letters put in, left out, changed, or swapped with their neighbour (optimal string alignment). */

@@ -144,6 +144,7 @@ test('a configuration file that would end its parser, or whose aliases lead nowh
   // What its parser would look at again and again.
   for (const piece of [']', '{a,', '? a\n', 'a:\n', '& ', '"', '" "', '!a ', '- &a b\n', '-\n', '%\n', '* ', '{a: '])
     texts.push(piece.repeat(16_384 / piece.length), piece.repeat(300))
+  texts.push(`${'o'.repeat(4_000)}: 1`)
   texts.push(`{${Array.from({ length: 1_190 }, (_, i) => i.toString(36)).join()}`)
   texts.push(`retain: ${'- '.repeat(20)}a`, `${Array.from({ length: 300 }, (_, i) => `${' '.repeat(i)}a:`).join('\n')}`)
   for (const text of texts)
