@@ -1,17 +1,19 @@
 /** What export, import, backup, restore and copy have in common: where histories are, which are meant, and how far it is. */
-import { existsSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { existsSync, statSync } from 'node:fs'
+import { basename, resolve } from 'node:path'
 import { readHeader } from '../src/block.ts'
 import { TidemarkError } from '../src/errors.ts'
 import { isSystemChannel } from '../src/event.ts'
 import type { Giver, Piece, Taken, Taker } from '../src/log/carry.ts'
 import { openLog } from '../src/log/open.ts'
 import { matches, readPattern } from '../src/pattern.ts'
+import type { ScanOptions } from './archive/file.ts'
 import { isOnline } from './ask.ts'
 import { startBar } from './bar.ts'
 import type { Run } from './command.ts'
 import { servedLog } from './served.ts'
 import type { Terminal } from './terminal.ts'
+import { MIB } from './verify.ts'
 
 /** A log that is open: of a directory, or a server's. */
 export interface Place {
@@ -83,6 +85,23 @@ export function meantBy(patterns: readonly string[]): (channel: string) => boole
   const read = patterns.map((pattern) => readPattern(pattern))
   return (channel) =>
     read.length === 0 ? !isSystemChannel(channel) : read.some((pattern) => matches(pattern, channel))
+}
+
+/** Reads a file of an archive with a bar of how far that is. @param scan is told what the bar and a Ctrl-C need */
+export async function withBar<T>(
+  terminal: Terminal,
+  work: string,
+  path: string,
+  scan: (options: ScanOptions) => Promise<T>,
+): Promise<T> {
+  const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0
+  const bar = startBar(terminal, work, Math.ceil(size / MIB), 'MiB')
+  const onProgress = (bytes: number): void => bar.at(Math.floor(bytes / MIB), basename(path))
+  try {
+    return await scan({ signal: terminal.stopped(), onProgress })
+  } finally {
+    bar.end()
+  }
 }
 
 /** How many seqs there are to be given. */

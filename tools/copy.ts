@@ -13,7 +13,8 @@ export const copyCommand = (terminal: Terminal): Command =>
       more:
         'FROM and TO are directories of stopped servers or addresses of running ones, asked as an admin. As export and ' +
         'import without a file between them: seqs, times and cursors stay, a channel is there only when all of it came ' +
-        'and was compared, the same command goes on after a stop, a channel with another history is refused.',
+        'and was compared, a channel with another history is refused. After a stop the same command goes on; channels ' +
+        'that came before it stay as they came.',
       settings: ['tokenFile', 'patience', 'json'],
       options: [
         new Option('--to-token-file <FILE>', 'file that holds the key to show to TO, where it is another one'),
@@ -43,8 +44,9 @@ export async function copy(run: Run): Promise<void> {
     try {
       const total = await seqsOf(source.log, wanted)
       const pieces = shown(terminal, 'copy', total, give(source.log, { wanted, signal }))
-      const { isAlone } = target
-      const taken = await take(pieces, target.log, { sameEpoch: options.sameEpochs === true, isAlone, signal })
+      const taken = await take(pieces, target.log, {
+        ...{ sameEpoch: options.sameEpochs === true, older: true, isAlone: target.isAlone, signal },
+      })
       await terminal.print(settings.json ? JSON.stringify(taken) : textOf(taken))
       tellLost(taken)
     } finally {

@@ -7,7 +7,18 @@ import { Archivist, PartFile } from './archive/file.ts'
 import { linesCodec } from './archive/lines.ts'
 import { ARCHIVE_FORMAT, type Asked, type Codec, type Head, type Tail } from './archive/record.ts'
 import { wrongUsage } from './ask.ts'
-import { meantBy, type Place, patternsOf, placeOf, seqsOf, shown, tellLost, textOf, withPlace } from './carrying.ts'
+import {
+  meantBy,
+  type Place,
+  patternsOf,
+  placeOf,
+  seqsOf,
+  shown,
+  tellLost,
+  textOf,
+  withBar,
+  withPlace,
+} from './carrying.ts'
 import { command, type Run } from './command.ts'
 import { printable, type Terminal } from './terminal.ts'
 
@@ -74,10 +85,11 @@ export async function writeFile(run: Run, { at, file, codec, channels, wanted, w
   const { terminal, settings } = run
   const tail = await withPlace(run, at, false, async (place) => {
     const asked = { source: place.name, channels }
-    const part = new PartFile(file, codec, asked)
+    const left = `${file}.part`
+    const part = await withBar(terminal, 'look', left, (options) => PartFile.open(file, codec, asked, options))
     try {
       const tail = await write(run, place, part, codec, asked, wanted, work)
-      part.name()
+      await withBar(terminal, 'check', part.path, (options) => part.finish(options))
       return tail
     } catch (error) {
       terminal.say(`tidemark: ${printable(part.path)} holds what came so far; the same command goes on with it`)

@@ -4,7 +4,7 @@ import { isSystemChannel } from '../src/event.ts'
 import { take } from '../src/log/carry.ts'
 import { type Contents, piecesOf, scan } from './archive/file.ts'
 import { wrongUsage } from './ask.ts'
-import { meantBy, patternsOf, placeOf, shown, tellLost, textOf, withPlace } from './carrying.ts'
+import { meantBy, patternsOf, placeOf, shown, tellLost, textOf, withBar, withPlace } from './carrying.ts'
 import { command, type Run } from './command.ts'
 import type { Terminal } from './terminal.ts'
 
@@ -40,7 +40,7 @@ export async function importChannels(run: Run): Promise<void> {
   const file = String(args[0])
   const patterns = patternsOf(args[1])
   if (options.check && patterns.length > 0) throw wrongUsage('--check is of the whole archive')
-  const contents = scan(file)
+  const contents = await withBar(terminal, 'check', file, (options) => scan(file, options))
   if (options.check) return tellContents(run, file, contents)
   const meant = meantBy(patterns)
   const wanted = (channel: string): boolean => meant(channel) && !isSystemChannel(channel)

@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import { take } from '../src/log/carry.ts'
 import { makeStopped } from '../src/log/open.ts'
 import { piecesOf, scan } from './archive/file.ts'
-import { shown, tellLost, textOf, withPlace } from './carrying.ts'
+import { shown, tellLost, textOf, withBar, withPlace } from './carrying.ts'
 import { command, type Run } from './command.ts'
 import { printable, type Terminal } from './terminal.ts'
 
@@ -31,7 +31,7 @@ export const restoreCommand = (terminal: Terminal): Command =>
 export async function restore(run: Run): Promise<void> {
   const { args, settings, terminal } = run
   const file = String(args[0])
-  const contents = scan(file)
+  const contents = await withBar(terminal, 'check', file, (options) => scan(file, options))
   const signal = terminal.stopped()
   const total = [...contents.channels.values()].reduce((sum, seqs) => sum + seqs, 0)
   const fill = (dir: string) =>

@@ -8,7 +8,7 @@ import type { Cursor, Settings } from './log.ts'
 export interface ArrivalPiece {
   /** Epoch of the history where it comes from, with its run. Another one begins another arrival. */
   readonly from: string
-  /** How far it goes there. */
+  /** How far it goes there; it may grow meanwhile. */
   readonly head: number
   /** What was trimmed there: it begins behind that, and of what came before, that goes. */
   readonly trimmed: number

@@ -3,12 +3,15 @@
  * other takes is the same run. Functions over the port: an embedded log and a server that is asked over HTTP give and
  * take alike.
  *
- * Each channel is given as it was at one moment of its own: everything up to the head that it had when its turn came,
- * with the cursors that it had a little later, none beyond that head. Appends, trims and commits go on meanwhile.
+ * Each channel is given as it was at one moment of its own: everything up to the head that it had then, with the cursors
+ * that it had a little later, none beyond that head. Appends, trims, compactions and commits go on meanwhile. That moment
+ * is when its turn came; of a channel with holes it is when its last block was read: what compaction takes out meanwhile
+ * has a newer event of its key, which may lie behind the head of before.
  */
 import { createHash } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import { readHeader, sliceBlock, spansOf } from '../block.ts'
+import { FLAG } from '../body.ts'
 import { putU64 } from '../bytes.ts'
 import { sameHistory } from '../epoch.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
@@ -35,6 +38,8 @@ export type Piece =
   | ({ readonly is: 'channel' } & ChannelInfo)
   /** Blocks that chain exactly, from `trimmed` on. */
   | { readonly is: 'blocks'; readonly blocks: readonly Uint8Array[] }
+  /** The channel goes on to this head. */
+  | { readonly is: 'grown'; readonly head: number; readonly time: number }
   /** All that was told up to here was trimmed there meanwhile, and more: it goes on behind this seq. */
   | { readonly is: 'trimmed'; readonly upTo: number }
   | { readonly is: 'lost'; readonly after: number; readonly upTo: number }
@@ -89,15 +94,19 @@ export async function* giveChannel(
     try {
       if (!from) yield { is: 'channel', ...info }
       const summing = from?.summing ?? new Summing()
-      for await (const piece of giveEvents(log, info, from?.after ?? info.trimmed)) {
-        signal?.throwIfAborted()
-        summing.add(piece)
-        yield piece
+      for (let after = from?.after ?? info.trimmed; ; ) {
+        for await (const piece of giveEvents(log, info, after)) {
+          signal?.throwIfAborted()
+          summing.add(piece)
+          yield piece
+        }
+        after = info.head
+        const now = summing.hasHoles ? await log.info(info.channel) : info
+        if (now.head <= after) break
+        info = { ...info, head: now.head, time: now.time }
+        yield { is: 'grown', head: info.head, time: info.time }
       }
-      for await (const piece of giveCursors(log, info)) {
-        summing.add(piece)
-        yield piece
-      }
+      yield* summed(summing, giveCursors(log, info))
       yield { is: 'end', sum: summing.sum() }
       return
     } catch (error) {
@@ -110,8 +119,15 @@ export async function* giveChannel(
     }
 }
 
+async function* summed(summing: Summing, pieces: AsyncIterable<Piece>): AsyncGenerator<Piece> {
+  for await (const piece of pieces) {
+    summing.add(piece)
+    yield piece
+  }
+}
+
 async function* giveEvents(
-  log: Giver,
+  log: Pick<Log, 'read'>,
   { channel, epoch, head }: ChannelInfo,
   start: number,
 ): AsyncGenerator<Extract<Piece, { is: 'blocks' | 'trimmed' | 'lost' }>> {
@@ -137,7 +153,7 @@ async function* giveEvents(
     }
 }
 
-async function* giveCursors(log: Giver, { channel, epoch, head }: ChannelInfo): AsyncGenerator<Piece> {
+async function* giveCursors(log: Pick<Log, 'cursors'>, { channel, epoch, head }: ChannelInfo): AsyncGenerator<Piece> {
   let cursors: CursorOf[] = []
   for await (const { client, epoch: of, seq, time } of log.cursors({ channel })) {
     // One that moved on meanwhile has handled all that is given.
@@ -155,6 +171,8 @@ export class Summing {
   #bytes = 0
   #cursors = 0
   #lost = 0
+  /** Compaction took something out of what was carried. */
+  hasHoles = false
   #hash = createHash('sha256')
   #cursorsHash = createHash('sha256')
 
@@ -172,6 +190,7 @@ export class Summing {
   }
 
   #block(block: Uint8Array): void {
+    if (readHeader(block).flags & FLAG.holes) this.hasHoles = true
     const place = new Uint8Array(16)
     for (const { seq, time, bytes } of spansOf(block)) {
       putU64(place, 0, seq)
@@ -207,6 +226,8 @@ export interface TakeOptions {
   readonly sameEpoch?: boolean
   /** Cursors keep the epochs that they have there, so that their clients are told of the new one, and start over. */
   readonly oldCursors?: boolean
+  /** A channel that came earlier, and has grown since where it comes from, is left as it came. */
+  readonly older?: boolean
   /** Nobody else changes the taker: its cursors are looked at again, too. */
   readonly isAlone?: boolean
   readonly signal?: AbortSignal
@@ -262,7 +283,7 @@ const wrong = (why: string): TidemarkError => new TidemarkError('data-loss', why
 /** One channel on its way. */
 class Taking {
   readonly #log: Taker
-  readonly #info: ChannelInfo
+  #info: ChannelInfo
   readonly #options: TakeOptions
   readonly #summing = new Summing()
   #arrived: Arrived | undefined
@@ -284,14 +305,26 @@ class Taking {
   }
 
   async begin(): Promise<void> {
-    await this.#send({})
+    try {
+      await this.#send({})
+    } catch (error) {
+      const { came, epoch } = error instanceof TidemarkError ? error.details : {}
+      if (!this.#options.older || typeof came !== 'number') throw error
+      const { channel, trimmed } = this.#info
+      this.#arrived = { channel, epoch: String(epoch), head: came, trimmed, isWhole: true }
+    }
   }
 
   async add(piece: Exclude<Piece, { is: 'channel' | 'end' | 'void' }>): Promise<void> {
     const { channel } = this.#info
     this.#summing.add(piece)
     const arrived = this.#arrived!
-    if (piece.is === 'blocks') {
+    if (piece.is === 'grown') {
+      const { head, time } = piece
+      this.#info = { ...this.#info, head, time }
+      // It may be there already, but not up to this head.
+      if (!arrived.isWhole || !this.#options.older) await this.#send({})
+    } else if (piece.is === 'blocks') {
       this.#position = piece.blocks.length === 0 ? this.#position : readHeader(piece.blocks.at(-1)!).last
       // What came before a stop is not sent again.
       const range = { after: arrived.head, last: this.#position }
@@ -344,17 +377,16 @@ export const isSame = (one: Sum, other: Sum, withCursors = true): boolean =>
 
 /** What a channel holds up to a head that it had; undefined when it was trimmed or deleted meanwhile. */
 async function sumOf(log: Pick<Log, 'read' | 'cursors'>, info: ChannelInfo): Promise<Sum | undefined> {
-  const giver: Giver = {
-    read: (...asked) => log.read(...asked),
-    cursors: (of) => log.cursors(of),
-    info: async () => info,
-    async *channels() {
-      yield info
-    },
+  const summing = new Summing()
+  try {
+    for await (const piece of giveEvents(log, info, info.trimmed)) {
+      if (piece.is === 'trimmed') return undefined
+      summing.add(piece)
+    }
+    for await (const piece of giveCursors(log, info)) summing.add(piece)
+  } catch (error) {
+    if (hasCode(error, 'no-channel') || hasCode(error, 'epoch-changed')) return undefined
+    throw error
   }
-  for await (const piece of give(giver)) {
-    if (piece.is === 'trimmed' || piece.is === 'void') return undefined
-    if (piece.is === 'end') return piece.sum
-  }
-  return undefined
+  return summing.sum()
 }

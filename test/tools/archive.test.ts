@@ -1,12 +1,14 @@
 /** Archives: what goes in comes out, whichever way it is written; and what is cut, damaged or mixed is refused. */
-import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
 import { isSystemChannel, type NewEvent } from '../../src/event.ts'
+import { blockKey } from '../../src/log/level/keys.ts'
 import type { ChannelInfo, Cursor } from '../../src/log/log.ts'
 import { openLog, verifyStopped } from '../../src/log/open.ts'
 import { list, readAll, refusal } from '../log/reading.ts'
+import { numberOf, withRows } from '../log/stored.ts'
 import { event, range, SEED, tempDir } from '../parts.ts'
 import { startGuarded } from '../server/guarded.ts'
 import { startTestServer } from '../server/serve.ts'
@@ -126,7 +128,6 @@ test.each(['blocks', 'lines'])('As %s: with its epochs, every position that anyb
   expect(await heldBy(into, true)).toEqual(before)
   // And only in this life of the log: an accepted copy tells it as another history.
   const copied = join(tempDir(), 'copied')
-  const { cpSync } = await import('node:fs')
   cpSync(into, copied, { recursive: true })
   const log = await openLog({ dir: copied, acceptCopy: true })
   const { epoch, trimmed } = before.find(({ info }) => info.channel === 'files')!.info
@@ -234,6 +235,14 @@ test('A copy goes between directories and servers alike', async () => {
   expect(await run(['copy', url, last])).toMatchObject({ code: 0 })
   expect(await heldBy(last)).toEqual(before)
   expect(JSON.parse((await run(['copy', url, last, '--json'])).out)).toMatchObject({ present: before.length })
+  // What came stays as it came, whatever has come behind it there.
+  await log.append([{ channel: 'orders', body: encodeBody([event('late')]) }])
+  expect(JSON.parse((await run(['copy', url, last, '--json'])).out)).toMatchObject({ present: before.length })
+  expect(await heldBy(last)).toEqual(before)
+  const file = join(tempDir(), 'later')
+  expect(await run(['export', '--url', url, '-o', file])).toMatchObject({ code: 0 })
+  const { code, err } = await run(['import', file, '--data', last])
+  expect([code, err]).toEqual([1, expect.stringContaining('took in this history')])
   await server.close()
   await log.close()
 })
@@ -273,8 +282,18 @@ test('An export that was stopped leaves no archive; the same command goes on wit
   }
 })
 
-test('What is lost in a log is lost in its archive, and told', async () => {
-  const dir = await filled()
-  truncateSync(join(dir, 'high-water'), 0)
-  expect((await run(['export', '--data', dir, '-o', join(tempDir(), 'all')])).code).toBe(65)
+test('What is lost in a log is lost in its archive, and told, and all else comes', async () => {
+  const dir = join(tempDir(), 'log')
+  const log = await openLog({ dir })
+  for (const i of range(1, 9)) await log.append([{ channel: 'c', body: encodeBody([event(i)]) }])
+  await log.close()
+  await withRows(dir, async (rows) => rows.del(blockKey(await numberOf(rows, 'c'), 5)))
+  for (const format of ['blocks', 'lines']) {
+    const file = join(tempDir(), 'all')
+    const { code, out } = await run(['export', '--data', dir, '-o', file, '--format', format])
+    expect([code, out]).toEqual([65, expect.stringContaining('1 events are LOST')])
+    const into = join(tempDir(), 'new')
+    expect((await run(['import', file, '--data', into])).code).toBe(65)
+    expect(await verifyStopped(into)).toMatchObject({ whole: true, events: 8, losses: [{ after: 4, upTo: 5 }] })
+  }
 })

@@ -5,6 +5,7 @@
 import { createHash, type Hash } from 'node:crypto'
 import { closeSync, existsSync, fsyncSync, ftruncateSync, openSync, renameSync, statSync, writeSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { readHeader } from '../../src/block.ts'
 import { hasCode, TidemarkError } from '../../src/errors.ts'
 import { type Begun, isSame, type Piece, Summing } from '../../src/log/carry.ts'
@@ -45,16 +46,34 @@ export interface Contents {
 /** Of the channels that have an end. */
 type Totals = { -readonly [Field in keyof Omit<Tail, 'is' | 'sha256'>]: number }
 
+/** Who reads a file gives way to other work, a Ctrl-C too, after so many bytes. */
+const TURN_BYTES = 4 * 1024 * 1024
+
+export interface ScanOptions {
+  /** Of one that is cut, what is whole. */
+  readonly unfinished?: boolean
+  readonly signal?: AbortSignal
+  /** Told how many bytes were read. */
+  readonly onProgress?: (bytes: number) => void
+}
+
 /**
  * Reads a whole archive, every checksum and sum of it.
- * @param unfinished what is whole of one that is cut
- * @throws data-loss { offset }, bad-request for another file, not-found, io-error
+ * @throws data-loss { offset }, bad-request for another file, not-found, io-error; the signal's reason
  */
-export function scan(path: string, unfinished = false): Contents {
+export async function scan(path: string, { unfinished, signal, onProgress }: ScanOptions = {}): Promise<Contents> {
   const codec = codecOf(path)
   const scanned = new Scan(path, codec)
+  let turn = 0
   try {
-    for (const entry of reading(path, codec.decode)) scanned.add(entry)
+    for (const entry of reading(path, codec.decode)) {
+      scanned.add(entry)
+      if (scanned.offset < turn) continue
+      turn = scanned.offset + TURN_BYTES
+      onProgress?.(scanned.offset)
+      await nextTurn()
+      signal?.throwIfAborted()
+    }
     if (!unfinished && !scanned.tail) throw cut(scanned.offset, 'its last record is missing')
   } catch (error) {
     if (!unfinished || !hasCode(error, 'data-loss')) throw error
@@ -129,6 +148,7 @@ class Scan {
     } else {
       open.summing.add(piece)
       if (piece.is === 'cursors') open.hasCursors = true
+      else if (piece.is === 'grown') open.info = { ...open.info, head: piece.head, time: piece.time }
       else if (piece.is !== 'blocks') open.after = piece.upTo
       else if (piece.blocks.length > 0) open.after = readHeader(piece.blocks.at(-1)!).last
     }
@@ -164,7 +184,13 @@ export async function* piecesOf(
 ): AsyncGenerator<Piece> {
   let place = -1
   let isWanted = false
-  for (const { record } of reading(path, codec.decode)) {
+  let since = 0
+  for (const { record, bytes } of reading(path, codec.decode)) {
+    since += bytes.length
+    if (since > TURN_BYTES) {
+      since = 0
+      await nextTurn()
+    }
     if (record.is === 'archive' || record.is === 'whole') continue
     if (record.is === 'channel') {
       place++
@@ -225,19 +251,25 @@ export class PartFile implements Out {
   readonly #name: string
   readonly #fd: number
 
-  /** @throws cannot-create when there is such a file, or a part of another archive; io-error, storage-full */
-  constructor(name: string, codec: Codec, asked: Asked) {
-    this.#name = resolve(name)
-    this.path = `${this.#name}.part`
-    if (existsSync(this.#name)) throw new TidemarkError('cannot-create', `${name} is there already`)
-    this.before = partAt(this.path, codec, asked)
-    this.#fd = failing(this.path, () => openSync(this.path, this.before ? 'r+' : 'w', FILE_MODE))
-    failing(this.path, () => ftruncateSync(this.#fd, this.before?.length ?? 0))
-    this.#at = this.before?.length ?? 0
-  }
-
   /** Where the next bytes go. */
   #at: number
+
+  private constructor(name: string, path: string, before: Contents | undefined) {
+    this.#name = name
+    this.path = path
+    this.before = before
+    this.#fd = failing(path, () => openSync(path, before ? 'r+' : 'w', FILE_MODE))
+    this.#at = before?.length ?? 0
+    failing(path, () => ftruncateSync(this.#fd, this.#at))
+  }
+
+  /** @throws cannot-create when there is such a file, or a part of another archive; io-error, storage-full */
+  static async open(name: string, codec: Codec, asked: Asked, options: ScanOptions): Promise<PartFile> {
+    const target = resolve(name)
+    const path = `${target}.part`
+    if (existsSync(target)) throw new TidemarkError('cannot-create', `${name} is there already`)
+    return new PartFile(target, path, await partAt(path, codec, asked, options))
+  }
 
   write(bytes: Uint8Array): void {
     for (let done = 0; done < bytes.length; ) {
@@ -253,9 +285,9 @@ export class PartFile implements Out {
   }
 
   /** Reads it back, and gives it its name. @throws data-loss, io-error, storage-full */
-  name(): void {
+  async finish(options: ScanOptions): Promise<void> {
     failing(this.path, () => fsyncSync(this.#fd))
-    scan(this.path)
+    await scan(this.path, options)
     failing(this.#name, () => {
       renameSync(this.path, this.#name)
       const dir = openSync(dirname(this.#name), 'r')
@@ -269,12 +301,18 @@ export class PartFile implements Out {
 const FILE_MODE = 0o600
 
 /** What an earlier run left; undefined where that is nothing. @throws cannot-create */
-function partAt(path: string, codec: Codec, { source, channels }: Asked): Contents | undefined {
+async function partAt(
+  path: string,
+  codec: Codec,
+  { source, channels }: Asked,
+  options: ScanOptions,
+): Promise<Contents | undefined> {
   if (!existsSync(path)) return undefined
   let found: Contents
   try {
-    found = scan(path, true)
+    found = await scan(path, { ...options, unfinished: true })
   } catch (error) {
+    options.signal?.throwIfAborted()
     // Not even its first record was written.
     if (hasCode(error, 'data-loss') || statSync(path).size < 8) return undefined
     throw new TidemarkError('cannot-create', `${path} is in the way: it is no part of an archive`, {}, { cause: error })

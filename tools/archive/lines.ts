@@ -88,7 +88,8 @@ class Events {
       this.#after = record.trimmed
       this.head = record.head
       this.#time = 0
-    } else if (record.is === 'lost' || record.is === 'trimmed') this.#after = record.upTo
+    } else if (record.is === 'grown') this.head = record.head
+    else if (record.is === 'lost' || record.is === 'trimmed') this.#after = record.upTo
   }
 
   /** The block that ends there. */

@@ -63,11 +63,14 @@ export class Arriving {
     const there = group.find(channel)
     if (there) {
       const { epoch, head, trimmed } = there
-      const came = known?.isWhole && sameHistory(known.from, from) && upTo <= known.upTo
-      if (!came && !(sameHistory(epoch, from) && upTo <= head))
-        throw new TidemarkError('epoch-changed', `${channel} holds another history: nothing is mixed into it`, {
-          ...{ channel, epoch, head, trimmed },
+      const came = known?.isWhole && sameHistory(known.from, from) ? known.upTo : undefined
+      const holds = sameHistory(epoch, from) ? head : came
+      if (holds === undefined || upTo > holds) {
+        const why = came === undefined ? 'holds another history' : `took in this history up to ${came} before`
+        throw new TidemarkError('epoch-changed', `${channel} ${why}: nothing is added to it`, {
+          ...{ channel, epoch, head, trimmed, ...(came !== undefined && { came }) },
         })
+      }
       return () => ({ channel, epoch, head: upTo, trimmed, isWhole: true })
     }
     const begun = this.#begin(group, arriving, life)
@@ -92,8 +95,8 @@ export class Arriving {
   #begin(group: Group, known: ArrivalRow | undefined, life: string): ArrivalRow {
     const { from, head: upTo, trimmed, sameEpoch = false, blocks, lostUpTo, cursors, end } = this.#piece
     const goesOn = known && known.from === from && known.sameEpoch === sameEpoch
-    // What was trimmed there beyond how far it came leaves a gap, unless it is this piece that says so.
-    if (goesOn && known.head <= upTo) return { ...known, upTo }
+    // Not on from what was taken later: compaction has taken out of it what a newer event stands for, which will not come.
+    if (goesOn && known.upTo <= upTo) return { ...known, upTo }
     if (blocks || lostUpTo !== undefined || cursors || end)
       throw outOfOrder(this.#channel, trimmed, 'it has to begin anew')
     if (known) group.dropArrival(this.#channel, known)
