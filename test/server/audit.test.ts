@@ -87,6 +87,26 @@ test('starts, keys, what admins change, refusals and the stop stand in it, in th
   for (const { entry } of [more]) expect(text).not.toContain(entry.digest)
 })
 
+test('of an import the end stands in it, not each piece', async () => {
+  const { log, url, headers, kids, server } = await startGuarded()
+  const piece = (more: object) =>
+    call(
+      `${url}/v1/admin/import`,
+      'POST',
+      { channel: 'moved', from: 'a.b', head: 3, trimmed: 3, ...more },
+      headers('admin'),
+    )
+  for (const more of [{}, {}, { end: { settings: {}, time: null } }])
+    expect([more, (await piece(more)).status]).toEqual([more, 200])
+  await server.close()
+  expect((await ofType(log, 'call')).map(({ data }) => data)).toEqual([
+    {
+      ...{ who: kids.admin, kind: 'admin', address: '127.0.0.1' },
+      ...{ method: 'POST', route: '/v1/admin/import', channel: 'moved', status: 200 },
+    },
+  ])
+})
+
 test('admins alone read it, and nobody writes it', async () => {
   const guarded = await startGuarded()
   await until(async () => (await trail(guarded.log)).length === 1)

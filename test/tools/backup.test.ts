@@ -185,6 +185,41 @@ for (const kind of ['directory', 'server'] as const)
     )
   })
 
+test('A server that is killed amid an import has what was answered, and the import goes on', async () => {
+  const source = join(tempDir(), 'log')
+  await fill(source, ['a', 'b'], 25)
+  const file = join(tempDir(), 'all')
+  await run(['export', '--data', source, '-o', file])
+  const home = tempDir()
+  const came: number[] = []
+  for (const ms of [300, 500, 700]) {
+    const server = await serving([], home)
+    const importing = new Program(['import', file, '--url', server.url, '--patience', '0s'])
+    const timer = setTimeout(() => server.child.kill('SIGKILL'), ms)
+    expect([0, 69]).toContain(await importing.ended())
+    clearTimeout(timer)
+    await server.kill('SIGKILL')
+    const begin = { from: '', head: 12_500, trimmed: 0 }
+    came.push(
+      await look(join(home, 'log'), async (log) => {
+        const epoch = await look(source, async (was) => (await was.info('a')).epoch)
+        return (await log.arrive!('a', { ...begin, from: epoch })).head
+      }),
+    )
+  }
+  expect(came).toEqual([...came].sort((a, b) => a - b))
+  console.log(`it came to ${came.join(', ')}`)
+  const server = await serving([], home)
+  expect(await run(['import', file, '--url', server.url])).toMatchObject({ code: 0 })
+  await server.kill('SIGTERM')
+  await look(source, (was) =>
+    look(join(home, 'log'), async (log) => {
+      for (const channel of ['a', 'b']) expect(await eventsOf(log, channel)).toEqual(await eventsOf(was, channel))
+    }),
+  )
+  expect(await verifyStopped(join(home, 'log'))).toMatchObject({ whole: true })
+})
+
 test('A backup and a restore that are killed leave nothing under their names, and are gone on with', async () => {
   const home = tempDir()
   await fill(join(home, 'log'), ['a', 'b'], 25)
