@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander'
-import { give, take } from '../src/log/carry.ts'
+import { give } from '../src/log/give.ts'
+import { take } from '../src/log/take.ts'
 import { wrongUsage } from './ask.ts'
 import { isAddress, meantBy, openPlace, patternsOf, seqsOf, shown, tellLost, textOf } from './carrying.ts'
 import { command, type Run } from './command.ts'

@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
 import { Option } from 'commander'
-import { give, giveChannel, type Piece } from '../src/log/carry.ts'
+import type { Piece } from '../src/log/carry.ts'
+import { give, giveChannel } from '../src/log/give.ts'
 import { version } from '../src/server/home.ts'
 import { blocksCodec } from './archive/blocks.ts'
 import { Archivist, PartFile } from './archive/file.ts'

@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
 import { Option } from 'commander'
 import { isSystemChannel } from '../src/event.ts'
-import { take } from '../src/log/carry.ts'
+import { take } from '../src/log/take.ts'
 import { type Contents, piecesOf, scan } from './archive/file.ts'
 import { wrongUsage } from './ask.ts'
 import { meantBy, patternsOf, placeOf, shown, tellLost, textOf, withBar, withPlace } from './carrying.ts'

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
-import { take } from '../src/log/carry.ts'
 import { makeStopped } from '../src/log/open.ts'
+import { take } from '../src/log/take.ts'
 import { piecesOf, scan } from './archive/file.ts'
 import { shown, tellLost, textOf, withBar, withPlace } from './carrying.ts'
 import { command, type Run } from './command.ts'
