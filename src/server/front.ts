@@ -20,6 +20,7 @@ import { ALWAYS, holdContinue, parsePath, sendProblem } from './http.ts'
 import { BODY_PAUSE_MS } from './limits.ts'
 import { type Peers, plainAddress } from './peers.ts'
 import { Pipeline } from './pipeline.ts'
+import { Queue } from './rounds.ts'
 import { refuseStream } from './sse.ts'
 
 /** A hot call: plain node:http. What it throws is answered by the front. */
@@ -50,6 +51,8 @@ export class Front {
   /** The answer under way on each connection. */
   readonly #answers = new WeakMap<Duplex, ServerResponse>()
   readonly #pipeline = new Pipeline()
+  /** Sockets that begin together take turns with everything else. */
+  readonly #handshakes = new Queue()
   /** Connections that became sockets, with the address of who did that. */
   readonly #upgraded = new WeakMap<Duplex, string>()
   /** Answers whose request could not be read to its end. */
@@ -177,10 +180,13 @@ export class Front {
       if (this.#doors.stopping.aborted)
         throw new TidemarkError('unavailable', 'The server is stopping', { retryAfter: retryAfter(this.#doors) })
       const who = callers.ofUpgrade(req)
-      const open = (found: Principal): void => {
-        socket.removeListener('error', dropped)
-        if (!socket.destroyed) this.#open(req, socket, head, found)
-      }
+      const open = (found: Principal): void =>
+        this.#handshakes.join({
+          turn: () => {
+            socket.removeListener('error', dropped)
+            if (!socket.destroyed) this.#open(req, socket, head, found)
+          },
+        })
       if (who instanceof Promise) void who.then(open)
       else open(who)
     } catch (error) {
