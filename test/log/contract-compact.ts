@@ -147,6 +147,8 @@ export function compactContract(open: Open, capabilities: readonly Capability[])
     await log.commit('web', 'c', { seq: 2 })
     const cleaned = await log.clean!('c', 5, epoch)
     expect(await log.cursor('web', 'c')).toMatchObject({ seq: 2, epoch })
+    const { follower } = await Follower.open(log, 'c', { client: 'web' })
+    expect(await follower.next(ALL)).toMatchObject({ is: 'reset', epoch: cleaned.epoch })
     expect(await log.commit('web', 'c', { seq: 3 })).toMatchObject({ seq: 3, epoch })
     expect(await log.commit('web', 'c', { seq: 4, epoch })).toMatchObject({ seq: 4, epoch })
     expect(await log.commit('web', 'c', { seq: 5, epoch })).toMatchObject({ seq: 5, epoch: cleaned.epoch })
@@ -242,6 +244,27 @@ export function compactContract(open: Open, capabilities: readonly Capability[])
     for (const after of [1, 2])
       expect(await refusal(log.read('c', { epoch, after }, ALL))).toMatchObject({ code: 'epoch-changed' })
     for (const after of [0, 3, 4]) expect(await log.read('c', { epoch, after }, ALL)).toMatchObject({ last: 4 })
+  })
+
+  test('An append that is sent again has its first answer, though its events are gone', async () => {
+    const at = somewhere()
+    let log = await open({ at })
+    const send = (key: string) =>
+      log.append([{ channel: 'c', body: encodeBody([event('x', { key: 'a' }), event(undefined, { key: 'b' })]) }], {
+        idempotencyKey: key,
+      })
+    const [first] = await send('first')
+    await send('second')
+    await compactChannel(log, 'c', ALL_OF_IT)
+    expect(await seqsOf(log)).toEqual([3])
+    for (const reopened of [false, true]) {
+      if (reopened) {
+        await log.close()
+        log = await open({ at })
+      }
+      expect(await send('first')).toEqual([{ ...first, head: 4, duplicate: true }])
+    }
+    expect(await seqsOf(log)).toEqual([3])
   })
 
   test('More keys than fit in memory are taken a part at a time', async () => {

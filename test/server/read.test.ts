@@ -167,6 +167,18 @@ test('A cursor of another epoch is told.', async () => {
   expect([codeOf(changed), changed.json]).toMatchObject(['epoch-changed', { epoch: await server.epoch(), head: 2 }])
 })
 
+test('A client whose cursor stands before tombstones that are gone is told.', async () => {
+  const server = await startReads()
+  await server.append(...range(1, 9))
+  const epoch = await server.epoch()
+  for (const [client, seq] of Object.entries({ before: 3, behind: 6 }))
+    await server.log.commit(client, 'orders', { seq, epoch })
+  const cleaned = await server.log.clean!('orders', 5, epoch)
+  const told = await server.get('?client=before')
+  expect([codeOf(told), told.json]).toMatchObject(['epoch-changed', { epoch: cleaned.epoch }])
+  expect((await server.get('?client=behind')).json).toMatchObject({ epoch: cleaned.epoch, after: 6, last: 9 })
+})
+
 test('An unknown channel is not found; a caller who waits gets its first events.', async () => {
   const server = await startReads()
   expect(codeOf(await server.get())).toBe('no-channel')
