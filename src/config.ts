@@ -113,6 +113,15 @@ const upstream: Kind<'terminated-upstream'> = {
   rule: 'takes terminated-upstream',
   read: (raw) => (raw === 'terminated-upstream' ? raw : undefined),
 }
+const always: Kind<'always'> = {
+  rule: 'takes always',
+  read: (raw) => (raw === 'always' ? raw : undefined),
+}
+const durability: Kind<'replicated' | 'fsync'> = {
+  rule: 'takes replicated or fsync',
+  read: (raw) => (raw === 'replicated' || raw === 'fsync' ? raw : undefined),
+}
+const ENGINE = /^(?:level|(?:nats|tls):\/\/[^\s,]+(?:,(?:nats|tls):\/\/[^\s,]+)*)$/
 const address: Kind<string> = {
   rule: 'takes an http:// or https:// address',
   read: (raw) =>
@@ -145,10 +154,31 @@ export const SETTINGS = {
     otherwise: 'refuse a directory without a log: it was emptied, or is not mounted',
     default: true,
   }),
-  engine: setting(texts('takes level or nats://host:port', /^(?:level|nats:\/\/\S+)$/), {
-    about: 'what keeps the log: level (in --data), or the address of a cluster',
+  engine: setting(texts('takes level, or nats://host:port[,nats://host:port …]', ENGINE), {
+    about: 'what keeps the log: level (in --data), or the addresses of NATS servers with JetStream',
     takes: 'ENGINE',
     default: 'level',
+  }),
+  natsNamespace: setting(texts('takes up to 32 letters, digits, _ and -', /^[A-Za-z0-9_-]{1,32}$/), {
+    about: 'name of the streams in NATS: logs of several names share one NATS',
+    takes: 'NAME',
+    default: 'main',
+  }),
+  natsReplicas: setting(whole(1, 5), {
+    about: 'servers that keep each event, when the streams are made (3 in a cluster, else 1)',
+    takes: 'N',
+  }),
+  natsCreds: setting(text, { about: 'credentials file to show to NATS', takes: 'FILE' }),
+  natsCa: setting(text, { about: 'certificate (PEM) that NATS servers are known by; asks for TLS', takes: 'FILE' }),
+  natsCert: setting(text, { about: 'certificate (PEM) to show to NATS', takes: 'FILE' }),
+  natsKey: setting(text, { about: 'key of that certificate (PEM)', takes: 'FILE' }),
+  natsSync: setting(always, {
+    about: 'always: the NATS servers run with sync_interval: always, so that an append is on disk when it is answered',
+    takes: 'WHEN',
+  }),
+  requireDurability: setting(durability, {
+    about: 'refuse to serve where an answered append is less safe: replicated or fsync',
+    takes: 'DURABILITY',
   }),
   path: setting(texts('takes a path that begins with / and does not end with it', /^(?:\/[A-Za-z0-9._~-]+)+$/), {
     about: 'where the calls stand',
@@ -190,7 +220,7 @@ export const SETTINGS = {
     default: '25s',
   }),
   idWindow: setting(duration(60_000, 30 * DAY_MS, '1m … 30d'), {
-    about: 'how long an idempotency key is remembered at least',
+    about: 'how long an idempotency key is remembered at least (over NATS 2m unless said)',
     takes: 'TIME',
     default: '24h',
   }),

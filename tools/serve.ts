@@ -6,7 +6,7 @@ import { keysFileOf } from '../src/access/keysfile.ts'
 import { type Config, flagOf, type SettingName, type Settings } from '../src/config.ts'
 import { TidemarkError } from '../src/errors.ts'
 import { LIMIT_NAMES, limitsOf } from '../src/limits.ts'
-import type { Log } from '../src/log/log.ts'
+import type { Durability, Log } from '../src/log/log.ts'
 import { openLog } from '../src/log/open.ts'
 import { GroupFigures } from '../src/server/counts.ts'
 import { version } from '../src/server/home.ts'
@@ -14,6 +14,7 @@ import { checkOptions } from '../src/server/options.ts'
 import type { RunningServer } from '../src/server/server.ts'
 import { command, type Run } from './command.ts'
 import { Journal } from './journal.ts'
+import { natsOptionsOf } from './nats.ts'
 import type { Terminal } from './terminal.ts'
 
 /** A stop that takes longer is cut, ms; what was answered is on disk by then. */
@@ -26,6 +27,14 @@ const SERVED: readonly SettingName[] = [
   'keys',
   'create',
   'engine',
+  'natsNamespace',
+  'natsReplicas',
+  'natsCreds',
+  'natsCa',
+  'natsCert',
+  'natsKey',
+  'natsSync',
+  'requireDurability',
   'path',
   'origin',
   'hostName',
@@ -102,9 +111,10 @@ export async function serve({ settings, config, terminal }: Run): Promise<void> 
   )
 
   const { engine, durability } = log.about
-  const facts = { url: server.url + settings.path, data: resolve(settings.data), engine, durability }
+  const data = settings.engine === 'level' ? resolve(settings.data) : masked(settings.engine)
+  const facts = { url: server.url + settings.path, data, engine, durability }
   logger.info(facts, 'Serving')
-  const when = durability === 'fsync' ? 'an append is answered after its fsync' : `durability ${durability}`
+  const when = WHEN[durability]
   terminal.say(`tidemark: serving ${facts.url} from ${facts.data}, engine ${engine}, ${when}`)
   if (!server.isOpen) return
   const warning = 'NO KEYS: every program and every user of this machine that can reach this address is its admin'
@@ -121,8 +131,6 @@ export async function start(
   config: Config,
   logger: Logger,
 ): Promise<{ log: Log; server: RunningServer }> {
-  if (settings.engine !== 'level')
-    throw new TidemarkError('wrong-config', `The engine ${settings.engine} is not supported yet: use level`)
   const groupFigures = new GroupFigures()
   const { host, port, path, createChannels, heartbeat, acceptCopy, acceptDataLoss } = settings
   const { origin: origins, hostName: hostNames, tls, tlsCert, tlsKey, trustedProxy: trustedProxies } = settings
@@ -136,7 +144,11 @@ export async function start(
     create: settings.create,
     acceptCopy,
     acceptDataLoss,
-    idWindow: settings.idWindow,
+    // NATS holds each key in memory: a day of them only for who asks for it.
+    ...(settings.engine === 'level' || config.origins.idWindow.source !== 'default'
+      ? { idWindow: settings.idWindow }
+      : {}),
+    ...(settings.engine !== 'level' && { nats: natsOptionsOf(settings) }),
     tailBytes: settings.tailBytes,
     ...(settings.minFree !== undefined && { minFreeBytes: settings.minFree }),
     onGroup: groupFigures.add,
@@ -147,6 +159,7 @@ export async function start(
   loading.catch(() => undefined)
   const log = await opening
   try {
+    needDurability(log.about.durability, settings.requireDurability)
     const { startServer } = await loading
     const server = await startServer(log, {
       ...about,
@@ -155,7 +168,7 @@ export async function start(
       retain: settings.retain,
       limits: limitsOf(settings),
       cursorTtl: settings.cursorTtl,
-      dir: resolve(settings.data),
+      ...(settings.engine === 'level' && { dir: resolve(settings.data) }),
       shown: shownOf(config),
     })
     return { log, server }
@@ -165,6 +178,27 @@ export async function start(
   }
 }
 
+/** What an answer to an append says, in words. */
+const WHEN: Readonly<Record<Durability, string>> = {
+  fsync: 'an append is answered after its fsync',
+  replicated: 'an append is answered when several servers have it, in memory at least (replicated)',
+  memory: 'an append is answered from memory: a crash loses it',
+  unknown: 'nobody told whether an answered append is on disk (--nats-sync): a power cut may lose the newest',
+}
+const SAFETY: readonly Durability[] = ['unknown', 'memory', 'replicated', 'fsync']
+
+/** @throws wrong-config */
+function needDurability(durability: Durability, needed: Durability | undefined): void {
+  if (needed === undefined || SAFETY.indexOf(durability) >= SAFETY.indexOf(needed)) return
+  throw new TidemarkError(
+    'wrong-config',
+    `--require-durability ${needed}: here it is ${durability}; ${WHEN[durability]}`,
+  )
+}
+
+/** An address without what may stand in it for a password. */
+const masked = (text: string): string => text.replaceAll(/\/\/[^/@\s]*@/g, '//…@')
+
 /** The settings of a server as they were given, an address without what may stand in it for a password. */
 const shownOf = ({ origins }: Config) =>
   SERVED.map((name) => {
@@ -172,7 +206,7 @@ const shownOf = ({ origins }: Config) =>
     const text = Array.isArray(value) ? value.join(', ') : String(value ?? '')
     return {
       name: flagOf(name),
-      value: text.replaceAll(/\/\/[^/@\s]*@/g, '//…@'),
+      value: masked(text),
       from: where === undefined ? source : `${source} ${where}`,
     }
   })

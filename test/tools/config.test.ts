@@ -179,7 +179,6 @@ test('wrong configuration ends with 78 and wrong usage with 2, each told in one 
   const cases: [string[], number][] = [
     [['config', '--config', join(dir, 'wrong.yaml')], 78],
     [['serve', '--config', join(dir, 'missing.yaml')], 78],
-    [['serve', '--engine', 'nats://127.0.0.1:4222', ...data], 78],
     [['serve', '--host', '0.0.0.0', ...data], 78],
     [['serve', '--origin', 'null', ...data], 78],
     [['serve', '--host-name', 'a b', ...data], 78],
