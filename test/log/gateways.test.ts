@@ -40,6 +40,23 @@ describe.skipIf(!nats)('gateways over one NATS', () => {
   // Whatever a test did to it.
   afterEach(async () => nats?.start())
 
+  test('A wake-up that NATS loses is made up for: whoever waits is woken all the same', async () => {
+    const [log] = (await gateways(1)) as [Log]
+    const deaf = await openLog({
+      dir: 'nowhere',
+      nats: { servers: [nats!.url], namespace: `g${places}`, user: 'deaf', password: 'deaf' },
+    })
+    onTestFinished(() => deaf.close())
+    const { epoch } = await append(log, 'c', [1])
+    const waiting = watched(deaf.changed('c', { epoch, after: 1 }, never()))
+    const unknown = watched(deaf.changed('d', { after: 0 }, never()))
+    // It has looked, and found nothing.
+    expect((await deaf.read('c', { epoch, after: 1 }, ALL)).blocks).toEqual([])
+    for (const channel of ['c', 'd']) await append(log, channel, ['told to nobody'])
+    await Promise.all([waiting.promise, unknown.promise])
+    expect((await readAll(deaf, 'c')).map(valueIn)).toEqual([1, 'told to nobody'])
+  })
+
   test('Gateways that race on one channel number it without holes, and each answer names its own events', async () => {
     const logs = await gateways(3)
     const total = 3 * 60

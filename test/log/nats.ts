@@ -19,6 +19,15 @@ export async function natsProgram(): Promise<string | undefined> {
   }
 }
 
+/** Whoever comes without a name is `all`; `deaf` is told of no message as it is stored. */
+const USERS = `
+authorization { users: [
+  { user: all, password: all }
+  { user: deaf, password: deaf, permissions: { subscribe: { deny: ["tidemark.*.live.>"] } } }
+] }
+no_auth_user: all
+`
+
 export class NatsServer {
   readonly #program: string
   readonly #dir = mkdtempSync(join(tmpdir(), 'tidemark-nats-'))
@@ -38,7 +47,8 @@ export class NatsServer {
   async start(): Promise<void> {
     const file = join(this.#dir, 'nats.conf')
     const listen = `listen: "127.0.0.1:${this.#port}"`
-    writeFileSync(file, `${listen}\njetstream { store_dir: "${join(this.#dir, 'js')}", sync_interval: always }\n`)
+    const store = `jetstream { store_dir: "${join(this.#dir, 'js')}", sync_interval: always }`
+    writeFileSync(file, [listen, store, USERS].join('\n'))
     if (this.#process) return
     const child = spawn(this.#program, ['-c', file], { stdio: ['ignore', 'ignore', 'pipe'] })
     this.#process = child

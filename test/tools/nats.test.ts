@@ -36,8 +36,9 @@ describe.skipIf(!nats)('serve over NATS', () => {
     const flags = ['--engine', `${nats!.url},${nats!.url}`, '--nats-namespace', 'two', '--nats-sync', 'always']
     const servers = await Promise.all(range(1, 2).map(() => serving(flags, tempDir())))
     const [a, b] = servers.map(({ url }) => url) as [string, string]
-    for (const { err } of servers)
-      for (const word of [nats!.url, 'jetstream', 'after its fsync']) expect(err).toContain(word)
+    for (const server of servers)
+      for (const word of [nats!.url, 'jetstream', 'after its fsync'])
+        await server.until(() => server.err.includes(word))
     const waiting = read(b, 'c', 'after=0&wait=20')
     for (const n of range(1, 20))
       expect(await append(n % 2 ? a : b, 'c', n)).toMatchObject({ status: 201, first: n, durability: 'fsync' })
@@ -75,7 +76,7 @@ describe.skipIf(!nats)('serve over NATS', () => {
         ...{ code: 78, err: expect.stringContaining('unknown') },
       })
     const server = await serving([...engine, '--nats-sync', 'always', '--require-durability', 'fsync'], tempDir())
-    expect(server.err).toContain('after its fsync')
+    await server.until(() => server.err.includes('after its fsync'))
   })
 
   test('A file of credentials that can not be read is refused with 78, a NATS that is not there with 69', async () => {
@@ -94,5 +95,5 @@ test('A durability that is asked for is there with the embedded log', async () =
   mkdirSync(join(dir, 'log'), { recursive: true })
   writeFileSync(join(dir, 'config.yaml'), 'require-durability: fsync\n')
   const server = await serving(['--config', join(dir, 'config.yaml')], dir)
-  expect(server.err).toContain('after its fsync')
+  await server.until(() => server.err.includes('after its fsync'))
 })

@@ -198,7 +198,7 @@ export class Appending implements Job {
   }
 
   #epoch({ life }: ChannelRecord): string {
-    return `${this.#means.link.life}.${life}`
+    return `${this.#means.link.facts.life}.${life}`
   }
 
   /** Of this key in one history of a channel. */

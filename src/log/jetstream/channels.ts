@@ -192,7 +192,7 @@ export class Channels {
       name,
       seq,
       number: isSame ? was.number : ++this.#numbers,
-      epoch: `${this.#link.life}.${record.life}`,
+      epoch: `${this.#link.facts.life}.${record.life}`,
     }
     const channel = entry.channel
     if (channel && isSame && channel.trimmed > was.trimmed) this.#tail.trim(channel.number, channel.trimmed)

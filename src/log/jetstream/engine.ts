@@ -65,7 +65,12 @@ class JetStreamLog implements Log {
 
   constructor(link: Link, nats: NatsOptions, options: LogOptions) {
     const capabilities = link.canBatch ? (['multiChannel'] as const) : []
-    this.about = { engine: 'jetstream', durability: durabilityOf(link, nats), capabilities, idWindow: link.idWindow }
+    this.about = {
+      engine: 'jetstream',
+      durability: durabilityOf(link, nats),
+      capabilities,
+      idWindow: link.facts.idWindow,
+    }
     this.#link = link
     this.#notice = options.onNotice ?? (() => {})
     this.#tail = new Tail(options.tailBytes ?? TAIL_BYTES)
@@ -93,6 +98,9 @@ class JetStreamLog implements Log {
         this.#notice('info', 'NATS is back', {})
       }
     }
+    if (this.#lanes.isClosed) return
+    this.#link.isConnected = false
+    this.#notice('error', 'The connection to NATS has ended and is not tried again: restart this server', {})
   }
 
   health(): Health {
@@ -213,7 +221,7 @@ class JetStreamLog implements Log {
   }
 
   #channelOf(name: string, record: ChannelRecord): Channel {
-    return { ...record, name, number: 0, seq: 0, epoch: `${this.#link.life}.${record.life}` }
+    return { ...record, name, number: 0, seq: 0, epoch: `${this.#link.facts.life}.${record.life}` }
   }
 
   /**
@@ -280,7 +288,7 @@ class JetStreamLog implements Log {
 }
 
 /** Where an answered append is: what an operator says of the disk counts, for NATS does not say it. */
-function durabilityOf({ replicas, storage }: Link, { durability }: NatsOptions): Durability {
+function durabilityOf({ facts: { replicas, storage } }: Link, { durability }: NatsOptions): Durability {
   if (storage === 'memory') return replicas > 1 ? 'replicated' : 'memory'
   return durability ?? (replicas > 1 ? 'replicated' : 'unknown')
 }

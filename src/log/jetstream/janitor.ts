@@ -80,7 +80,7 @@ export class Janitor {
     const channel = await this.#channels.fresh(name)
     if (!channel || channel.trimmed === 0) return
     const seq = await this.#pages.keptFrom(channel)
-    const at = performance.now() + this.#link.idWindow
+    const at = performance.now() + this.#link.facts.idWindow
     this.#trimmed.set(name, { due: { subject: this.#link.subjectOf(name), seq, at }, more: false })
   }
 

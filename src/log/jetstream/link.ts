@@ -3,12 +3,12 @@
  * answered by the leader of the stream, or by its only server; what may come from a replica that lags says so.
  */
 import { randomBytes } from 'node:crypto'
-import type { JetStreamClient, JetStreamManager, StoredMsg, StreamConfig } from '@nats-io/jetstream'
+import type { JetStreamClient, JetStreamManager, StoredMsg } from '@nats-io/jetstream'
 import type { MsgHdrs, NatsConnection } from '@nats-io/transport-node'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions, NatsOptions } from '../open.ts'
-import { isUnreachable } from './failures.ts'
 import { nameOf, RECEIPT_HEADER, RECORD_HEADER, TRY_HEADER, token } from './record.ts'
+import { type Facts, findOrMake, type Names, namesIn } from './streams.ts'
 
 /** Before 2.12 a message that was refused leaves its id behind, and a retry of it is taken for a duplicate. */
 const VERSION_MIN = [2, 12] as const
@@ -18,16 +18,12 @@ const VERSION_BATCH = [2, 12, 1] as const
 const REQUEST_MS = 2_000
 /** A reconnect is tried this often, ms. */
 const RECONNECT_MS = 250
-/** A stream that is made in a cluster may wait for its leader, ms. */
-const SETUP_MS = 15_000
 /** Last messages that are asked for at once: each comes whole. */
 const LASTS_AT_ONCE = 32
-/** How long an idempotency key is remembered, unless told: NATS keeps each in memory for as long. */
-const ID_WINDOW_MS = 120_000
-const NANOS = 1_000_000
+/** The largest block with its headers, bytes: what NATS takes by default. */
+const PAYLOAD_MIN = 1024 * 1024
 /** Wrong last id, wrong last sequence, no rollups. */
 const NOT_TAKEN = new Set([10070, 10071, 10164, 10111])
-const REPLICAS = 3
 
 /** A message of a stream. */
 export interface Stored {
@@ -57,35 +53,29 @@ export interface Draft {
 
 export class Link {
   readonly nc: NatsConnection
-  readonly events: string
-  readonly bucket: string
-  readonly #js: JetStreamClient
-  readonly #jsm: JetStreamManager
-  readonly #headers: () => MsgHdrs
-  readonly #prefix: string
-  /** First half of every epoch. */
-  life = ''
-  replicas = 1
-  storage: 'file' | 'memory' = 'file'
-  idWindow = ID_WINDOW_MS
+  readonly facts: Facts
   readonly canBatch: boolean
   /** Set by who listens to the connection. */
   isConnected = true
+  readonly #names: Names
+  readonly #js: JetStreamClient
+  readonly #jsm: JetStreamManager
+  readonly #headers: () => MsgHdrs
 
   private constructor(
     nc: NatsConnection,
     js: JetStreamClient,
     jsm: JetStreamManager,
     makeHeaders: () => MsgHdrs,
-    namespace: string,
+    names: Names,
+    facts: Facts,
   ) {
     this.nc = nc
     this.#js = js
     this.#jsm = jsm
     this.#headers = makeHeaders
-    this.#prefix = `tidemark.${namespace}`
-    this.events = `TIDEMARK_${namespace}`
-    this.bucket = `TIDEMARK_${namespace}_CURSORS`
+    this.#names = names
+    this.facts = facts
     this.canBatch = isAtLeast(nc.info?.version ?? '0', VERSION_BATCH)
   }
 
@@ -98,6 +88,8 @@ export class Link {
       servers: [...servers],
       name: 'tidemark',
       maxReconnectAttempts: -1,
+      // Credentials may be renewed while they are refused.
+      ignoreAuthErrorAbort: true,
       reconnectTimeWait: RECONNECT_MS,
       timeout: REQUEST_MS,
       ...(credentials !== undefined && { authenticator: credsAuthenticator(credentials) }),
@@ -116,11 +108,18 @@ export class Link {
           'wrong-config',
           `nats-server ${version} is too old: the log needs ${VERSION_MIN.join('.')} or later`,
         )
+      const most = nc.info?.max_payload ?? 0
+      if (most < PAYLOAD_MIN)
+        throw new TidemarkError(
+          'wrong-config',
+          `NATS takes messages of ${most} bytes; set max_payload to ${PAYLOAD_MIN} or more`,
+        )
       const settings = { timeout: REQUEST_MS }
       const jsm = await jetstreamManager(nc, { ...settings, checkAPI: false })
-      const link = new Link(nc, jetstream(nc, settings), jsm, headers, options.namespace ?? 'main')
-      await link.#setUp(options.replicas, idWindow)
-      return link
+      const names = namesIn(options.namespace ?? 'main')
+      const isCluster = nc.info?.cluster !== undefined
+      const facts = await findOrMake(jsm, names, { replicas: options.replicas, isCluster, idWindow })
+      return new Link(nc, jetstream(nc, settings), jsm, headers, names, facts)
     } catch (error) {
       await nc.close()
       if (error instanceof TidemarkError) throw error
@@ -133,58 +132,8 @@ export class Link {
     }
   }
 
-  /** Finds the streams, or makes them. */
-  async #setUp(replicas: number | undefined, idWindow = ID_WINDOW_MS): Promise<void> {
-    const copies = replicas ?? (this.nc.info?.cluster === undefined ? 1 : REPLICAS)
-    const common = { num_replicas: copies, storage: 'file', allow_direct: true } as const
-    const events = {
-      ...common,
-      name: this.events,
-      subjects: [`${this.#prefix}.e.*`],
-      republish: { src: `${this.#prefix}.e.*`, dest: `${this.#prefix}.live.{{wildcard(1)}}` },
-      duplicate_window: idWindow * NANOS,
-      allow_atomic: true,
-      metadata: { 'tidemark.life': randomBytes(5).toString('hex'), 'tidemark.format': '1' },
-    }
-    // A key-value bucket as NATS has them, so that its own tools show it.
-    const bucket = {
-      ...common,
-      name: `KV_${this.bucket}`,
-      subjects: [`$KV.${this.bucket}.>`],
-      max_msgs_per_subject: 1,
-      discard: 'new',
-      allow_rollup_hdrs: true,
-      deny_delete: true,
-    }
-    const found = await this.#have(events as Partial<StreamConfig> & { name: string })
-    await this.#have(bucket as Partial<StreamConfig> & { name: string })
-    this.life = found.metadata?.['tidemark.life'] ?? ''
-    if (found.metadata?.['tidemark.format'] !== '1' || this.life === '')
-      throw new TidemarkError('wrong-config', `The stream ${this.events} is not one of this version of Tidemark`)
-    if (found.allow_rollup_hdrs)
-      throw new TidemarkError('wrong-config', `The stream ${this.events} takes rollups, which would remove events`)
-    this.replicas = found.num_replicas
-    this.storage = found.storage
-    this.idWindow = found.duplicate_window / NANOS
-  }
-
-  async #have(config: Partial<StreamConfig> & { name: string }): Promise<StreamConfig> {
-    for (const until = performance.now() + SETUP_MS; ; ) {
-      try {
-        return (await this.#jsm.streams.info(config.name)).config
-      } catch (error) {
-        if (performance.now() > until) throw error
-        if ((error as Error).name !== 'StreamNotFoundError' && !isUnreachable(error)) throw error
-        // Another gateway may make it at the same moment: then it is found.
-        const made = await this.#jsm.streams.add(config).catch((failure: unknown) => failure as Error)
-        if (!(made instanceof Error)) continue
-        if (!isUnreachable(made) && !/already in use/.test(made.message)) throw made
-      }
-    }
-  }
-
   subjectOf(channel: string): string {
-    return `${this.#prefix}.e.${token(channel)}`
+    return `${this.#names.prefix}.e.${token(channel)}`
   }
 
   channelOf(subject: string): string {
@@ -193,11 +142,11 @@ export class Link {
 
   /** Where messages of a channel are told as they are stored. */
   liveSubjectOf(channel: string): string {
-    return `${this.#prefix}.live.${token(channel)}`
+    return `${this.#names.prefix}.live.${token(channel)}`
   }
 
   cursorSubject(client: string, channel: string, life: string): string {
-    return `$KV.${this.bucket}.${client}.${channel}.${life}`
+    return `$KV.${this.#names.bucket}.${client}.${channel}.${life}`
   }
 
   /** The newest message of a subject. */
@@ -212,11 +161,11 @@ export class Link {
 
   /** The message at a place in the stream of events. */
   at(seq: number): Promise<Stored | undefined> {
-    return this.#get(this.events, { seq })
+    return this.#get(this.#names.events, { seq })
   }
 
   #streamOf(subject: string): string {
-    return subject.startsWith('$KV.') ? `KV_${this.bucket}` : this.events
+    return subject.startsWith('$KV.') ? `KV_${this.#names.bucket}` : this.#names.events
   }
 
   async #get(
@@ -224,7 +173,7 @@ export class Link {
     query: { seq: number } | { last_by_subj: string } | { seq: number; next_by_subj: string },
   ): Promise<Stored | undefined> {
     // A replica may lag; a server alone is the leader, and a direct answer costs it less.
-    const api = this.replicas === 1 ? this.#jsm.direct : this.#jsm.streams
+    const api = this.facts.replicas === 1 ? this.#jsm.direct : this.#jsm.streams
     const message = await api.getMessage(stream, query)
     return message ? storedOf(message) : undefined
   }
@@ -242,7 +191,7 @@ export class Link {
   }
 
   get allEvents(): string {
-    return `${this.#prefix}.e.*`
+    return `${this.#names.prefix}.e.*`
   }
 
   /** The newest messages of these subjects, in pieces; one that a replica lacks is asked of the leader. */
@@ -288,7 +237,7 @@ export class Link {
     const headers = this.#headers()
     headers.set('Nats-Rollup', 'sub')
     // A server alone looks at the sequence before the id; a cluster that refuses a last id (2.15.1) takes nothing more.
-    const expect = this.replicas === 1 ? { lastMsgID: 'none' } : { lastSubjectSequence: Number.MAX_SAFE_INTEGER }
+    const expect = this.facts.replicas === 1 ? { lastMsgID: 'none' } : { lastSubjectSequence: Number.MAX_SAFE_INTEGER }
     try {
       return (await this.#js.publish(subject, new Uint8Array(), { headers, msgID: messageId, expect })).seq
     } catch (error) {

@@ -40,7 +40,7 @@ export class Lists {
         const record = decodeRecord(text)
         if (!record) continue
         const name = this.#link.channelOf(subject)
-        const epoch = `${this.#link.life}.${record.life}`
+        const epoch = `${this.#link.facts.life}.${record.life}`
         yield { ...infoOf({ ...record, name, seq, number: 0, epoch }), life: record.life }
       }
   }

@@ -4,6 +4,7 @@
  * subject is the channel, of one moment, in one read; and a write that names the message it follows, and is refused
  * when another one stands there, is right about epoch, head, trimmed and settings alike.
  */
+import { TidemarkError } from '../../errors.ts'
 import type { Settings } from '../log.ts'
 
 /** Stands in each message, as JSON, under this header. */
@@ -56,7 +57,18 @@ export function decodeRecord(text: string): ChannelRecord | undefined {
   return gone ? undefined : { ...record, settings }
 }
 
-export const encodeReceipt = (receipt: Receipt): string => ascii(JSON.stringify(receipt))
+/** Bytes of a receipt at most: NATS takes headers of 64 KiB in all. */
+const RECEIPT_BYTES_MAX = 48 * 1024
+
+/** @throws too-large */
+export function encodeReceipt(receipt: Receipt): string {
+  const text = ascii(JSON.stringify(receipt))
+  if (text.length <= RECEIPT_BYTES_MAX) return text
+  throw new TidemarkError('too-large', 'An append with an idempotency key is to fewer channels over NATS', {
+    bytes: RECEIPT_BYTES_MAX,
+  })
+}
+
 export const decodeReceipt = (text: string): Receipt => JSON.parse(text) as Receipt
 
 const ascii = (json: string): string =>

@@ -1,0 +1,95 @@
+/** The streams in NATS: how they are made, and what is asked of those that are there. */
+import { randomBytes } from 'node:crypto'
+import type { JetStreamManager, StreamConfig } from '@nats-io/jetstream'
+import { TidemarkError } from '../../errors.ts'
+import { isUnreachable } from './failures.ts'
+
+/** A stream that is made in a cluster may wait for its leader, ms. */
+const SETUP_MS = 15_000
+/** How long an idempotency key is remembered, unless told: NATS keeps each in memory for as long. */
+const ID_WINDOW_MS = 120_000
+const NANOS = 1_000_000
+const REPLICAS = 3
+
+/** Names of what a log is in NATS. */
+export interface Names {
+  /** The stream of events; their subjects are `PREFIX.e.CHANNEL`, told anew as `PREFIX.live.CHANNEL`. */
+  readonly events: string
+  readonly prefix: string
+  /** The key-value bucket of cursors. */
+  readonly bucket: string
+}
+
+export const namesIn = (namespace: string): Names => ({
+  events: `TIDEMARK_${namespace}`,
+  prefix: `tidemark.${namespace}`,
+  bucket: `TIDEMARK_${namespace}_CURSORS`,
+})
+
+/** What is so for as long as the streams are there. */
+export interface Facts {
+  /** First half of every epoch. */
+  readonly life: string
+  readonly replicas: number
+  readonly storage: 'file' | 'memory'
+  readonly idWindow: number
+}
+
+/**
+ * Finds the streams, or makes them.
+ * @param isCluster where nobody says how many replicas: three then, else one @throws wrong-config; what NATS throws
+ */
+export async function findOrMake(
+  jsm: JetStreamManager,
+  { events, prefix, bucket }: Names,
+  wanted: { readonly replicas: number | undefined; readonly isCluster: boolean; readonly idWindow: number | undefined },
+): Promise<Facts> {
+  const copies = wanted.replicas ?? (wanted.isCluster ? REPLICAS : 1)
+  const common = { num_replicas: copies, storage: 'file', allow_direct: true } as const
+  const found = await have(jsm, {
+    ...common,
+    name: events,
+    subjects: [`${prefix}.e.*`],
+    republish: { src: `${prefix}.e.*`, dest: `${prefix}.live.{{wildcard(1)}}` },
+    duplicate_window: (wanted.idWindow ?? ID_WINDOW_MS) * NANOS,
+    allow_atomic: true,
+    metadata: { 'tidemark.life': randomBytes(5).toString('hex'), 'tidemark.format': '1' },
+  })
+  // A key-value bucket as NATS has them, so that its own tools show it.
+  await have(jsm, {
+    ...common,
+    name: `KV_${bucket}`,
+    subjects: [`$KV.${bucket}.>`],
+    max_msgs_per_subject: 1,
+    discard: 'new' as StreamConfig['discard'],
+    allow_rollup_hdrs: true,
+    deny_delete: true,
+  })
+  const life = found.metadata?.['tidemark.life'] ?? ''
+  if (found.metadata?.['tidemark.format'] !== '1' || life === '')
+    throw new TidemarkError('wrong-config', `The stream ${events} is not one of this version of Tidemark`)
+  if (found.allow_rollup_hdrs)
+    throw new TidemarkError('wrong-config', `The stream ${events} takes rollups, which would remove events`)
+  const { num_replicas: replicas, storage, duplicate_window } = found
+  return { life, replicas, storage, idWindow: duplicate_window / NANOS }
+}
+
+async function have(
+  jsm: JetStreamManager,
+  { storage, ...config }: Omit<Partial<StreamConfig>, 'storage'> & { name: string; storage: 'file' },
+): Promise<StreamConfig> {
+  for (const until = performance.now() + SETUP_MS; ; ) {
+    try {
+      return (await jsm.streams.info(config.name)).config
+    } catch (error) {
+      if (performance.now() > until) throw error
+      if ((error as Error).name !== 'StreamNotFoundError' && !isUnreachable(error)) throw error
+      const made = await jsm.streams
+        .add({ ...config, storage: storage as StreamConfig['storage'] })
+        .catch((failure: unknown) => failure as Error)
+      if (!(made instanceof Error)) continue
+      // Another gateway may make it at the same moment: then it is found.
+      if (!isUnreachable(made) && !/already in use/.test(made.message)) throw made
+    }
+  }
+}
