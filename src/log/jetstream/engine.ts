@@ -82,6 +82,12 @@ class JetStreamLog implements Log {
     this.#janitor = new Janitor(link, this.#channels, this.#cursors, this.#pages, (message, why) =>
       this.#notice('warn', message, { why }),
     )
+    let isDeaf = false
+    link.onDeaf = (error) => {
+      if (!isDeaf)
+        this.#notice('warn', 'NATS does not tell what is stored: followers are woken late', { why: error.message })
+      isDeaf = true
+    }
     void this.#listen()
   }
 

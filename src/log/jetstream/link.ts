@@ -57,6 +57,8 @@ export class Link {
   readonly canBatch: boolean
   /** Set by who listens to the connection. */
   isConnected = true
+  /** NATS does not tell of stored messages. */
+  onDeaf: (error: Error) => void = () => {}
   readonly #names: Names
   readonly #js: JetStreamClient
   readonly #jsm: JetStreamManager
@@ -291,6 +293,7 @@ export class Link {
   follow(channel: string, tell: (message: Stored, follows: number) => void): () => void {
     const subscription = this.nc.subscribe(this.liveSubjectOf(channel), {
       callback: (error, message) => {
+        if (error) this.onDeaf(error)
         if (error || !message.headers) return
         const { headers, data } = message
         const seq = Number(headers.get('Nats-Sequence'))
