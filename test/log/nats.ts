@@ -28,15 +28,25 @@ authorization { users: [
 no_auth_user: all
 `
 
+export interface NatsSettings {
+  readonly jetstream?: string | null
+  readonly more?: string
+}
+
 export class NatsServer {
   readonly #program: string
+  readonly #jetstream: string | null
+  #more: string
   readonly #dir = mkdtempSync(join(tmpdir(), 'tidemark-nats-'))
   #process: ChildProcess | undefined
   /** Chosen by the first start, and kept by later ones. */
   #port = -1
 
-  constructor(program: string) {
+  /** @param jetstream settings of JetStream; null: it has none @param more lines of its configuration */
+  constructor(program: string, { jetstream = 'sync_interval: always', more = USERS }: NatsSettings = {}) {
     this.#program = program
+    this.#jetstream = jetstream
+    this.#more = more
   }
 
   get url(): string {
@@ -47,8 +57,9 @@ export class NatsServer {
   async start(): Promise<void> {
     const file = join(this.#dir, 'nats.conf')
     const listen = `listen: "127.0.0.1:${this.#port}"`
-    const store = `jetstream { store_dir: "${join(this.#dir, 'js')}", sync_interval: always }`
-    writeFileSync(file, [listen, store, USERS].join('\n'))
+    const store =
+      this.#jetstream === null ? '' : `jetstream { store_dir: "${join(this.#dir, 'js')}", ${this.#jetstream} }`
+    writeFileSync(file, [listen, store, this.#more].join('\n'))
     if (this.#process) return
     const child = spawn(this.#program, ['-c', file], { stdio: ['ignore', 'ignore', 'pipe'] })
     this.#process = child
@@ -65,6 +76,13 @@ export class NatsServer {
         reject(new Error(`nats-server ended (${signal ?? code}): ${lines.join('\n')}`)),
       )
     })
+  }
+
+  /** Ends it, and starts it with other lines of configuration. */
+  async restart(more: string): Promise<void> {
+    this.#more = more
+    await this.kill()
+    await this.start()
   }
 
   /** Ends it at once, as a crash of its process would. */

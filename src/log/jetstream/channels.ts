@@ -15,7 +15,7 @@ import type { ChannelInfo, Place } from '../log.ts'
 import type { Tail } from '../tail.ts'
 import type { Waiters } from '../waiters.ts'
 import type { Link, Stored } from './link.ts'
-import { type ChannelRecord, decodeRecord, type Known } from './record.ts'
+import { type ChannelRecord, decodeRecord, type Known, wholeOr } from './record.ts'
 
 /** Channels kept in memory beyond those that are followed; about 500 bytes each. */
 const CACHED_CHANNELS = 20_000
@@ -54,6 +54,8 @@ interface Entry {
   unfollow: (() => void) | undefined
   /** All that was stored up to now is known, as far as NATS tells. */
   isLive: boolean
+  /** Its newest message is damaged: why nobody knows what the channel is. */
+  damage: unknown
   waitedAt: number
 }
 
@@ -116,7 +118,14 @@ export class Channels {
   #entry(name: string): Entry {
     const there = this.#peek(name)
     if (there) return there
-    const nothing = { known: undefined, channel: undefined, checking: undefined, next: undefined, unfollow: undefined }
+    const nothing = {
+      damage: undefined,
+      known: undefined,
+      channel: undefined,
+      checking: undefined,
+      next: undefined,
+      unfollow: undefined,
+    }
     const entry: Entry = { name, ...nothing, checkedAt: 0, isLive: false, waitedAt: 0 }
     this.#cache.set(name, entry)
     return entry
@@ -149,8 +158,10 @@ export class Channels {
     }
     const seq = entry.known?.seq ?? -1
     const last = await this.#link.last(subject)
-    // Less than there was: a deleted channel was cleared away, or a stream was put back from a copy.
-    if ((last?.seq ?? 0) < seq && entry.known?.seq === seq) entry.known = undefined
+    // Less than there was: a deleted channel was cleared away, or NATS lost what it had taken, or was put back from a
+    // copy. It may have gone on from there since: after a while without it, nor is the same place the same message.
+    const isLess = isRecent ? (last?.seq ?? 0) < seq : (last?.seq ?? 0) <= seq
+    if (isLess && entry.known?.seq === seq) entry.known = undefined
     if (last) this.#take(entry, last, -1)
     else if (entry.known === undefined) this.#leave(entry, { name: entry.name, seq: 0, record: undefined })
     this.#checked(entry, started)
@@ -158,6 +169,7 @@ export class Channels {
 
   #checked(entry: Entry, at: number): void {
     entry.checkedAt = at
+    entry.damage = undefined
     if (!entry.unfollow || entry.isLive) return
     entry.isLive = true
     this.#waiters.wake(entry.name, this.hasChanged)
@@ -174,10 +186,35 @@ export class Channels {
   #take(entry: Entry, message: Stored, follows: number): void {
     const before = entry.known
     if (before !== undefined && message.seq <= before.seq) return
-    const record = decodeRecord(message.record)
+    const record = this.#recordIn(entry, message)
     const isNext = before !== undefined && before.seq === follows
     if (!isNext && entry.channel) this.#tail.forget(entry.channel.number)
     this.#leave(entry, { name: entry.name, seq: message.seq, record }, message.data)
+  }
+
+  /** @throws data-loss, which those who wait for the channel are told too */
+  #recordIn(entry: Entry, { record }: Stored): ChannelRecord | undefined {
+    try {
+      return decodeRecord(record)
+    } catch (cause) {
+      if (!hasCode(cause, 'data-loss')) throw cause
+      const { name } = entry
+      const damage = new TidemarkError(
+        'data-loss',
+        `${(cause as Error).message} (channel ${name})`,
+        { channel: name },
+        { cause },
+      )
+      entry.damage = damage
+      entry.checkedAt = performance.now()
+      this.#waiters.wake(name, this.hasChanged)
+      throw damage
+    }
+  }
+
+  /** A message that NATS tells; who waits was told of one that is damaged. */
+  #told(entry: Entry, message: Stored, follows: number): void {
+    wholeOr(undefined, () => this.#take(entry, message, follows))
   }
 
   /** Memory follows NATS; then readers wake. */
@@ -185,6 +222,7 @@ export class Channels {
     const was = entry.channel
     const { name, seq, record } = known
     entry.known = known
+    entry.damage = undefined
     const isSame = was !== undefined && was.life === record?.life
     if (was && !isSame) this.#tail.forget(was.number)
     entry.channel = record && {
@@ -212,9 +250,10 @@ export class Channels {
     }
   }
 
-  /** True when a read from this place would give something else than an empty page, as far as is known. */
+  /** True when a read from this place would give something else than an empty page, as far as is known. @throws data-loss */
   readonly hasChanged = (name: string, from: Place): boolean => {
     const entry = this.#peek(name)
+    if (entry?.damage !== undefined) throw entry.damage
     // Nothing is known yet: whoever waits is woken when it is.
     if (entry?.known === undefined) return false
     const { channel } = entry
@@ -230,7 +269,7 @@ export class Channels {
     if (entry.unfollow) return
     this.#followed.set(name, entry)
     this.#cache.delete(name)
-    entry.unfollow = this.#link.follow(name, (message, follows) => this.#take(entry, message, follows))
+    entry.unfollow = this.#link.follow(name, (message, follows) => this.#told(entry, message, follows))
     void this.#look(entry)
   }
 
@@ -260,7 +299,7 @@ export class Channels {
     for (const entry of [...this.#followed.values()]) {
       if (this.#waiters.isWaitedFor(entry.name)) entry.waitedAt = now
       else if (now - entry.waitedAt > LINGER_MS) this.#unfollow(entry)
-      if (!entry.unfollow || (entry.isLive && now - entry.checkedAt < SWEEP_EVERY_MS)) continue
+      if (!entry.unfollow || ((entry.isLive || entry.damage) && now - entry.checkedAt < SWEEP_EVERY_MS)) continue
       if (due.length === SWEPT_AT_ONCE) break
       // Those that are looked after stand behind the others.
       this.#followed.delete(entry.name)

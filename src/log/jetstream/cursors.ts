@@ -3,14 +3,15 @@
  * while one is on its way share the next one; whoever moved it elsewhere is seen, because the set is refused then.
  */
 import { setTimeout as delay } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import { sameHistory } from '../../epoch.ts'
 import { TidemarkError } from '../../errors.ts'
 import { CURSOR_RENEW_MS, type Cursor, type CursorMove } from '../log.ts'
 import { type Channel, type Channels, checkEpoch } from './channels.ts'
-import { isConflict, isUnreachable, told, unavailable } from './failures.ts'
+import { isConflict, isUnreachable, isUnsent, told, unavailable } from './failures.ts'
 import type { Link, Stored } from './link.ts'
-import { nameOf, token } from './record.ts'
+import { nameOf, token, wholeOr } from './record.ts'
 
 /** A move is tried for so long, ms. */
 const MOVE_MS = 12_000
@@ -18,6 +19,9 @@ const RETRY_MS = 100
 const GIVE_WAY_MS = 5
 /** Cursors whose state is kept; about 300 bytes each. */
 const KEPT_CURSORS = 20_000
+/** Moves that wait, of all cursors; beyond, `too-many`. */
+const WAITING_MAX = 100_000
+const RETRY_AFTER_MS = 1_000
 const ALL = '*'
 /** What the bucket says of a key that was deleted. */
 const DELETED = 'DEL'
@@ -33,24 +37,51 @@ interface Kept {
 /** A cursor, and the life of the channel that it is of. */
 type OfLife = Cursor & { readonly life: string }
 
-/** What becomes of a cursor; the same row: nothing. `deleted`: it goes. */
-type Change = (row: Row | undefined, now: number) => Row | 'deleted' | undefined
+/** A cursor after a change; `deleted`: it was there, and is not any more. */
+type Left = Row | 'deleted' | undefined
+
+/** What becomes of a cursor; the same row: nothing. */
+type Change = (row: Row | undefined, now: number) => Left
+
+/** What becomes of a cursor with several changes, and what each of them leaves. */
+interface Changed {
+  readonly row: Row | undefined
+  readonly left: readonly Left[]
+}
+
+interface Move {
+  readonly change: Change
+  readonly resolve: (left: Left) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** Moves of one cursor that wait for those that are on their way. */
+interface Lane {
+  readonly moves: Move[]
+  readonly done: Promise<void>
+}
 
 export class Cursors {
   readonly #link: Link
   readonly #channels: Channels
   readonly #kept = new LRUCache<string, Kept>({ max: KEPT_CURSORS })
-  /** The moves of each cursor, one after the other. */
-  readonly #lanes = new Map<string, Promise<unknown>>()
+  readonly #lanes = new Map<string, Lane>()
+  /** Moves of all cursors that are not answered yet. */
+  #waiting = 0
 
   constructor(link: Link, channels: Channels) {
     this.#link = link
     this.#channels = channels
   }
 
+  /** NATS was away, and may have come back as another. */
+  disconnected(): void {
+    this.#kept.clear()
+  }
+
   /** Finishes what was accepted. */
   async close(): Promise<void> {
-    await Promise.allSettled(this.#lanes.values())
+    while (this.#lanes.size > 0) await Promise.all([...this.#lanes.values()].map(({ done }) => done))
   }
 
   async get(client: string, name: string): Promise<Cursor | undefined> {
@@ -103,43 +134,69 @@ export class Cursors {
     return this.#link.cursorSubject(token(client), token(name), life)
   }
 
-  /** The cursor as it is left, or that it was deleted. */
-  #change(subject: string, change: Change): Promise<Row | 'deleted' | undefined> {
-    const before = this.#lanes.get(subject)
-    const mine = (async () => {
-      await before?.catch(() => undefined)
-      return this.#set(subject, change)
-    })()
-    this.#lanes.set(subject, mine)
-    const done = (): void => {
-      if (this.#lanes.get(subject) === mine) this.#lanes.delete(subject)
-    }
-    mine.then(done, done)
-    return mine
+  /** The cursor as it is left, or that it was deleted. @throws too-many */
+  #change(subject: string, change: Change): Promise<Left> {
+    return new Promise((resolve, reject) => {
+      if (this.#waiting >= WAITING_MAX)
+        return reject(new TidemarkError('too-many', 'Too many cursors wait for NATS', { retryAfter: RETRY_AFTER_MS }))
+      this.#waiting++
+      const lane = this.#lanes.get(subject) ?? this.#open(subject)
+      lane.moves.push({ change, resolve, reject })
+    })
   }
 
-  async #set(subject: string, change: Change): Promise<Row | 'deleted' | undefined> {
+  #open(subject: string): Lane {
+    const moves: Move[] = []
+    // Its first one stands in it by then.
+    const lane = { moves, done: Promise.resolve().then(() => this.#go(subject, moves)) }
+    this.#lanes.set(subject, lane)
+    return lane
+  }
+
+  async #go(subject: string, waiting: Move[]): Promise<void> {
+    while (waiting.length > 0) {
+      const moves = waiting.splice(0)
+      try {
+        const left = await this.#set(
+          subject,
+          moves.map(({ change }) => change),
+        )
+        for (const [i, { resolve }] of moves.entries()) resolve(left[i])
+      } catch (error) {
+        for (const { reject } of moves) reject(error)
+      }
+      this.#waiting -= moves.length
+    }
+    this.#lanes.delete(subject)
+  }
+
+  /** Makes all of these changes, in their order, with one write. What each leaves. */
+  async #set(subject: string, changes: readonly Change[]): Promise<readonly Left[]> {
     const until = performance.now() + MOVE_MS
     let kept = this.#kept.get(subject)
+    let sent: Changed | undefined
     let doubtful = false
     for (;;) {
       try {
         // Only a move that is refused when the cursor stands elsewhere goes on from what is remembered.
-        let row = kept && change(kept.row, Date.now())
-        if (kept === undefined || row === kept.row || row === 'deleted') {
+        let changed = kept && changedBy(changes, kept.row)
+        if (kept === undefined || changed === undefined || changed.row === kept.row || changed.row === undefined) {
           kept = await this.#read(subject)
-          row = change(kept.row, Date.now())
+          // What nobody answered was done.
+          if (doubtful && sent && isDeepStrictEqual(kept.row, sent.row)) return sent.left
+          changed = changedBy(changes, kept.row)
         }
-        if (row === kept.row || row === undefined) return row
-        await this.#store(subject, kept, row)
-        return row
+        if (changed.row === kept.row) return changed.left
+        sent = changed
+        await this.#store(subject, kept, changed.row)
+        return changed.left
       } catch (error) {
         this.#kept.delete(subject)
         kept = undefined
         if (isConflict(error)) await delay(Math.random() * GIVE_WAY_MS)
-        else if (!isUnreachable(error)) throw told(error)
+        else if (!isUnreachable(error)) throw doubtful ? unavailable(error, doubtful) : told(error)
         else {
-          doubtful = true
+          doubtful ||= sent !== undefined && !isUnsent(error)
           if (performance.now() > until || !this.#link.isConnected) throw unavailable(error, doubtful)
           await delay(RETRY_MS)
         }
@@ -147,8 +204,9 @@ export class Cursors {
     }
   }
 
-  async #store(subject: string, { seq: expected }: Kept, row: Row | 'deleted'): Promise<void> {
-    if (row !== 'deleted') {
+  /** @param row undefined: the cursor goes */
+  async #store(subject: string, { seq: expected }: Kept, row: Row | undefined): Promise<void> {
+    if (row) {
       const data = Buffer.from(JSON.stringify(row))
       const { seq } = await this.#link.publish({ subject, data, expected })
       this.#kept.set(subject, { seq, row })
@@ -197,7 +255,7 @@ export class Cursors {
     const sorted = named.sort((a, b) => order(a.channel, b.channel) || order(a.client, b.client))
     for await (const messages of this.#link.lasts(sorted.map(({ subject }) => subject)))
       for (const message of messages) {
-        const row = rowOf(message)
+        const row = wholeOr(undefined, () => rowOf(message))
         if (row) yield { ...namesOf(message.subject), ...row }
       }
   }
@@ -208,5 +266,35 @@ function namesOf(subject: string): { client: string; channel: string; life: stri
   return { client: nameOf(client), channel: nameOf(channel), life }
 }
 
-const rowOf = ({ data, operation }: Stored): Row | undefined =>
-  operation === '' ? (JSON.parse(Buffer.from(data).toString()) as Row) : undefined
+function changedBy(changes: readonly Change[], before: Row | undefined): Changed {
+  const now = Date.now()
+  let row = before
+  const left = changes.map((change) => {
+    const then = change(row, now)
+    row = then === 'deleted' ? undefined : then
+    return then
+  })
+  return { row, left }
+}
+
+/** @throws data-loss when somebody else wrote it */
+function rowOf({ data, operation, subject }: Stored): Row | undefined {
+  if (operation !== '') return undefined
+  try {
+    const row = JSON.parse(Buffer.from(data).toString()) as Row | null
+    if (typeof row?.epoch === 'string' && Number.isSafeInteger(row.seq)) return row
+  } catch (cause) {
+    throw damaged(subject, cause)
+  }
+  throw damaged(subject)
+}
+
+function damaged(subject: string, cause?: unknown): TidemarkError {
+  const { client, channel } = namesOf(subject)
+  return new TidemarkError(
+    'data-loss',
+    `The cursor of ${client} in ${channel} is damaged`,
+    { client, channel },
+    { cause },
+  )
+}

@@ -78,10 +78,10 @@ class JetStreamLog implements Log {
     this.#pages = new Pages(link)
     this.#means = { link, channels: this.#channels, writer: new Writer(link, this.#channels) }
     this.#cursors = new Cursors(link, this.#channels)
-    this.#lists = new Lists(link, this.#channels, this.#cursors)
     this.#janitor = new Janitor(link, this.#channels, this.#cursors, this.#pages, (message, why) =>
       this.#notice('warn', message, { why }),
     )
+    this.#lists = new Lists(link, this.#channels, this.#cursors, this.#janitor)
     let isDeaf = false
     link.onDeaf = (error) => {
       if (!isDeaf)
@@ -97,10 +97,12 @@ class JetStreamLog implements Log {
       if (type === 'disconnect') {
         this.#link.isConnected = false
         this.#channels.disconnected()
+        this.#cursors.disconnected()
         this.#notice('warn', 'NATS is gone; appends are refused until it is back', {})
       } else if (type === 'reconnect') {
         this.#link.isConnected = true
         this.#channels.disconnected()
+        this.#cursors.disconnected()
         this.#notice('info', 'NATS is back', {})
       }
     }

@@ -38,7 +38,7 @@ const isUnsentRequest = (error: unknown): boolean =>
 
 const isUnavailableStatus = (error: unknown): boolean => {
   const { status, code } = error as NatsFailure
-  return status === 503 || code === 503 || code === 408
+  return (status === 503 || code === 503 || code === 408) && !isNoRoom(error)
 }
 
 const UNREACHABLE = new Set([

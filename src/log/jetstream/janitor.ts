@@ -14,6 +14,8 @@ const LOOK_MS = 1_000
 /** The last message of a deleted channel stays for so long, ms: longer than anybody takes for known what is not. */
 const MARK_MS = 600_000
 const RETRY_MS = 10_000
+/** One that is older than this, ms, was left behind; much longer than clocks differ. */
+const LEFT_MS = 3_600_000
 
 interface Due {
   readonly subject: string
@@ -32,7 +34,9 @@ export class Janitor {
   readonly #trimmed = new Map<string, { due: Due; more: boolean }>()
   readonly #marks: Due[] = []
   readonly #timer: NodeJS.Timeout
-  #running: Promise<void> | undefined
+  /** What is under way. */
+  readonly #works = new Set<Promise<void>>()
+  #isLooking = false
 
   constructor(
     link: Link,
@@ -46,17 +50,13 @@ export class Janitor {
     this.#cursors = cursors
     this.#pages = pages
     this.#notice = notice
-    this.#timer = setInterval(() => {
-      this.#running ??= this.#look().finally(() => {
-        this.#running = undefined
-      })
-    }, LOOK_MS).unref()
+    this.#timer = setInterval(() => void this.#look(), LOOK_MS).unref()
   }
 
-  /** Ends the work; what is left is done with the next trim of its channel. */
+  /** Ends the work; what is left is done with the next trim of its channel, or when its mark is found. */
   async close(): Promise<void> {
     clearInterval(this.#timer)
-    await this.#running
+    while (this.#works.size > 0) await Promise.all(this.#works)
   }
 
   /** Events of this channel were trimmed. */
@@ -76,6 +76,11 @@ export class Janitor {
     })
   }
 
+  /** The last message of a channel that was deleted: where it is an old one, the gateway that wrote it has ended since. */
+  found({ subject, seq, storedAt }: { subject: string; seq: number; storedAt: number }): void {
+    if (Date.now() - storedAt > LEFT_MS) this.#quietly(() => this.#link.purge(subject, seq + 1))
+  }
+
   async #plan(name: string): Promise<void> {
     const channel = await this.#channels.fresh(name)
     if (!channel || channel.trimmed === 0) return
@@ -85,6 +90,8 @@ export class Janitor {
   }
 
   async #look(): Promise<void> {
+    if (this.#isLooking) return
+    this.#isLooking = true
     const now = performance.now()
     for (const [name, { due, more }] of this.#trimmed) {
       if (due.at > now) continue
@@ -96,15 +103,22 @@ export class Janitor {
       const { subject, seq } = this.#marks.shift()!
       await this.#quietly(() => this.#link.purge(subject, seq))
     }
+    this.#isLooking = false
+  }
+
+  #quietly(work: () => Promise<void>, isAgain = false): Promise<void> {
+    const done = this.#try(work, isAgain).finally(() => this.#works.delete(done))
+    this.#works.add(done)
+    return done
   }
 
   /** What fails is tried once more a little later; then space is given back with the next trim. */
-  async #quietly(work: () => Promise<void>, isAgain = false): Promise<void> {
+  async #try(work: () => Promise<void>, isAgain: boolean): Promise<void> {
     try {
       await work()
     } catch (error) {
       if (!isUnreachable(error) && !hasCode(error, 'no-channel')) this.#notice('Space is not given back', String(error))
-      else if (!isAgain) setTimeout(() => void this.#quietly(work, true), RETRY_MS).unref()
+      else if (!isAgain) setTimeout(() => this.#quietly(work, true), RETRY_MS).unref()
     }
   }
 }

@@ -4,11 +4,12 @@
  */
 import { randomBytes } from 'node:crypto'
 import type { JetStreamClient, JetStreamManager, StoredMsg } from '@nats-io/jetstream'
-import type { MsgHdrs, NatsConnection } from '@nats-io/transport-node'
+import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/transport-node'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions, NatsOptions } from '../open.ts'
+import { askMany } from './batch.ts'
 import { nameOf, RECEIPT_HEADER, RECORD_HEADER, TRY_HEADER, token } from './record.ts'
-import { type Facts, findOrMake, type Names, namesIn } from './streams.ts'
+import { type Facts, findOrMake, type Names, namesIn, PAYLOAD_MIN } from './streams.ts'
 
 /** Before 2.12 a message that was refused leaves its id behind, and a retry of it is taken for a duplicate. */
 const VERSION_MIN = [2, 12] as const
@@ -20,8 +21,6 @@ const REQUEST_MS = 2_000
 const RECONNECT_MS = 250
 /** Last messages that are asked for at once: each comes whole. */
 const LASTS_AT_ONCE = 32
-/** The largest block with its headers, bytes: what NATS takes by default. */
-const PAYLOAD_MIN = 1024 * 1024
 /** Wrong last id, wrong last sequence, no rollups. */
 const NOT_TAKEN = new Set([10070, 10071, 10164, 10111])
 
@@ -86,6 +85,17 @@ export class Link {
     const { connect, credsAuthenticator, headers } = await import('@nats-io/transport-node')
     const { jetstream, jetstreamManager } = await import('@nats-io/jetstream')
     const { servers, credentials, user, password, tls } = options
+    const authenticator = credentials && credsAuthenticator(credentials)
+    try {
+      authenticator?.('')
+    } catch (cause) {
+      throw new TidemarkError(
+        'wrong-config',
+        `The credentials for NATS are none: ${(cause as Error).message}`,
+        {},
+        { cause },
+      )
+    }
     const nc = await connect({
       servers: [...servers],
       name: 'tidemark',
@@ -94,7 +104,7 @@ export class Link {
       ignoreAuthErrorAbort: true,
       reconnectTimeWait: RECONNECT_MS,
       timeout: REQUEST_MS,
-      ...(credentials !== undefined && { authenticator: credsAuthenticator(credentials) }),
+      ...(authenticator && { authenticator }),
       ...(user !== undefined && { user, pass: password ?? '' }),
       ...(tls !== undefined && { tls }),
     }).catch((cause: Error) => {
@@ -183,7 +193,7 @@ export class Link {
   /** Messages of a subject from a place on, in their order; a replica that lags may give fewer. */
   async *batch(subject: string, seq: number, batch: number, bytes: number): AsyncIterable<Stored> {
     const query = { seq, next_by_subj: subject, batch, max_bytes: bytes }
-    for await (const message of await this.#jsm.direct.getBatch(this.#streamOf(subject), query)) yield storedOf(message)
+    for (const message of await askMany(this.nc, this.#streamOf(subject), query)) yield batched(message)
   }
 
   /** Every subject that a filter matches, as the leader knows them. */
@@ -202,12 +212,9 @@ export class Link {
       const wanted = subjects.slice(i, i + LASTS_AT_ONCE)
       const found = new Map<string, Stored>()
       const query = { multi_last: wanted, batch: LASTS_AT_ONCE }
-      try {
-        const messages = await this.#jsm.direct.getLastMessagesFor(this.#streamOf(wanted[0]!), query)
-        for await (const message of messages) found.set(message.subject, storedOf(message))
-      } catch (error) {
-        // None of them: each is asked for below.
-        if (Number((error as { code?: unknown }).code) !== 404) throw error
+      for (const message of await askMany(this.nc, this.#streamOf(wanted[0]!), query)) {
+        const stored = batched(message)
+        found.set(stored.subject, stored)
       }
       for (const subject of wanted) {
         if (found.has(subject)) continue
@@ -313,6 +320,13 @@ function isAtLeast(version: string, wanted: readonly number[]): boolean {
 
 const storedOf = ({ seq, subject, data, header, time }: StoredMsg): Stored =>
   ofHeaders(header, { seq, subject, data, storedAt: time.getTime() })
+
+/** A message that came in a batch. */
+function batched({ headers, data }: Msg): Stored {
+  const given = headers!
+  const [seq, storedAt] = [Number(given.get('Nats-Sequence')), Date.parse(given.get('Nats-Time-Stamp'))]
+  return ofHeaders(given, { seq, subject: given.get('Nats-Subject'), data, storedAt })
+}
 
 const ofHeaders = (headers: MsgHdrs, message: Pick<Stored, 'seq' | 'subject' | 'data' | 'storedAt'>): Stored => ({
   ...message,

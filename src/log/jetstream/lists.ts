@@ -4,8 +4,9 @@ import type { ChannelInfo, Cursor, Lagging } from '../log.ts'
 import type { Channels } from './channels.ts'
 import { infoOf } from './channels.ts'
 import type { Cursors } from './cursors.ts'
+import type { Janitor } from './janitor.ts'
 import type { Link } from './link.ts'
-import { decodeRecord } from './record.ts'
+import { decodeRecord, wholeOr } from './record.ts'
 
 interface Behind {
   readonly lag: number
@@ -17,11 +18,13 @@ export class Lists {
   readonly #link: Link
   readonly #channels: Channels
   readonly #cursors: Cursors
+  readonly #janitor: Janitor
 
-  constructor(link: Link, channels: Channels, cursors: Cursors) {
+  constructor(link: Link, channels: Channels, cursors: Cursors, janitor: Janitor) {
     this.#link = link
     this.#channels = channels
     this.#cursors = cursors
+    this.#janitor = janitor
   }
 
   async *channels(prefix: string, after = ''): AsyncIterable<ChannelInfo> {
@@ -36,9 +39,10 @@ export class Lists {
     }
     const sorted = [...subjects.keys()].sort().map((name) => subjects.get(name)!)
     for await (const messages of this.#link.lasts(sorted))
-      for (const { subject, seq, record: text } of messages) {
-        const record = decodeRecord(text)
-        if (!record) continue
+      for (const { subject, seq, record: text, storedAt } of messages) {
+        const record = wholeOr('damaged' as const, () => decodeRecord(text))
+        if (record === undefined) this.#janitor.found({ subject, seq, storedAt })
+        if (record === undefined || record === 'damaged') continue
         const name = this.#link.channelOf(subject)
         const epoch = `${this.#link.facts.life}.${record.life}`
         yield { ...infoOf({ ...record, name, seq, number: 0, epoch }), life: record.life }

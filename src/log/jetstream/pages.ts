@@ -6,11 +6,11 @@
 import { crc32 } from 'node:zlib'
 import { LRUCache } from 'lru-cache'
 import { checkBlock, type Header } from '../../block.ts'
-import { hasCode, TidemarkError } from '../../errors.ts'
+import { TidemarkError } from '../../errors.ts'
 import { Page, type ReadLimits } from '../log.ts'
 import { type Channel, judge } from './channels.ts'
 import type { Link, Stored } from './link.ts'
-import { decodeRecord } from './record.ts'
+import { decodeRecord, wholeOr } from './record.ts'
 
 /** Ends of pages whose place in the stream is kept; about 100 bytes each. */
 const KEPT_PLACES = 50_000
@@ -42,6 +42,7 @@ export class Pages {
       // A trim may have taken it away meanwhile, or a replica lags. The leader has the last word.
       const now = await again(channel)
       judge(now, { epoch: channel.epoch, after: Math.max(after, building.position) })
+      building.again()
       await this.#fill(building, await this.#search(channel, building.position), (subject, from) =>
         this.#oneByOne(subject, from),
       )
@@ -142,13 +143,21 @@ class Building {
     return !this.#isFull && this.position < this.channel.head
   }
 
+  /** What was damaged may be whole where it is asked for now. */
+  again(): void {
+    this.#damage = undefined
+  }
+
   /** False when nothing more is to be added. */
-  add({ seq, data, record }: Stored): boolean {
+  add({ seq, data, record: text }: Stored): boolean {
     const { name, head, life } = this.channel
     if (this.position >= head || this.#damage !== undefined) return false
-    // Trimmed, given settings: no events. Deleted: what follows is another channel.
-    if (data.length === 0) return decodeRecord(record)?.life === life
-    const header = check(name, data)
+    const record = wholeOr('damaged' as const, () => decodeRecord(text))
+    // Deleted: what follows is another history, whose blocks may well touch those of this one.
+    if (record !== 'damaged' && record?.life !== life) return false
+    // Trimmed, given settings: no events.
+    if (data.length === 0) return true
+    const header = record === 'damaged' ? undefined : check(name, data)
     if (header && header.last <= this.position) return true
     const chains =
       header && (this.#blocks.length === 0 ? header.after <= this.position : header.after === this.position)
@@ -186,11 +195,5 @@ class Building {
 }
 
 /** Undefined when the block is not whole. */
-function check(name: string, block: Uint8Array): Header | undefined {
-  try {
-    return checkBlock(name, block, crc32)
-  } catch (error) {
-    if (hasCode(error, 'data-loss')) return undefined
-    throw error
-  }
-}
+const check = (name: string, block: Uint8Array): Header | undefined =>
+  wholeOr(undefined, () => checkBlock(name, block, crc32))

@@ -4,7 +4,7 @@
  * subject is the channel, of one moment, in one read; and a write that names the message it follows, and is refused
  * when another one stands there, is right about epoch, head, trimmed and settings alike.
  */
-import { TidemarkError } from '../../errors.ts'
+import { hasCode, TidemarkError } from '../../errors.ts'
 import type { Settings } from '../log.ts'
 
 /** Stands in each message, as JSON, under this header. */
@@ -13,6 +13,8 @@ export const RECORD_HEADER = 'Tidemark'
 export const TRY_HEADER = 'Tidemark-Try'
 /** Of an append with an idempotency key: its crc and its answers. */
 export const RECEIPT_HEADER = 'Tidemark-Receipt'
+
+const NOT_OURS = 'A message in NATS is damaged, or somebody else wrote it'
 
 /** A channel as it is with one of its messages. */
 export interface ChannelRecord {
@@ -51,10 +53,30 @@ export function encodeRecord({ settings, ...record }: ChannelRecord, gone = fals
   return ascii(JSON.stringify(written))
 }
 
-/** The channel that a message leaves; undefined when it deletes it. */
+/** The channel that a message leaves; undefined when it deletes it. @throws data-loss when it is none of ours */
 export function decodeRecord(text: string): ChannelRecord | undefined {
-  const { gone, settings = {}, ...record } = JSON.parse(text) as Written
+  const { gone, settings = {}, ...record } = parsed(text)
   return gone ? undefined : { ...record, settings }
+}
+
+function parsed(text: string): Written {
+  try {
+    const written = JSON.parse(text) as Written | null
+    if (typeof written?.life === 'string' && Number.isSafeInteger(written.head)) return written
+  } catch (cause) {
+    throw new TidemarkError('data-loss', NOT_OURS, {}, { cause })
+  }
+  throw new TidemarkError('data-loss', NOT_OURS)
+}
+
+/** What is read from a message, or this where it is damaged. */
+export function wholeOr<T, U>(damaged: U, read: () => T): T | U {
+  try {
+    return read()
+  } catch (error) {
+    if (hasCode(error, 'data-loss')) return damaged
+    throw error
+  }
 }
 
 /** Bytes of a receipt at most: NATS takes headers of 64 KiB in all. */

@@ -1,14 +1,18 @@
 /** The streams in NATS: how they are made, and what is asked of those that are there. */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { JetStreamManager, StreamConfig } from '@nats-io/jetstream'
 import { TidemarkError } from '../../errors.ts'
 import { isUnreachable } from './failures.ts'
 
 /** A stream that is made in a cluster may wait for its leader, ms. */
 const SETUP_MS = 15_000
+const RETRY_MS = 100
 /** How long an idempotency key is remembered, unless told: NATS keeps each in memory for as long. */
 const ID_WINDOW_MS = 120_000
 const NANOS = 1_000_000
+/** The largest block with its headers, bytes: what NATS takes by default. */
+export const PAYLOAD_MIN = 1024 * 1024
 const REPLICAS = 3
 
 /** Names of what a log is in NATS. */
@@ -56,7 +60,7 @@ export async function findOrMake(
     metadata: { 'tidemark.life': randomBytes(5).toString('hex'), 'tidemark.format': '1' },
   })
   // A key-value bucket as NATS has them, so that its own tools show it.
-  await have(jsm, {
+  const cursors = await have(jsm, {
     ...common,
     name: `KV_${bucket}`,
     subjects: [`$KV.${bucket}.>`],
@@ -68,10 +72,33 @@ export async function findOrMake(
   const life = found.metadata?.['tidemark.life'] ?? ''
   if (found.metadata?.['tidemark.format'] !== '1' || life === '')
     throw new TidemarkError('wrong-config', `The stream ${events} is not one of this version of Tidemark`)
-  if (found.allow_rollup_hdrs)
-    throw new TidemarkError('wrong-config', `The stream ${events} takes rollups, which would remove events`)
+  const fault = faultOf(found, prefix)
+  if (fault !== undefined) throw new TidemarkError('wrong-config', `The stream ${events} ${fault}`)
+  if (cursors.max_age > 0 || cursors.max_msgs > 0 || cursors.discard !== 'new')
+    throw new TidemarkError('wrong-config', `The stream ${cursors.name} drops cursors by age or number`)
   const { num_replicas: replicas, storage, duplicate_window } = found
   return { life, replicas, storage, idWindow: duplicate_window / NANOS }
+}
+
+/** Why a stream can not hold the events, in words; undefined when it can. Others may have made it, or changed it. */
+function faultOf(found: StreamConfig, prefix: string): string | undefined {
+  const { max_msgs, max_bytes, discard, republish, subjects = [] } = found
+  if (found.allow_rollup_hdrs) return 'takes rollups, which would remove events'
+  if (found.retention !== 'limits' || found.max_age > 0 || found.max_msgs_per_subject > 0)
+    return 'drops events by itself: it must have no age, no limit by subject, and the retention `limits`'
+  if ((max_msgs > 0 || max_bytes > 0) && discard !== 'new')
+    return 'drops its oldest when it is full: discard must be `new`'
+  if (found.max_msg_size > 0 && found.max_msg_size < PAYLOAD_MIN) return `takes no messages of ${PAYLOAD_MIN} bytes`
+  if (subjects.length !== 1 || subjects[0] !== `${prefix}.e.*` || found.subject_transform !== undefined)
+    return `does not take ${prefix}.e.* as it is`
+  if (
+    republish?.src !== `${prefix}.e.*` ||
+    republish.dest !== `${prefix}.live.{{wildcard(1)}}` ||
+    republish.headers_only
+  )
+    return `does not republish its messages to ${prefix}.live`
+  if (found.deny_purge || found.sealed || !found.allow_direct) return 'must allow purges, writes and direct reads'
+  return undefined
 }
 
 async function have(
@@ -90,6 +117,7 @@ async function have(
       if (!(made instanceof Error)) continue
       // Another gateway may make it at the same moment: then it is found.
       if (!isUnreachable(made) && !/already in use/.test(made.message)) throw made
+      await delay(RETRY_MS)
     }
   }
 }

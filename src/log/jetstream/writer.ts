@@ -123,7 +123,8 @@ export class Writer {
           await delay(Math.random() * GIVE_WAY_MS * Math.min(tries, GIVE_WAY_TIMES))
           continue
         }
-        if (!isUnreachable(error)) throw told(error)
+        // A refusal of now says nothing of an earlier try.
+        if (!isUnreachable(error)) throw sent?.doubtful ? unavailable(error, true) : told(error)
         if (sent && !isUnsent(error)) sent.doubtful = true
         if (performance.now() > until || this.#link.nc.isClosed()) throw unavailable(error, sent?.doubtful)
         await delay(RETRY_MS)
