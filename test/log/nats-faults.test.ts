@@ -304,6 +304,31 @@ describe.skipIf(!nats)('a NATS that does its worst', () => {
     await vi.waitFor(async () => expect(await append(log, 'c', [2])).toMatchObject({ first: 2 }), { timeout: 10_000 })
   })
 
+  test('A NATS that is there and does not answer is told, and that it answers again', { timeout: 40_000 }, async () => {
+    const server = await serverOf({})
+    const log = await opened({ servers: [server.url] })
+    await append(log, 'c', [1])
+    server.pause(true)
+    await vi.waitFor(
+      () => expect(log.health()).toMatchObject({ state: 'reopening', reason: expect.stringContaining('not answer') }),
+      { timeout: 15_000 },
+    )
+    server.pause(false)
+    await vi.waitFor(() => expect(log.health().state).toBe('ok'), { timeout: 10_000 })
+    expect(await append(log, 'c', [2])).toMatchObject({ first: 2 })
+  })
+
+  test('A stream that is changed so that it loses events is told', async () => {
+    const namespace = newPlace()
+    const log = await opened({ namespace })
+    const jsm = await jetstreamManager(await operator())
+    await jsm.streams.update(`TIDEMARK_${namespace}`, { max_age: 3_600_000_000_000 })
+    const told = { state: 'reopening', reason: expect.stringContaining('drops events') }
+    await vi.waitFor(() => expect(log.health()).toMatchObject(told), { timeout: 10_000 })
+    await jsm.streams.update(`TIDEMARK_${namespace}`, { max_age: 0 })
+    await vi.waitFor(() => expect(log.health().state).toBe('ok'), { timeout: 10_000 })
+  })
+
   test('Credentials that are none are refused in words', async () => {
     const server = await serverOf({ more: 'authorization { user: u, password: p }' })
     const open = (options: Partial<NatsOptions>) => refusal(opened({ servers: [server.url], ...options }))

@@ -35,6 +35,7 @@ import { type Done, type Job, Lanes } from './lanes.ts'
 import { Link } from './link.ts'
 import { Lists } from './lists.ts'
 import { Pages } from './pages.ts'
+import { Pulse } from './pulse.ts'
 import type { ChannelRecord, Known } from './record.ts'
 import { ASK_LEADER, type Plan, Writer } from './writer.ts'
 
@@ -42,6 +43,7 @@ const TAIL_BYTES = 64 * 1024 * 1024
 /** A read waits for NATS so long, ms. */
 const READ_MS = 5_000
 const RETRY_MS = 100
+const NO_CONNECTION = 'There is no connection to NATS; it is tried again and again'
 
 /** @throws wrong-config (too old, not allowed), unavailable */
 export async function openJetStream(nats: NatsOptions, options: LogOptions): Promise<Log> {
@@ -60,6 +62,7 @@ class JetStreamLog implements Log {
   readonly #cursors: Cursors
   readonly #lists: Lists
   readonly #janitor: Janitor
+  readonly #pulse: Pulse
   readonly #notice: NonNullable<LogOptions['onNotice']>
   #closed: Promise<void> | undefined
 
@@ -72,6 +75,7 @@ class JetStreamLog implements Log {
       idWindow: link.facts.idWindow,
     }
     this.#link = link
+    this.#pulse = new Pulse(link)
     this.#notice = options.onNotice ?? (() => {})
     this.#tail = new Tail(options.tailBytes ?? TAIL_BYTES)
     this.#channels = new Channels(link, this.#tail, this.#waiters)
@@ -114,8 +118,8 @@ class JetStreamLog implements Log {
   health(): Health {
     const pending = { pendingAppends: this.#lanes.pendingJobs, pendingBytes: this.#lanes.pendingBytes }
     if (this.#lanes.isClosed) return { state: 'closed', ...pending }
-    if (this.#link.isConnected) return { state: 'ok', ...pending }
-    return { state: 'reopening', reason: 'There is no connection to NATS; it is tried again and again', ...pending }
+    const reason = this.#link.isConnected ? this.#pulse.fault : NO_CONNECTION
+    return reason === undefined ? { state: 'ok', ...pending } : { state: 'reopening', reason, ...pending }
   }
 
   async append(entries: readonly Append[], options: AppendOptions = {}): Promise<readonly Appended[]> {
@@ -265,6 +269,7 @@ class JetStreamLog implements Log {
   async #close(): Promise<void> {
     await this.#lanes.close()
     this.#channels.close()
+    this.#pulse.close()
     this.#waiters.rejectAll(closing())
     await this.#janitor.close()
     await this.#cursors.close()

@@ -9,7 +9,7 @@ import { TidemarkError } from '../../errors.ts'
 import type { LogOptions, NatsOptions } from '../open.ts'
 import { askMany } from './batch.ts'
 import { nameOf, RECEIPT_HEADER, RECORD_HEADER, TRY_HEADER, token } from './record.ts'
-import { type Facts, findOrMake, type Names, namesIn, PAYLOAD_MIN } from './streams.ts'
+import { type Facts, faultOf, findOrMake, lifeOf, type Names, namesIn, PAYLOAD_MIN } from './streams.ts'
 
 /** Before 2.12 a message that was refused leaves its id behind, and a retry of it is taken for a duplicate. */
 const VERSION_MIN = [2, 12] as const
@@ -142,6 +142,15 @@ export class Link {
         { cause: error },
       )
     }
+  }
+
+  /** Why the stream can not be worked with now, as its leader has it; undefined when it can. */
+  async fault(): Promise<string | undefined> {
+    const { config } = await this.#jsm.streams.info(this.#names.events)
+    if (lifeOf(config) !== this.facts.life)
+      return 'The stream in NATS is another one than at the start: restart this server'
+    const fault = faultOf(config, this.#names.prefix)
+    return fault && `The stream in NATS was changed: it ${fault}`
   }
 
   subjectOf(channel: string): string {

@@ -69,7 +69,7 @@ export async function findOrMake(
     allow_rollup_hdrs: true,
     deny_delete: true,
   })
-  const life = found.metadata?.['tidemark.life'] ?? ''
+  const life = lifeOf(found)
   if (found.metadata?.['tidemark.format'] !== '1' || life === '')
     throw new TidemarkError('wrong-config', `The stream ${events} is not one of this version of Tidemark`)
   const fault = faultOf(found, prefix)
@@ -80,8 +80,11 @@ export async function findOrMake(
   return { life, replicas, storage, idWindow: duplicate_window / NANOS }
 }
 
+/** First half of every epoch; empty when the stream is none of ours. */
+export const lifeOf = ({ metadata }: StreamConfig): string => metadata?.['tidemark.life'] ?? ''
+
 /** Why a stream can not hold the events, in words; undefined when it can. Others may have made it, or changed it. */
-function faultOf(found: StreamConfig, prefix: string): string | undefined {
+export function faultOf(found: StreamConfig, prefix: string): string | undefined {
   const { max_msgs, max_bytes, discard, republish, subjects = [] } = found
   if (found.allow_rollup_hdrs) return 'takes rollups, which would remove events'
   if (found.retention !== 'limits' || found.max_age > 0 || found.max_msgs_per_subject > 0)
