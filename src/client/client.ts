@@ -26,6 +26,7 @@ import type { Http } from './http.ts'
 import { type AppendOptions, newOutbox, type Outbox } from './outbox.ts'
 import { load, loadPolls } from './parts.ts'
 import type { ReadOptions } from './read.ts'
+import type { ChannelState, StateFeed, StateOptions } from './state.ts'
 import type { SocketClass } from './stream.ts'
 import { type ChannelEvent, newSubscription, type Place } from './subscription.ts'
 import { newTokens, type TokenSource } from './token.ts'
@@ -159,6 +160,13 @@ export interface Channel {
   last(count: number, options?: Pick<ReadOptions, 'signal'>): Promise<PageJson>
 
   /**
+   * The newest event of each key, over HTTP, as it is true at one seq. To go on from there: `follow({ epoch, after: at })`;
+   * or `follow({ state: true })`, which does both.
+   * @throws `no-channel`, `too-large`, `data-loss`, `unavailable` …; the signal's reason.
+   */
+  state(options?: StateOptions): Promise<ChannelState>
+
+  /**
    * Every event after a place, then each new one, for ever: the loop body is awaited before the next event. With
    * `cursor: true`, what the body has finished is committed by itself. Leave the loop by `break` or the signal.
    *
@@ -195,29 +203,33 @@ function newChannel(
   loops: Map<string, Running>,
   life: AbortSignal,
 ): Channel {
-  const path = `channels/${name}/`
-
-  const named = (): string => {
-    if (client) return client
-    throw new TidemarkError('bad-request', 'No client name')
-  }
+  const loadState = () => load('state', () => import('./state.ts'))
 
   /** Over the socket where that means the same history, else over HTTP. */
   const commitTo = async (place: Place): Promise<unknown> =>
-    connection.stream?.commit(name, place) ??
-    http.call({
-      method: 'PUT',
-      path: `${path}cursors/${named()}`,
-      body: JSON.stringify({ seq: place.after, epoch: place.epoch ?? undefined }),
-    })
+    connection.stream?.commit(name, place) ?? (await loadPolls()).commit(http, name, client, place)
 
-  const read = async (options: ReadOptions & { readonly last?: number } = {}): Promise<PageJson> =>
-    (await loadPolls()).read(http, name, options.cursor && named(), options)
+  const read = async (options?: ReadOptions & { readonly last?: number }): Promise<PageJson> =>
+    (await loadPolls()).read(http, name, client, options)
 
   const newLoop = <T>(options: FollowOptions, make: (source: Source) => Loop<T>): Loop<T> => {
-    const { signal, cursor, after = cursor ? undefined : 'earliest', epoch, commit } = options
-    if (cursor) named()
-    if (cursor ? after !== undefined : !/^(\d+|earliest|head(-\d+)?|time:.+)$/.test(`${after}`))
+    const { signal, state, cursor, after = cursor ? undefined : 'earliest', epoch, commit } = options
+    if (state) {
+      let feed: StateFeed | undefined
+      return make({
+        subscription: {
+          get isLeft() {
+            return feed?.isLeft
+          },
+          take: async () => {
+            feed ??= (await persist(loadState, life)).newFeed(http, name, options, life, newLoop, newItems)
+            return feed.take()
+          },
+        },
+        leave: () => feed?.leave(),
+      })
+    }
+    if (cursor ? !client || after !== undefined : !/^(\d+|earliest|head(-\d+)?|time:.+)$/.test(`${after}`))
       throw new TidemarkError('bad-request', 'No start')
     const subscription = newSubscription(name, { after, cursor, epoch }, connection.madeRoom)
     const committer = cursor && commit !== 'manual' ? newCommitter(commitTo, subscription.end) : undefined
@@ -242,15 +254,15 @@ function newChannel(
   return {
     name,
     read,
+    state: async (options) => (await loadState()).readState(http, name, options),
     append: (events, options) => outbox.append(name, events, options),
-    last: (last, { signal } = {}) => read({ last, signal }),
+    last: (last, options) => read({ ...options, last }),
     follow: ((options: EventOptions = {}, onEvent?: (event: ChannelEvent) => unknown) => {
       const loop = newLoop(options, (source) => newEvents(source, options))
       return onEvent ? each(loop, onEvent) : loop
     }) as Channel['follow'],
     followItems: (options = {}) => newLoop(options, newItems),
     commit: async (after, { epoch } = {}) => {
-      named()
       const place = { epoch: epoch ?? loops.get(name)?.loop.place?.epoch ?? null, after }
       await persist(() => commitTo(place), life)
     },

@@ -11,6 +11,11 @@ export interface FollowOptions extends Start {
   readonly after?: number | string | undefined
   /** From this client's cursor on the server, in place of `after`. Needs the client's name. */
   readonly cursor?: true | undefined
+  /**
+   * In place of `after`: the newest event of each key first, as one batch, then every event from exactly there. After a
+   * `reset` the state comes anew; where events are gone, that is a reset.
+   */
+  readonly state?: true | undefined
   readonly epoch?: string | undefined
   /** With `cursor`. `auto`, the default: what the loop body has finished is committed. `manual`: `channel.commit()`. */
   readonly commit?: 'auto' | 'manual' | undefined
@@ -30,9 +35,12 @@ export interface EventOptions extends FollowOptions {
 
 /** What a loop needs of the client. */
 export interface Source {
-  readonly subscription: Subscription
+  readonly subscription: Pick<Subscription, 'take'> & {
+    readonly place?: Place | undefined
+    readonly isLeft?: boolean | undefined
+  }
   /** Present when what the body has finished is committed by itself. */
-  readonly committer: Committer | undefined
+  readonly committer?: Committer | undefined
   /** Ends the subscription on the server. */
   leave(): void
 }

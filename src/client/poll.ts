@@ -13,7 +13,7 @@ import { errorOf, isPassing } from './refusal.ts'
 import { jsonFrame, type Subscription } from './subscription.ts'
 
 export { newHttp } from './http.ts'
-export { read } from './read.ts'
+export { commit, read } from './read.ts'
 
 /** How long the server holds a poll that has nothing to say, seconds. */
 const POLL_SECONDS = 25

@@ -28,6 +28,8 @@ export type Item =
       readonly after: number
       /** The place after them; beyond the last event where events are withheld, erased or compacted. */
       readonly last: number
+      /** Of a state: the seq at which it is true. All that was known by key before is void. */
+      readonly at?: number
       readonly events: readonly ChannelEvent[]
     }
   /** Events after `after`, up to `trimmed`, are gone; the stream goes on after `trimmed`. */

@@ -54,6 +54,7 @@ const CLIENT_PARTS = [
   ['msgpack', 'A part of the client: the msgpack subprotocol'],
   ['append', 'A part of the client: appends'],
   ['poll', 'A part of the client: all that goes over HTTP'],
+  ['state', 'A part of the client: states, and following from them'],
   ['bell', 'A part of the client: how the tabs of an origin share one waiting poll'],
 ] as const
 

@@ -22,6 +22,7 @@ export const ROUTE_RIGHTS: Readonly<Record<string, Right>> = {
   'GET /client-poll.js': 'open',
   'GET /client-msgpack.js': 'open',
   'GET /client-bell.js': 'open',
+  'GET /client-state.js': 'open',
   'GET /console': 'open',
   'GET /console/': 'open',
   'GET /console/:file': 'open',

@@ -6,13 +6,14 @@ import { expect, test } from 'vitest'
 
 /**
  * Most bytes, gzip. client.js is all that follows and commits over a socket; the others are loaded when they are
- * needed: with the first append, for what goes over HTTP (soon after the start), for msgpack, and by a page that polls.
+ * needed: with the first append, with the first state, for what goes over HTTP (soon after the start), for msgpack, and by a page that polls.
  */
 const BUDGET = {
   'client.js': 6_000,
   'client-append.js': 900,
-  'client-poll.js': 1_950,
+  'client-poll.js': 2_050,
   'client-msgpack.js': 3_900,
+  'client-state.js': 1_200,
   'client-bell.js': 1_650,
 }
 
@@ -35,6 +36,7 @@ test('what is not needed is not loaded, and parts share with the core what is na
     ['poll', 'retry-after'],
     ['msgpack', 'Float64'],
     ['bell', 'BroadcastChannel'],
+    ['state', 'begins with the state'],
   ]) {
     expect(core).toContain(`import(\`./client-${part}.js\`)`)
     expect(core).not.toContain(word)

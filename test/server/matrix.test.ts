@@ -39,6 +39,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   'GET /client-poll.js': { answers: same(200) },
   'GET /client-msgpack.js': { answers: same(200) },
   'GET /client-bell.js': { answers: same(200) },
+  'GET /client-state.js': { answers: same(200) },
   'GET /console': { answers: same(308) },
   'GET /console/': { answers: same(200) },
   'GET /console/:file': { path: '/console/index.html', answers: same(200) },

@@ -38,6 +38,7 @@ const CALLS: Record<string, string> = {
   '/client-poll.js': 'get',
   '/client-msgpack.js': 'get',
   '/client-bell.js': 'get',
+  '/client-state.js': 'get',
 }
 
 type Json = Record<string, unknown>

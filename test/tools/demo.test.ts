@@ -232,6 +232,10 @@ describe.skipIf(!CHROMIUM)('the live folder', () => {
       const later = await open(url)
       await isTransport(later.page, 'WebSocket')
       await settled(later.page, folder)
+      // It begins with the newest event of each path, however much happened before.
+      const number = async (what: string) =>
+        Number((await shown(later.page, what).textContent())!.replaceAll(/\D/g, ''))
+      expect(await number('events')).toBeLessThan(await number('seq'))
       expect([...complaints, ...later.complaints]).toEqual([])
     },
     40_000 + 5 * WINDOW_MS,

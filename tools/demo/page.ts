@@ -1,4 +1,4 @@
-/** The page of the live folder, in the browser: follows the channel from its beginning, so it has the whole folder. */
+/** The page of the live folder, in the browser: the newest event of each path, then whatever comes, is the whole folder. */
 import type { Tidemark } from '../../src/client/browser.ts'
 import type { ChannelEvent, Item } from '../../src/client/subscription.ts'
 import { ADDED, nameOf, parentOf, REMOVED } from '../watch/tree.ts'
@@ -104,7 +104,7 @@ try {
     strip.turned(state)
     draw()
   })
-  for await (const item of tidemark.channel(channel).followItems({ after: 'earliest' })) take(item)
+  for await (const item of tidemark.channel(channel).followItems({ state: true })) take(item)
 } catch (error) {
   alert(`This page follows no more: ${(error as Error).message}. Reload it to begin anew.`)
 }
