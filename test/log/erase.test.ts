@@ -15,6 +15,9 @@ const SECRET = 'the-night-was-dark'
 /** Small enough that log files rotate and tables are made amid it. */
 const OPTIONS = { writeBufferBytes: 64 * 1024 }
 
+/** Events of one append. */
+const TOGETHER = 10
+
 /** Names of the files of a log in which a text stands. */
 const filesWith = (dir: string, text: string): string[] =>
   readdirSync(dir, { recursive: true, withFileTypes: true })
@@ -30,11 +33,14 @@ async function opened(dir: string): Promise<Log> {
 
 /** So many events of two keys, the secret in those of one of them, another channel's between them. */
 async function fill(log: Log, count: number): Promise<void> {
-  for (const i of range(1, count))
+  const secretIn = (channel: string, i: number): boolean => channel === 'c' && i % 7 === 0
+  for (let first = 1; first <= count; first += TOGETHER)
     for (const channel of ['c', 'd']) {
-      const isSecret = channel === 'c' && i % 7 === 0
-      const data = `${isSecret ? SECRET : 'nothing'} ${i} ${'x'.repeat(300)}`
-      await log.append([{ channel, body: encodeBody([event(data, { key: isSecret ? 'ann' : `k${i % 50}` })]) }])
+      const events = range(first, Math.min(count, first + TOGETHER - 1)).map((i) => {
+        const data = `${secretIn(channel, i) ? SECRET : 'nothing'} ${i} ${'x'.repeat(300)}`
+        return event(data, { key: secretIn(channel, i) ? 'ann' : `k${i % 50}` })
+      })
+      await log.append([{ channel, body: encodeBody(events) }])
     }
 }
 

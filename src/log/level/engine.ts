@@ -284,6 +284,8 @@ class LevelLog implements Log {
     await this.#opened()
     const { number } = this.#channels.need(channel)
     const [from, to] = edgesOf(number, after, upTo)
+    // LevelDB keeps what any iterator may still see.
+    await this.#pages.left()
     // What is in memory goes to a table of its own: what it held of removed events, too.
     await this.#store.compact({ gte: from, lte: from }).catch(orUnavailable)
     // LevelDB writes a table anew only where newer ones lie over it: one from edge to edge lies over all.

@@ -48,6 +48,11 @@ class Scan {
   goesOn = false
   /** Its view of the disk is not to be gone on with by anyone else. */
   isForgotten = false
+  #over = (): void => {}
+  /** Resolves when it holds on to nothing any more. */
+  readonly closed = new Promise<void>((resolve) => {
+    this.#over = resolve
+  })
 
   constructor(db: Db, channel: Channel, after: number, bytes: number, step: number) {
     this.db = db
@@ -92,7 +97,11 @@ class Scan {
 
   async close(): Promise<void> {
     this.#rows = []
-    await this.#iterator.close()
+    try {
+      await this.#iterator.close()
+    } finally {
+      this.#over()
+    }
   }
 }
 
@@ -108,6 +117,8 @@ export class Pages {
   readonly #kept = new Map<string, Scan>()
   /** Those that a page is being read from. */
   readonly #inUse = new Set<Scan>()
+  /** Those that were forgotten and are not closed yet. */
+  readonly #leaving = new Set<Scan>()
   #timer: NodeJS.Timeout | undefined
 
   /**
@@ -219,8 +230,19 @@ export class Pages {
 
   /** Keeps nothing of this channel, nor what is being read of it now: some of it is gone. */
   forget(channel: number): void {
-    for (const scan of this.#inUse) if (scan.channel === channel) scan.isForgotten = true
+    for (const scan of [...this.#inUse, ...this.#kept.values()]) if (scan.channel === channel) this.#leave(scan)
     for (const place of this.#kept.keys()) if (place.startsWith(`${channel}/`)) this.#drop(place)
+  }
+
+  #leave(scan: Scan): void {
+    scan.isForgotten = true
+    this.#leaving.add(scan)
+    void scan.closed.then(() => this.#leaving.delete(scan))
+  }
+
+  /** Resolves when none of those that were forgotten holds on to what is gone. */
+  async left(): Promise<void> {
+    await Promise.all([...this.#leaving].map(({ closed }) => closed))
   }
 
   clear(): void {
