@@ -43,10 +43,10 @@ class Kept {
   /** Everything up to this seq is in it. */
   after = 0
   /**
-   * Seqs at which it was told, rising. Of others it says nothing: compaction may have taken what they held before it
-   * was read here.
+   * Seqs at which it was told, rising, each with the epoch of then: who goes on from there is told what went since. Of
+   * others it says nothing: compaction may have taken what they held before it was read here.
    */
-  places: number[] = []
+  readonly places = new Map<number, string>()
   askedAt = 0
   /** The walk that brings it on, and how far somebody wants it. */
   walk: Promise<void> | undefined
@@ -59,11 +59,11 @@ class Kept {
     this.versions = new Versions()
     this.epoch = undefined
     this.after = 0
-    this.places = []
+    this.places.clear()
   }
 
   has({ epoch, at }: StateAt): boolean {
-    return this.epoch !== undefined && sameHistory(this.epoch, epoch) && this.places.includes(at)
+    return this.epoch !== undefined && sameHistory(this.epoch, epoch) && this.places.has(at)
   }
 }
 
@@ -116,7 +116,7 @@ export class States {
     const info = await this.#log.info(channel)
     checkState(info, place)
     const kept = this.#kept.get(channel)
-    const { epoch, at } = place
+    const { at } = place
     if (!kept?.has(place))
       throw new TidemarkError('gap', `The state of ${channel} at ${at} is no longer kept`, { ...factsOf(info), at })
     this.#of(channel)
@@ -125,7 +125,7 @@ export class States {
     const portion = kept.versions.read(at, Math.max(after, Math.min(trimmed, at)), limits, beginning)
     const blocks = after < at ? blocksOf(channel, after, portion) : []
     const last = Math.max(after, portion.last)
-    return new Page({ channel, epoch: kept.epoch ?? epoch, after, last, head, trimmed, at, blocks })
+    return new Page({ channel, epoch: kept.places.get(at)!, after, last, head, trimmed, at, blocks })
   }
 
   /** Somebody asks for it. */
@@ -140,8 +140,11 @@ export class States {
 
   #tell(kept: Kept, epoch: string): StateAt {
     const { after: at, places, versions } = kept
-    if (places.at(-1) !== at) places.push(at)
-    while (places.length > PLACES_MAX || places[0]! < versions.floor) places.shift()
+    places.set(at, epoch)
+    for (const [oldest] of places) {
+      if (places.size <= PLACES_MAX && oldest >= versions.floor) break
+      places.delete(oldest)
+    }
     return { epoch, at }
   }
 

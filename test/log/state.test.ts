@@ -137,6 +137,25 @@ test('a tombstone that goes while a state is made takes what it deleted with it'
   expect([keys.length, keys.includes('a')]).toEqual([1_000, false])
 })
 
+test('a tombstone that goes after a state was told is told to who goes on from that state', async () => {
+  const log = await tempLog()
+  const states = new States(log)
+  await put(log, keyed('a', 1), keyed('b', 1))
+  const source = new StateFirst(log, states)
+  const { follower } = await Follower.open(source, 'c', { after: { at: 'seq', seq: 0 } })
+  const one = { events: 1, bytes: 1 }
+  expect(await follower.next(one)).toMatchObject({ page: { last: 1, at: 2 } })
+  await put(log, keyed('a', undefined), keyed('c', 1))
+  await states.open('c')
+  await compactChannel(log, 'c', ALL_OF_IT)
+  await put(log, keyed('d', 1))
+  await states.open('c')
+  const told: unknown[] = []
+  for (let item = await follower.next(ALL); item?.is !== 'caughtup'; item = await follower.next(ALL))
+    told.push(item?.is === 'page' ? eventsOf(item.page).map(({ key }) => key) : item?.is)
+  expect(told).toEqual([['b'], 'reset', ['b', 'c', 'd']])
+})
+
 test('memory has a bound: too large, no room beside others that are read, room where nobody reads any more', async () => {
   const log = await tempLog()
   const data = 'x'.repeat(1_000)
