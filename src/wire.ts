@@ -209,6 +209,8 @@ export interface ChannelsJson {
   channels: ChannelInfoJson[]
   /** There are more: the next `after`. */
   next?: string
+  /** Names whose channels can not be told: their rows are damaged. */
+  damaged?: string[]
 }
 
 /** One channel of a `/v1/poll` answer. */

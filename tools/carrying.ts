@@ -156,7 +156,18 @@ export function textOf({
   return `${of}${there}${lost > 0 ? `; ${lost} events are LOST where they come from` : ''}`
 }
 
-/** At the end of work that carried all that there is. @throws data-loss when that is not all that there was */
-export function tellLost({ lost }: Pick<Taken, 'lost'>): void {
+/** Channels that a message names. */
+const NAMES_SHOWN = 10
+
+/**
+ * At the end of work that carried all that there is.
+ * @param damaged channels that could not be carried at all
+ * @throws data-loss when that is not all that there was
+ */
+export function tellLost({ lost }: Pick<Taken, 'lost'>, damaged: ReadonlySet<string> = new Set()): void {
+  const names = [...damaged]
+  const [shown, more] = [names.slice(0, NAMES_SHOWN).join(', '), names.length - NAMES_SHOWN]
+  if (names.length > 0)
+    throw new TidemarkError('data-loss', `Damaged, and not carried: ${shown}${more > 0 ? ` and ${more} more` : ''}`)
   if (lost > 0) throw new TidemarkError('data-loss', `${lost} events were damaged or missing where they come from`)
 }

@@ -44,12 +44,14 @@ export async function copy(run: Run): Promise<void> {
     const target = await openPlace(toRun, to, true)
     try {
       const total = await seqsOf(source.log, wanted)
-      const pieces = shown(terminal, 'copy', total, give(source.log, { wanted, signal }))
+      const damaged = new Set<string>()
+      const onDamaged = (channel: string) => damaged.add(channel)
+      const pieces = shown(terminal, 'copy', total, give(source.log, { wanted, onDamaged, signal }))
       const taken = await take(pieces, target.log, {
         ...{ sameEpoch: options.sameEpochs === true, older: true, isAlone: target.isAlone, signal },
       })
       await terminal.print(settings.json ? JSON.stringify(taken) : textOf(taken))
-      tellLost(taken)
+      tellLost(taken, damaged)
     } finally {
       await target.close()
     }

@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
 import { Option } from 'commander'
 import type { Piece } from '../src/log/carry.ts'
-import { give, giveChannel } from '../src/log/give.ts'
+import { type GiveOptions, give, giveChannel } from '../src/log/give.ts'
 import { version } from '../src/server/home.ts'
 import { blocksCodec } from './archive/blocks.ts'
 import { Archivist, PartFile } from './archive/file.ts'
@@ -61,9 +61,13 @@ export async function exportChannels(run: Run): Promise<void> {
       bytes.length > 0 ? run.terminal.print(Buffer.from(bytes).toString().slice(0, -1)) : undefined
     const archivist = new Archivist({ write: async (bytes) => print(bytes) }, codec)
     await archivist.write(headOf({ source: place.name, channels }))
-    const pieces = give(place.log, { wanted: meantBy(channels), signal: run.terminal.stopped() })
+    const damaged = new Set<string>()
+    const pieces = give(place.log, {
+      ...{ wanted: meantBy(channels), signal: run.terminal.stopped() },
+      onDamaged: (channel) => damaged.add(channel),
+    })
     for await (const piece of pieces) await archivist.write(piece)
-    tellLost(await archivist.end())
+    tellLost(await archivist.end(), damaged)
   })
 }
 
@@ -84,12 +88,14 @@ export interface Writing {
 /** Writes an archive, or goes on with one. */
 export async function writeFile(run: Run, { at, file, codec, channels, wanted, work }: Writing): Promise<void> {
   const { terminal, settings } = run
+  const damaged = new Set<string>()
+  const onDamaged = (channel: string) => damaged.add(channel)
   const tail = await withPlace(run, at, false, async (place) => {
     const asked = { source: place.name, channels }
     const left = `${file}.part`
     const part = await withBar(terminal, 'look', left, (options) => PartFile.open(file, codec, asked, options))
     try {
-      const tail = await write(run, place, part, codec, asked, wanted, work)
+      const tail = await write(run, place, part, codec, asked, { wanted, onDamaged }, work)
       await withBar(terminal, 'check', part.path, (options) => part.finish(options))
       return tail
     } catch (error) {
@@ -103,7 +109,7 @@ export async function writeFile(run: Run, { at, file, codec, channels, wanted, w
     settings.json ? JSON.stringify({ file, ...tail }) : `${file}: ${textOf(tail)}`,
     `${file} is written`,
   )
-  tellLost(tail)
+  tellLost(tail, damaged)
 }
 
 async function write(
@@ -112,7 +118,7 @@ async function write(
   part: PartFile,
   codec: Codec,
   asked: Asked,
-  wanted: (channel: string) => boolean,
+  { wanted, onDamaged }: Required<Pick<GiveOptions, 'wanted' | 'onDamaged'>>,
   work: string,
 ): Promise<Tail> {
   const { before } = part
@@ -128,7 +134,7 @@ async function write(
       has.add(begun.info.channel)
       yield* giveChannel(log, begun, signal)
     }
-    yield* give(log, { wanted: isLeft, signal })
+    yield* give(log, { wanted: isLeft, onDamaged, signal })
   }
   const total = await seqsOf(log, isLeft)
   for await (const piece of shown(terminal, work, total, pieces())) await archivist.write(piece)

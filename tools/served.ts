@@ -48,10 +48,13 @@ export async function servedLog(settings: Given, signal: AbortSignal): Promise<G
   }
   await asking(json, { path: 'admin/status' })
   return {
-    async *channels(prefix) {
+    async *channels(prefix, _, onDamaged) {
       const query = new URLSearchParams({ prefix, limit: String(CHANNELS_PAGE) })
       for (;;) {
-        const page = await asking<{ channels: InfoJson[]; next?: string }>(json, { path: `channels?${query}` })
+        const page = await asking<{ channels: InfoJson[]; next?: string; damaged?: string[] }>(json, {
+          path: `channels?${query}`,
+        })
+        for (const channel of page.damaged ?? []) onDamaged?.(channel)
         yield* page.channels.map(infoOf)
         if (page.next === undefined) return
         query.set('after', page.next)

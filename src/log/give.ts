@@ -30,12 +30,17 @@ export interface Begun {
 export interface GiveOptions {
   /** Whether a channel is given; all are where nobody says. */
   readonly wanted?: (channel: string) => boolean
+  /** Told the name of each channel that can not be given, because its rows are damaged. */
+  readonly onDamaged?: (channel: string) => void
   readonly signal?: AbortSignal
 }
 
 /** All channels, each with its settings, events and cursors. @throws as Log.read, where it is no loss of events */
-export async function* give(log: Giver, { wanted, signal }: GiveOptions = {}): AsyncGenerator<Piece> {
-  for await (const info of log.channels('')) {
+export async function* give(log: Giver, { wanted, onDamaged, signal }: GiveOptions = {}): AsyncGenerator<Piece> {
+  const tell = (channel: string): void => {
+    if (wanted?.(channel) !== false) onDamaged?.(channel)
+  }
+  for await (const info of log.channels('', undefined, tell)) {
     signal?.throwIfAborted()
     if (wanted?.(info.channel) !== false) yield* giveChannel(log, info, signal)
   }
@@ -92,6 +97,10 @@ async function* giveEvents(
   for (let after = start; after < head; )
     try {
       const page = await log.read(channel, { epoch, after }, PIECE)
+      // Read from the start, a younger run of it is no error. Its tombstones are gone already: a cursor of the run that
+      // was told has missed them, and must not look as one that has not.
+      if (page.epoch !== epoch && after === 0)
+        throw new TidemarkError('epoch-changed', `The epoch of ${channel} is ${page.epoch}, not ${epoch}`, { channel })
       const range = { after, last: Math.min(page.last, head) }
       const blocks = page.blocks
         .filter((block) => readHeader(block).after < range.last)

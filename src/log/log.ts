@@ -255,8 +255,11 @@ export interface Log {
    */
   arrive?(channel: string, piece: ArrivalPiece): Promise<Arrived>
 
-  /** Channels by name, those after `after` that begin with `prefix`; damaged ones are left out as in `cursors`. */
-  channels(prefix: string, after?: string): AsyncIterable<ChannelInfo>
+  /**
+   * Channels by name, those after `after` that begin with `prefix`; damaged ones are left out as in `cursors`.
+   * @param onDamaged told the name of each that is left out
+   */
+  channels(prefix: string, after?: string, onDamaged?: (channel: string) => void): AsyncIterable<ChannelInfo>
 
   /**
    * How many channels there are, or cursors, whose channel's or client's name begins so; counted up to `most`, beside

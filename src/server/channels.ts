@@ -24,11 +24,15 @@ async function* listed(
   who: Principal,
   prefix: string,
   after: string | undefined,
+  onDamaged: (channel: string) => void,
 ): AsyncGenerator<ChannelInfo> {
+  const tell = (channel: string): void => {
+    if (who.may('list', channel)) onDamaged(channel)
+  }
   for (const beginning of who.beginnings('list')) {
     if (!beginning.startsWith(prefix) && !prefix.startsWith(beginning)) continue
     const longer = beginning.length > prefix.length ? beginning : prefix
-    for await (const info of log.channels(longer, after)) if (who.may('list', info.channel)) yield info
+    for await (const info of log.channels(longer, after, tell)) if (who.may('list', info.channel)) yield info
   }
 }
 
@@ -54,8 +58,9 @@ export function addChannels(app: App, doors: Doors): void {
     },
     async ({ query: { prefix, after, limit, bytes }, raw }) => {
       const channels: ChannelInfo[] = []
+      const damaged: string[] = []
       let next: { next?: string } = {}
-      for await (const info of listed(log, callerOf(raw), prefix, after)) {
+      for await (const info of listed(log, callerOf(raw), prefix, after, (channel) => damaged.push(channel))) {
         if (channels.length === limit) {
           next = { next: channels.at(-1)!.channel }
           break
@@ -65,6 +70,7 @@ export function addChannels(app: App, doors: Doors): void {
       return {
         channels: await Promise.all(channels.map((info) => (bytes ? withBytes(log, info) : infoJson(info)))),
         ...next,
+        ...(damaged.length > 0 && { damaged }),
       }
     },
   )

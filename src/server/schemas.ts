@@ -326,6 +326,10 @@ export const ListChannels = z.strictObject({
 export const Channels = z.object({
   channels: z.array(ChannelInfo),
   next: Channel.optional().meta({ description: 'There are more: the next `after`' }),
+  damaged: z
+    .array(Channel)
+    .optional()
+    .meta({ description: 'Names whose channels can not be told: their rows are damaged' }),
 })
 
 const MeantEpoch = Epoch.optional().meta({ description: 'The history that is meant; another one is left alone' })

@@ -309,8 +309,8 @@ class LevelLog implements Log {
     return this.#channels.bytes(channel)
   }
 
-  channels(prefix: string, after?: string): AsyncIterable<ChannelInfo> {
-    return this.#lists.channels(prefix, after)
+  channels(prefix: string, after?: string, onDamaged?: (channel: string) => void): AsyncIterable<ChannelInfo> {
+    return this.#lists.channels(prefix, after, onDamaged)
   }
 
   async *scrub(pace: (bytes: number) => Promise<void>): AsyncIterable<Finding> {

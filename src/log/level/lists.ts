@@ -57,12 +57,16 @@ export class Lists {
     this.#opened = opened
   }
 
-  async *channels(prefix: string, after?: string): AsyncIterable<ChannelInfo> {
+  async *channels(prefix: string, after?: string, onDamaged?: (channel: string) => void): AsyncIterable<ChannelInfo> {
     await this.#opened()
     const { gte, lte } = nameRange(prefix)
     const start = after !== undefined && Buffer.compare(nameKey(after), gte) >= 0 ? { gt: nameKey(after) } : { gte }
     for await (const [key] of this.rows({ ...start, lte })) {
-      const channel = this.#whole(() => this.#channels.listed(nameOfKey(key)))
+      const name = nameOfKey(key)
+      const channel = this.#whole(
+        () => this.#channels.listed(name),
+        () => onDamaged?.(name),
+      )
       if (channel) yield this.#channels.info(channel)
     }
   }
@@ -182,12 +186,13 @@ export class Lists {
   }
 
   /** What is read of one row; a damaged one is left out. */
-  #whole<T>(read: () => T): T | undefined {
+  #whole<T>(read: () => T, onDamaged?: () => void): T | undefined {
     try {
       return read()
     } catch (error) {
       if (!hasCode(error, 'data-loss')) throw error
       this.#notice('error', 'A listing leaves out a damaged row', { why: (error as Error).message })
+      onDamaged?.()
       return undefined
     }
   }

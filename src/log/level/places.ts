@@ -8,7 +8,7 @@ import {
   openSync,
   readdirSync,
   renameSync,
-  rmSync,
+  rmdirSync,
   statSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -68,9 +68,14 @@ export function makePlaceFor(target: string): void {
   if (readdirSync(target).length > 0) refuse('is not empty')
 }
 
-/** Gives a log that is whole its name, after `makePlaceFor`. */
+/** Gives a log that is whole its name, after `makePlaceFor`. @throws cannot-create when something is there by now */
 export function nameDraft(draft: string, target: string): void {
-  if (existsSync(target)) rmSync(target, { recursive: true })
+  // Only an empty one: somebody may have put a log there meanwhile.
+  try {
+    if (existsSync(target)) rmdirSync(target)
+  } catch (cause) {
+    throw new TidemarkError('cannot-create', `${target} is not empty any more: ${draft} holds the log`, {}, { cause })
+  }
   renameSync(draft, target)
   syncDir(dirname(target))
 }

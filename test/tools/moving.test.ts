@@ -1,0 +1,98 @@
+/** What must not be lost without a word when histories are carried: damaged channels, missed tombstones, a log that came first. */
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { encodeBody } from '../../src/body.ts'
+import { sameHistory } from '../../src/epoch.ts'
+import { compactChannel } from '../../src/log/compact.ts'
+import { give } from '../../src/log/give.ts'
+import { headKey } from '../../src/log/level/keys.ts'
+import type { Log } from '../../src/log/log.ts'
+import { makeStopped, openLog } from '../../src/log/open.ts'
+import { type Taker, take } from '../../src/log/take.ts'
+import { list, refusal } from '../log/reading.ts'
+import { flip, numberOf, withRows } from '../log/stored.ts'
+import { event, range, tempDir } from '../parts.ts'
+import { startTestServer } from '../server/serve.ts'
+import { here as run } from './here.ts'
+
+/** A log of three channels; the head row of `b` is damaged. */
+async function damagedLog(): Promise<string> {
+  const dir = join(tempDir(), 'log')
+  const log = await openLog({ dir })
+  for (const channel of ['a', 'b', 'c']) await log.append([{ channel, body: encodeBody([event(1)]) }])
+  await log.close()
+  await withRows(dir, async (rows) => flip(rows, headKey(await numberOf(rows, 'b')), 9))
+  return dir
+}
+
+test('A channel whose rows are damaged is missing in no archive and no copy without a word', async () => {
+  const dir = await damagedLog()
+  const told = expect.stringContaining('not carried: b')
+  const work = tempDir()
+  const carried = async (at: string, source: readonly string[]) => {
+    const [backup, file, copied] = ['backup', 'export', 'copy'].map((name) => join(work, `${at}-${name}`))
+    expect(await run(['backup', backup!, ...source])).toMatchObject({ code: 65, err: told })
+    expect(await run(['export', '-o', file!, ...source])).toMatchObject({ code: 65, err: told })
+    expect(await run(['export', ...source])).toMatchObject({ code: 65, err: told })
+    expect(await run(['copy', source[1]!, copied!])).toMatchObject({ code: 65, err: told })
+    // Others can be asked for without it, and are there whole.
+    expect(await run(['export', 'a', 'c', '-o', `${file}-others`, ...source])).toMatchObject({ code: 0 })
+    for (const archive of [backup!, file!]) {
+      const { code, out } = await run(['import', archive, '--check', '--json'])
+      expect([code, JSON.parse(out).names]).toEqual([0, ['a', 'c']])
+    }
+  }
+  await carried('stopped', ['--data', dir])
+  const log = await openLog({ dir })
+  const { url, server } = await startTestServer({ log })
+  onTestFinished(async () => {
+    await server.close()
+    await log.close()
+  })
+  await carried('served', ['--url', url])
+})
+
+test('A cursor that has missed tombstones does not look as one that has not, though the channel was told before they went', async () => {
+  const [log, target] = [await openLog({ dir: tempDir() }), await openLog({ dir: tempDir() })]
+  const append = (...events: ReturnType<typeof event>[]) => log.append([{ channel: 'c', body: encodeBody(events) }])
+  await append(event(1, { key: 'k' }), event(2, { key: 'other' }))
+  const { epoch } = await log.info('c')
+  // It holds a value for k, and the tombstone is still to come.
+  await log.commit('web', 'c', { seq: 2, epoch })
+  await append(event(undefined, { key: 'k' }), ...range(1, 10).map((i) => event(i)))
+  const told: Log = new Proxy(log, {
+    get(of, name) {
+      if (name === 'channels')
+        return async function* () {
+          const infos = await list(of.channels(''))
+          for (const _ of range(1, 2)) await compactChannel(of, 'c', { minLag: 1, tombstoneAge: 0, restTimes: 0 })
+          yield* infos
+        }
+      const member: unknown = Reflect.get(of, name)
+      return typeof member === 'function' ? member.bind(of) : member
+    },
+  })
+  await take(give(told), target as Taker)
+  // The tombstone has gone, and with it the run of before.
+  expect((await log.info('c')).epoch).not.toBe(epoch)
+  const [cursor] = await list(target.cursors({ channel: 'c' }))
+  expect(cursor).toMatchObject({ client: 'web', seq: 2 })
+  expect(sameHistory(cursor!.epoch, (await target.info('c')).epoch)).toBe(false)
+  await log.close()
+  await target.close()
+})
+
+test('What came to where a log was to be made is left there', async () => {
+  const dir = join(tempDir(), 'log')
+  const fill = async (draft: string) => {
+    const log = await openLog({ dir: draft })
+    await log.append([{ channel: 'c', body: encodeBody([event(1)]) }])
+    await log.close()
+    mkdirSync(dir)
+    writeFileSync(join(dir, 'precious'), 'x')
+  }
+  expect(await refusal(makeStopped(dir, 'draft', fill))).toMatchObject({ code: 'cannot-create' })
+  expect(existsSync(join(dir, 'precious'))).toBe(true)
+  expect(existsSync(`${dir}.draft`)).toBe(true)
+})
