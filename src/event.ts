@@ -67,10 +67,14 @@ const refuse = (what: string, rule: string): never => {
 /** The name that was taken last: most callers speak of one channel many times over. */
 let lastChannel = ''
 
+/** Whether it is written as a channel's name is, whatever it says. */
+export const isChannelName = (name: string): boolean =>
+  name.length <= CHANNEL_BYTES_MAX && CHANNEL.test(name) && !DOTS.test(name)
+
 /** Returns the name, or throws `bad-request`. */
 export function checkChannel(name: unknown): string {
   if (name === lastChannel && lastChannel !== '') return lastChannel
-  if (typeof name !== 'string' || name.length > CHANNEL_BYTES_MAX || !CHANNEL.test(name) || DOTS.test(name))
+  if (typeof name !== 'string' || !isChannelName(name))
     return refuse('channel', 'is 1–200 bytes of A-Z a-z 0-9 . _ : - /, without empty, "." or ".." segments')
   if (RESERVED.test(name))
     return refuse('channel', 'has no segment events, trim, compact, state, cursors or erase after the first')

@@ -124,7 +124,10 @@ async function write(
   const { before } = part
   const archivist = new Archivist(part, codec, before)
   if (!before) await archivist.write(headOf(asked))
-  else terminal.say(`tidemark: going on with ${printable(part.path)}, which holds ${textOf(before.totals)}`)
+  else {
+    const of = new Date(before.head.time).toISOString()
+    terminal.say(`tidemark: going on with ${printable(part.path)} of ${of}, which holds ${textOf(before.totals)}`)
+  }
   const has = new Set(before?.channels.keys())
   const isLeft = (channel: string): boolean => wanted(channel) && !has.has(channel)
   const signal = terminal.stopped()

@@ -9,6 +9,7 @@
 import { crc32 } from 'node:zlib'
 import { splitBlocks } from '../../src/block.ts'
 import { getU32, putU32 } from '../../src/bytes.ts'
+import { recordFrom } from './check.ts'
 import { type ArchiveRecord, type Codec, cut, type Entry, type Input } from './record.ts'
 
 const MAGIC = Buffer.from('TIDEMARK')
@@ -62,5 +63,5 @@ function recordOf(body: Buffer, at: number): ArchiveRecord {
   const payload = body.subarray(1)
   if (body[0] === BLOCKS) return { is: 'blocks', blocks: splitBlocks(payload) }
   if (body[0] !== JSON_RECORD) throw cut(at, `frames of kind ${body[0]} are not known`)
-  return JSON.parse(payload.toString()) as ArchiveRecord
+  return recordFrom(payload.toString(), at)
 }

@@ -14,7 +14,6 @@ import type { ChannelInfo } from '../../src/log/log.ts'
 import { blocksCodec, isBlocks } from './blocks.ts'
 import { linesCodec } from './lines.ts'
 import {
-  ARCHIVE_FORMAT,
   type ArchiveRecord,
   type Asked,
   type Codec,
@@ -64,7 +63,7 @@ export interface ScanOptions {
  */
 export async function scan(path: string, { unfinished, signal, onProgress }: ScanOptions = {}): Promise<Contents> {
   const codec = codecOf(path)
-  const scanned = new Scan(path, codec)
+  const scanned = new Scan(codec)
   let turn = 0
   try {
     for (const entry of reading(path, codec.decode)) {
@@ -95,7 +94,6 @@ function codecOf(path: string): Codec {
 class Scan {
   offset = 0
   tail: Tail | undefined
-  readonly #path: string
   readonly #codec: Codec
   readonly #hash = createHash('sha256')
   #head: Head | undefined
@@ -107,15 +105,14 @@ class Scan {
   #lengthHash = this.#hash
   readonly #totals: Totals = { channels: 0, events: 0, cursors: 0, lost: 0 }
 
-  constructor(path: string, codec: Codec) {
-    this.#path = path
+  constructor(codec: Codec) {
     this.#codec = codec
   }
 
   add({ record, bytes }: Entry): void {
     if (this.tail) throw cut(this.offset, 'something stands behind its last record')
     if (record.is === 'whole') this.#end(record)
-    else if (record.is === 'archive') this.#head = checkedHead(this.#path, record)
+    else if (record.is === 'archive') this.#head = record
     else this.#piece(record)
     this.offset += bytes.length
     this.#hash.update(bytes)
@@ -128,6 +125,7 @@ class Scan {
   #piece(piece: Piece): void {
     if (!this.#head) throw cut(this.offset, 'its first record is missing')
     if (piece.is === 'channel') {
+      if (this.#open) throw cut(this.offset, `${this.#open.info.channel} has no end`)
       const { is: _, ...info } = piece
       this.#open = { info, after: info.trimmed, summing: new Summing(), hasCursors: false }
       this.#count++
@@ -139,7 +137,9 @@ class Scan {
       this.#voids.add(this.#count - 1)
       this.#open = undefined
     } else if (piece.is === 'end') {
-      if (!isSame(open.summing.sum(), piece.sum)) throw cut(this.offset, `the sum of ${open.info.channel} is another`)
+      const { channel, head } = open.info
+      if (open.after !== head) throw cut(this.offset, `${channel} ends at ${open.after}, not at its head ${head}`)
+      if (!isSame(open.summing.sum(), piece.sum)) throw cut(this.offset, `the sum of ${channel} is another`)
       this.#totals.channels++
       this.#totals.events += piece.sum.events
       this.#totals.cursors += piece.sum.cursors
@@ -158,6 +158,9 @@ class Scan {
   #end(tail: Tail): void {
     if (this.#open) throw cut(this.offset, `${this.#open.info.channel} has no end`)
     if (this.#hash.copy().digest('hex') !== tail.sha256) throw cut(this.offset, 'its checksum is another')
+    const told = Object.keys(this.#totals) as (keyof Totals)[]
+    for (const what of told)
+      if (tail[what] !== this.#totals[what]) throw cut(this.offset, `it holds ${this.#totals[what]} ${what}`)
     this.tail = tail
   }
 
@@ -169,12 +172,6 @@ class Scan {
       ...{ begun: this.#open, length: this.#length, hash: this.#lengthHash, totals: this.#totals },
     }
   }
-}
-
-function checkedHead(path: string, head: Head): Head {
-  if (head.format > ARCHIVE_FORMAT)
-    throw new TidemarkError('wrong-config', `${path} has format ${head.format}; this version reads ${ARCHIVE_FORMAT}`)
-  return head
 }
 
 /** The pieces of an archive that count. @param wanted whether a channel is asked for @throws as scan */
@@ -301,6 +298,18 @@ export class PartFile implements Out {
 /** Readable by its owner alone: it holds events. */
 const FILE_MODE = 0o600
 
+/** Whether a file holds the beginning of a first record, and no other's bytes. */
+function startsAsArchive(path: string): boolean {
+  const [start] = reading(path, function* (input) {
+    yield input.take(FIRST_BYTES.lines.length)
+  })
+  return Object.values(FIRST_BYTES).some((first) => {
+    const length = Math.min(first.length, start!.length)
+    return first.subarray(0, length).equals(start!.subarray(0, length))
+  })
+}
+const FIRST_BYTES = { blocks: Buffer.from('TIDEMARK'), lines: Buffer.from('{"is":"archive",') }
+
 /** What an earlier run left; undefined where that is nothing. @throws cannot-create */
 async function partAt(
   path: string,
@@ -315,7 +324,8 @@ async function partAt(
   } catch (error) {
     options.signal?.throwIfAborted()
     // Not even its first record was written.
-    if (hasCode(error, 'data-loss') || statSync(path).size < 8) return undefined
+    const isShort = hasCode(error, 'data-loss') || statSync(path).size < FIRST_BYTES.blocks.length
+    if (isShort && startsAsArchive(path)) return undefined
     throw new TidemarkError('cannot-create', `${path} is in the way: it is no part of an archive`, {}, { cause: error })
   }
   const { head } = found

@@ -9,6 +9,7 @@ import { TidemarkError } from '../../src/errors.ts'
 import { APPEND_EVENTS_MAX, BLOCK_BYTES_MAX, checkSeq, checkTime } from '../../src/event.ts'
 import { jsonFields, parseJsonBody } from '../../src/server/parse.ts'
 import { render } from '../../src/server/render.ts'
+import { recordFrom } from './check.ts'
 import { type ArchiveRecord, type Codec, cut, type Entry, type Input } from './record.ts'
 
 /** Longest line, bytes: a block of text, each of its characters escaped. */
@@ -114,7 +115,7 @@ const NOT_APPENDED = new Set(['seq', 'time', 'tombstone'])
 function readAt(line: Buffer, at: number): { readonly record: ArchiveRecord } | { readonly span: Span } {
   try {
     const fields = jsonFields(line)
-    if (fields.has('is')) return { record: JSON.parse(line.toString()) as ArchiveRecord }
+    if (fields.has('is')) return { record: recordFrom(line.toString(), at) }
     const textOf = (name: string): string => {
       const field = fields.get(name)
       return field ? line.toString('utf8', field.start, field.end) : 'null'

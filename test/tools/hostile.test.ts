@@ -1,0 +1,116 @@
+/** Archives that nobody's export wrote: whatever they say, they are refused as damaged, and nothing of them is taken in. */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { encodeBody } from '../../src/body.ts'
+import { Summing } from '../../src/log/carry.ts'
+import { openLog } from '../../src/log/open.ts'
+import { blocksCodec } from '../../tools/archive/blocks.ts'
+import { Archivist } from '../../tools/archive/file.ts'
+import { linesCodec } from '../../tools/archive/lines.ts'
+import { ARCHIVE_FORMAT, type Codec } from '../../tools/archive/record.ts'
+import { event, range, SEED, tempDir } from '../parts.ts'
+import { randomFrom } from './disk.ts'
+import { here as run } from './here.ts'
+
+type Piece = Parameters<Summing['add']>[0]
+
+/** An archive whose sums are right, of one channel that is as it is told. */
+async function forged(codec: Codec, channel: object, pieces: readonly object[] = []): Promise<string> {
+  const file = join(tempDir(), 'forged')
+  const parts: Uint8Array[] = []
+  const archivist = new Archivist({ write: (bytes) => void parts.push(bytes) }, codec)
+  await archivist.write({ is: 'archive', format: ARCHIVE_FORMAT, by: 'us', time: 1, source: 'nowhere', channels: [] })
+  const whole = { channel: 'c', epoch: 'aaaaaaaaaa.bbbbbbbbbb', head: 0, trimmed: 0, time: 0, settings: {} }
+  await archivist.write({ is: 'channel', ...whole, ...channel } as Piece)
+  const summing = new Summing()
+  for (const piece of pieces as Piece[]) {
+    summing.add(piece)
+    await archivist.write(piece)
+  }
+  await archivist.write({ is: 'end', sum: summing.sum() })
+  await archivist.end()
+  writeFileSync(file, Buffer.concat(parts))
+  return file
+}
+
+const cursors = (cursor: object) => [
+  { is: 'cursors', cursors: [{ client: 'web', epoch: 'e', seq: 0, time: 0, ...cursor }] },
+]
+
+const CASES: readonly [what: string, channel: object, pieces?: readonly object[]][] = [
+  ['a name that leads elsewhere', { channel: '../../evil' }],
+  ['a name that speaks to terminals', { channel: 'a\n\u001b[31m' }],
+  ['a name without an end', { channel: 'x'.repeat(100_000) }],
+  ['a name that is none', { channel: 7 }],
+  ['a head that no seq is', { head: 1e300, trimmed: 1e300 }],
+  ['a head before what was trimmed', { head: 1, trimmed: 2 }],
+  ['a time that is none', { time: -1 }],
+  ['settings that no call takes', { settings: { retention: { maxAge: 'x', maxEvents: -1 } } }],
+  ['no settings', { settings: undefined }],
+  ['a cursor of no name', {}, cursors({ client: '../x y' })],
+  ['a cursor nowhere', {}, cursors({ seq: -3.5 })],
+  ['a record that is not known', {}, [{ is: 'other' }]],
+  ['events that are lost elsewhere', { head: 9 }, [{ is: 'lost', after: 'x', upTo: 9 }]],
+]
+
+test.each(CASES)('%s', async (_, channel, pieces = []) => {
+  for (const codec of [blocksCodec, linesCodec]) {
+    const into = join(tempDir(), 'new')
+    const file = await forged(codec, channel, pieces)
+    expect([codec.name, await run(['import', file, '--check'])]).toMatchObject([codec.name, { code: 65 }])
+    expect(await run(['import', file, '--data', into])).toMatchObject({ code: 65 })
+    expect(existsSync(into)).toBe(false)
+  }
+})
+
+test('A channel of blocks that ends before its head', async () => {
+  const file = await forged(blocksCodec, { head: 5 })
+  expect(await run(['import', file, '--check'])).toMatchObject({ code: 65, err: expect.stringContaining('its head 5') })
+})
+
+test('What is as it may be is taken', async () => {
+  for (const codec of [blocksCodec, linesCodec]) {
+    // A name that was taken by a call since is one that old logs have.
+    const file = await forged(codec, { channel: 'a/erase', head: 3, trimmed: 3 }, cursors({ client: 'anna~web' }))
+    expect(await run(['restore', file, '--data', join(tempDir(), 'new')])).toMatchObject({ code: 0 })
+  }
+})
+
+test('Of an archive of lines any one bit counts, the last record’s too', async () => {
+  console.log(`seed ${SEED}`)
+  const random = randomFrom(SEED)
+  const dir = join(tempDir(), 'log')
+  const log = await openLog({ dir })
+  const [appended] = await log.append([{ channel: 'c', body: encodeBody([event(1), event('é', { key: 'k' })]) }])
+  await log.commit('web', 'c', { seq: 1, epoch: appended!.epoch })
+  await log.close()
+  const file = join(tempDir(), 'all.ndjson')
+  expect(await run(['export', '--data', dir, '-o', file])).toMatchObject({ code: 0 })
+  const whole = readFileSync(file)
+  for (const at of range(1, whole.length - 1)) {
+    const bytes = Buffer.from(whole)
+    const bit = random(8)
+    bytes[at]! ^= 1 << bit
+    writeFileSync(file, bytes)
+    const { code, err } = await run(['import', file, '--check'])
+    // Another format is one that this version can not read.
+    const isFormat = whole.subarray(at - 9, at).toString() === '"format":'
+    expect([at, bit, code, err]).toEqual([at, bit, isFormat ? expect.any(Number) : 65, expect.any(String)])
+    expect(code).not.toBe(0)
+  }
+})
+
+test('What is called as a part, and is none, stays as it is', async () => {
+  const dir = join(tempDir(), 'log')
+  await (await openLog({ dir })).close()
+  for (const [name, text] of [
+    ['all.ndjson', '{"mine":1}\n{"mine":2}\n'],
+    ['all.tidemark', 'x'],
+  ] as const) {
+    const file = join(tempDir(), name)
+    writeFileSync(`${file}.part`, text)
+    expect(await run(['export', '--data', dir, '-o', file])).toMatchObject({ code: 73 })
+    expect(readFileSync(`${file}.part`, 'utf8')).toBe(text)
+  }
+})
