@@ -102,7 +102,7 @@ export async function writeFile(run: Run, { at, file, codec, channels, wanted, w
       terminal.say(`tidemark: ${printable(part.path)} holds what came so far; the same command goes on with it`)
       throw error
     } finally {
-      part.close()
+      await part.close()
     }
   })
   await terminal.print(

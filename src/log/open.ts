@@ -105,6 +105,12 @@ export async function makeStopped<T>(
   return filled
 }
 
+/** Takes a file for this process alone, until it is released. @throws in-use { pid } */
+export async function lockFile(path: string): Promise<() => Promise<void>> {
+  const { takeFile } = await import('./level/lock.ts')
+  return takeFile(path)
+}
+
 /** What is in a stopped log. @throws in-use, not-found, io-error */
 export async function inspectStopped(dir: string): Promise<StoreView> {
   const { inspectLevel } = await import('./level/inspect.ts')

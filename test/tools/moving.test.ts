@@ -10,6 +10,8 @@ import { headKey } from '../../src/log/level/keys.ts'
 import type { Log } from '../../src/log/log.ts'
 import { makeStopped, openLog } from '../../src/log/open.ts'
 import { type Taker, take } from '../../src/log/take.ts'
+import { blocksCodec } from '../../tools/archive/blocks.ts'
+import { PartFile } from '../../tools/archive/file.ts'
 import { list, refusal } from '../log/reading.ts'
 import { flip, numberOf, withRows } from '../log/stored.ts'
 import { event, range, tempDir } from '../parts.ts'
@@ -97,6 +99,15 @@ test('An export that is gone on with says of when it is', async () => {
   writeFileSync(`${file}-2.part`, readFileSync(file).subarray(0, -10))
   const { code, err } = await run(['backup', `${file}-2`, '--data', dir])
   expect([code, err]).toEqual([0, expect.stringContaining(new Date(time).toISOString())])
+})
+
+test('Two never write one archive', async () => {
+  const name = join(tempDir(), 'all')
+  const open = () => PartFile.open(name, blocksCodec, { source: 'here', channels: [] }, {})
+  const first = await open()
+  expect(await refusal(open())).toMatchObject({ code: 'in-use', pid: process.pid })
+  await first.close()
+  await (await open()).close()
 })
 
 test('What came to where a log was to be made is left there', async () => {

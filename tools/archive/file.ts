@@ -3,7 +3,17 @@
  * disk, and was read back. What a run that was stopped left there is gone on with.
  */
 import { createHash, type Hash } from 'node:crypto'
-import { closeSync, existsSync, fsyncSync, ftruncateSync, openSync, renameSync, statSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  renameSync,
+  statSync,
+  writeSync,
+} from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { readHeader } from '../../src/block.ts'
@@ -11,6 +21,7 @@ import { hasCode, TidemarkError } from '../../src/errors.ts'
 import { isSame, type Piece, Summing } from '../../src/log/carry.ts'
 import type { Begun } from '../../src/log/give.ts'
 import type { ChannelInfo } from '../../src/log/log.ts'
+import { lockFile } from '../../src/log/open.ts'
 import { blocksCodec, isBlocks } from './blocks.ts'
 import { linesCodec } from './lines.ts'
 import {
@@ -248,25 +259,44 @@ export class PartFile implements Out {
   readonly before: Contents | undefined
   readonly #name: string
   readonly #fd: number
+  readonly #release: () => Promise<void>
 
   /** Where the next bytes go. */
   #at: number
 
-  private constructor(name: string, path: string, before: Contents | undefined) {
+  private constructor(name: string, path: string, before: Contents | undefined, fd: number, release: Release) {
     this.#name = name
     this.path = path
     this.before = before
-    this.#fd = failing(path, () => openSync(path, before ? 'r+' : 'w', FILE_MODE))
+    this.#fd = fd
+    this.#release = release
     this.#at = before?.length ?? 0
-    failing(path, () => ftruncateSync(this.#fd, this.#at))
+    failing(path, () => ftruncateSync(fd, this.#at))
   }
 
-  /** @throws cannot-create when there is such a file, or a part of another archive; io-error, storage-full */
+  /**
+   * Takes the part for itself: two that write one would each undo what the other has read back.
+   * @throws cannot-create when there is such a file, or a part of another archive; in-use, io-error, storage-full
+   */
   static async open(name: string, codec: Codec, asked: Asked, options: ScanOptions): Promise<PartFile> {
     const target = resolve(name)
     const path = `${target}.part`
-    if (existsSync(target)) throw new TidemarkError('cannot-create', `${name} is there already`)
-    return new PartFile(target, path, await partAt(path, codec, asked, options))
+    const needNone = (): void => {
+      if (existsSync(target)) throw new TidemarkError('cannot-create', `${name} is there already`)
+    }
+    needNone()
+    const fd = failing(path, () => openSync(path, constants.O_RDWR | constants.O_CREAT, FILE_MODE))
+    let release: Release | undefined
+    try {
+      release = await lockFile(path)
+      // It may have got its name before it was taken.
+      needNone()
+      return new PartFile(target, path, await partAt(path, codec, asked, options), fd, release)
+    } catch (error) {
+      closeSync(fd)
+      await release?.()
+      throw error
+    }
   }
 
   write(bytes: Uint8Array): void {
@@ -278,8 +308,9 @@ export class PartFile implements Out {
   }
 
   /** What is there stays, to be gone on with. */
-  close(): void {
+  async close(): Promise<void> {
     closeSync(this.#fd)
+    await this.#release()
   }
 
   /** Reads it back, and gives it its name. @throws data-loss, io-error, storage-full */
@@ -294,6 +325,8 @@ export class PartFile implements Out {
     })
   }
 }
+
+type Release = Awaited<ReturnType<typeof lockFile>>
 
 /** Readable by its owner alone: it holds events. */
 const FILE_MODE = 0o600
@@ -317,7 +350,6 @@ async function partAt(
   { source, channels }: Asked,
   options: ScanOptions,
 ): Promise<Contents | undefined> {
-  if (!existsSync(path)) return undefined
   let found: Contents
   try {
     found = await scan(path, { ...options, unfinished: true })

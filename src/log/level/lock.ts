@@ -52,12 +52,18 @@ export async function takeLock(dir: string, leavesTrace = true): Promise<Lock> {
   return { release, badEnds, sayEnded: () => rmSync(join(dir, HOLDER_FILE), { force: true }) }
 }
 
-/** The refusal when a log is in use, naming who said it holds it. */
-export function inUse(dir: string, holder: Holder | undefined = readHolder(dir), cause?: unknown): TidemarkError {
+/** Takes a file for this process alone, as a log's directory is taken, until it is released. @throws in-use { pid } */
+export async function takeFile(path: string): Promise<() => Promise<void>> {
+  if (process.platform !== 'linux') return async () => {}
+  const holder = { pid: process.pid, since: new Date().toISOString(), badEnds: 0 }
+  const server = await listen(path, socketName(path), holder)
+  return () => new Promise((resolve) => server.close(() => resolve()))
+}
+
+/** The refusal when a log, or a file, is in use, naming who said it holds it. */
+export function inUse(path: string, holder: Holder | undefined = readHolder(path), cause?: unknown): TidemarkError {
   const who = holder ? `process ${holder.pid}, since ${holder.since}` : 'another process'
-  return new TidemarkError('in-use', `The log in ${dir} is in use by ${who}`, holder ? { pid: holder.pid } : {}, {
-    cause,
-  })
+  return new TidemarkError('in-use', `${path} is in use by ${who}`, holder ? { pid: holder.pid } : {}, { cause })
 }
 
 /** An abstract socket: it lies in no directory and leaves nothing behind. One network namespace sees it; LevelDB's LOCK
@@ -106,7 +112,8 @@ function readHolder(dir: string): Holder | undefined {
   try {
     return parseHolder(readFileSync(join(dir, HOLDER_FILE), 'utf8'))
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    // Beside a file there is none.
+    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined
     throw systemError(`${HOLDER_FILE} can not be read`, error)
   }
 }
