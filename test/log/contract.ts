@@ -25,8 +25,7 @@ let places = 0
 /** A place that no other test has. */
 export const somewhere = (): string => `place-${process.pid}-${++places}`
 
-/** @param arrives histories can be brought into it from elsewhere (Log.arrive) */
-export function logContract(name: string, open: Open, capabilities: readonly Capability[], arrives = true): void {
+export function logContract(name: string, open: Open, capabilities: readonly Capability[]): void {
   describe(`${name}: the log`, () => {
     test('says what it is and what it can do', async () => {
       const { about } = await open()
@@ -41,6 +40,6 @@ export function logContract(name: string, open: Open, capabilities: readonly Cap
     describe('compact', () => compactContract(open, capabilities))
     describe('erase', () => eraseContract(open, capabilities))
     describe('trim, delete, channels and close', () => channelContract(open))
-    if (arrives) describe('histories from elsewhere', () => arriveContract(open))
+    describe('histories from elsewhere', () => arriveContract(open))
   })
 }

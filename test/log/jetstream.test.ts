@@ -33,6 +33,6 @@ function opener(options: Partial<LogOptions>): Open {
 }
 
 describe.skipIf(!nats)('a nats-server', () => {
-  logContract('jetstream', opener({}), ['multiChannel'], false)
-  logContract('jetstream that keeps nothing in memory', opener({ tailBytes: 0 }), ['multiChannel'], false)
+  logContract('jetstream', opener({}), ['multiChannel'])
+  logContract('jetstream that keeps nothing in memory', opener({ tailBytes: 0 }), ['multiChannel'])
 })

@@ -8,13 +8,14 @@ import { sealBlock } from '../../block.ts'
 import type { Body } from '../../body.ts'
 import { TidemarkError } from '../../errors.ts'
 import { APPEND_EVENTS_MAX } from '../../event.ts'
+import { nameArrives } from '../arrival.ts'
 import { crcOf, MERGE_BYTES, sizeOf } from '../entries.ts'
 import type { Append, Appended, AppendOptions } from '../log.ts'
 import type { Channels } from './channels.ts'
 import { isSameInBatch } from './failures.ts'
 import type { Done, Job } from './lanes.ts'
 import type { Link, Stored } from './link.ts'
-import { type ChannelRecord, decodeReceipt, type Known, type Receipt, token } from './record.ts'
+import { type ChannelRecord, decodeReceipt, epochOf, isArriving, type Known, type Receipt, token } from './record.ts'
 import { ASK_LEADER, type Plan, type Refusal, type Writer } from './writer.ts'
 
 /** What appends are made with. */
@@ -185,6 +186,7 @@ export class Appending implements Job {
     { channel, expectedSeq }: Omit<Append, 'body'>,
     record: ChannelRecord | undefined,
   ): TidemarkError | undefined {
+    if (isArriving(record)) return nameArrives(channel)
     if (!this.#create && !record) return new TidemarkError('no-channel', `There is no channel ${channel}`, { channel })
     const head = record?.head ?? 0
     if (expectedSeq === undefined || expectedSeq === head) return undefined
@@ -197,8 +199,8 @@ export class Appending implements Job {
     return { channel, epoch: this.#epoch(record), first: record.head - count + 1, last: record.head }
   }
 
-  #epoch({ life }: ChannelRecord): string {
-    return `${this.#means.link.facts.life}.${life}`
+  #epoch(record: ChannelRecord): string {
+    return epochOf(this.#means.link.facts.life, record)
   }
 
   /** Of this key in one history of a channel. */

@@ -15,7 +15,7 @@ import type { ChannelInfo, Place } from '../log.ts'
 import type { Tail } from '../tail.ts'
 import type { Waiters } from '../waiters.ts'
 import type { Link, Stored } from './link.ts'
-import { type ChannelRecord, decodeRecord, type Known, wholeOr } from './record.ts'
+import { type ChannelRecord, decodeRecord, epochOf, isArriving, type Known, wholeOr } from './record.ts'
 
 /** Channels kept in memory beyond those that are followed; about 500 bytes each. */
 const CACHED_CHANNELS = 20_000
@@ -32,7 +32,7 @@ const SWEPT_AT_ONCE = 256
 const SWEEP_EVERY_MS = 5_000
 
 /** A channel that there is. */
-export interface Channel extends ChannelRecord {
+export interface Channel extends Omit<ChannelRecord, 'epoch'> {
   readonly name: string
   /** Its place in the tail: one for each history. */
   readonly number: number
@@ -225,13 +225,16 @@ export class Channels {
     entry.damage = undefined
     const isSame = was !== undefined && was.life === record?.life
     if (was && !isSame) this.#tail.forget(was.number)
-    entry.channel = record && {
-      ...record,
-      name,
-      seq,
-      number: isSame ? was.number : ++this.#numbers,
-      epoch: `${this.#link.facts.life}.${record.life}`,
-    }
+    entry.channel =
+      record === undefined || isArriving(record)
+        ? undefined
+        : {
+            ...record,
+            name,
+            seq,
+            number: isSame ? was.number : ++this.#numbers,
+            epoch: epochOf(this.#link.facts.life, record),
+          }
     const channel = entry.channel
     if (channel && isSame && channel.trimmed > was.trimmed) this.#tail.trim(channel.number, channel.trimmed)
     if (channel && block && block.length > 0) this.#keep(channel, block)
@@ -258,7 +261,7 @@ export class Channels {
     if (entry?.known === undefined) return false
     const { channel } = entry
     if (!channel) return from.epoch !== undefined
-    if (from.epoch !== undefined && !sameHistory(from.epoch, channel.epoch)) return true
+    if (from.epoch !== undefined && isOver(channel, { epoch: from.epoch, seq: from.after })) return true
     return channel.head !== from.after || channel.trimmed > from.after
   }
 
@@ -329,11 +332,19 @@ export function infoOf({ name, epoch, head, trimmed, time, settings }: Channel):
  */
 export function judge(channel: Channel, { epoch, after }: Place): void {
   const { name, head, trimmed } = channel
-  checkEpoch(channel, epoch)
   const facts = { channel: name, epoch: channel.epoch, trimmed, head }
+  if (epoch !== undefined && isOver(channel, { epoch, seq: after }))
+    throw new TidemarkError('epoch-changed', `The epoch of ${name} is ${channel.epoch}, not ${epoch}`, facts)
   if (after > head) throw new TidemarkError('ahead-of-head', `The head of ${name} is ${head}, before ${after}`, facts)
   if (after < trimmed)
     throw new TidemarkError('gap', `Events after ${after} up to ${trimmed} of ${name}: trimmed`, { ...facts, after })
+}
+
+/** A place of another history, or of an older run of this one whose reader may have missed a tombstone that is gone. */
+export function isOver({ epoch, cleaned = 0 }: Channel, of: { readonly epoch: string; readonly seq: number }): boolean {
+  if (of.epoch === epoch) return false
+  if (!sameHistory(of.epoch, epoch)) return true
+  return of.seq > 0 && of.seq < cleaned
 }
 
 /** @throws epoch-changed when another history is meant */

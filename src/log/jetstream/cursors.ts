@@ -84,6 +84,11 @@ export class Cursors {
     while (this.#lanes.size > 0) await Promise.all([...this.#lanes.values()].map(({ done }) => done))
   }
 
+  /** A cursor as it was elsewhere, of a history that arrives. */
+  async place(client: string, of: Pick<Channel, 'name' | 'life'>, row: Row): Promise<void> {
+    await this.#change(this.#subject(client, of), (there) => (there && isSame(there, row) ? there : row))
+  }
+
   async get(client: string, name: string): Promise<Cursor | undefined> {
     const channel = await this.#channels.need(name)
     const { row } = await this.#read(this.#subject(client, channel))
@@ -130,7 +135,7 @@ export class Cursors {
     await this.#link.purge(this.#link.cursorSubject(ALL, token(name), life))
   }
 
-  #subject(client: string, { name, life }: Channel): string {
+  #subject(client: string, { name, life }: Pick<Channel, 'name' | 'life'>): string {
     return this.#link.cursorSubject(token(client), token(name), life)
   }
 
@@ -255,11 +260,15 @@ export class Cursors {
     const sorted = named.sort((a, b) => order(a.channel, b.channel) || order(a.client, b.client))
     for await (const messages of this.#link.lasts(sorted.map(({ subject }) => subject)))
       for (const message of messages) {
-        const row = wholeOr(undefined, () => rowOf(message))
+        // A replica may not have what was answered here.
+        const kept = this.#kept.peek(message.subject)
+        const row = kept !== undefined && kept.seq > message.seq ? kept.row : wholeOr(undefined, () => rowOf(message))
         if (row) yield { ...namesOf(message.subject), ...row }
       }
   }
 }
+
+const isSame = (a: Row, b: Row): boolean => a.epoch === b.epoch && a.seq === b.seq && a.time === b.time
 
 function namesOf(subject: string): { client: string; channel: string; life: string } {
   const [life = '', channel = '', client = ''] = subject.split('.').reverse()

@@ -4,6 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { TidemarkError } from '../../errors.ts'
+import { type ArrivalPiece, type Arrived, nameArrives } from '../arrival.ts'
 import { CHANGE_BYTES } from '../entries.ts'
 import {
   type About,
@@ -17,6 +18,7 @@ import {
   type Health,
   type Lagging,
   type Log,
+  type Loss,
   Page,
   type Place,
   type ReadLimits,
@@ -27,6 +29,7 @@ import type { LogOptions, NatsOptions } from '../open.ts'
 import { Tail } from '../tail.ts'
 import { Waiters } from '../waiters.ts'
 import { Appending, type Means, newRecord, type Told } from './appending.ts'
+import { Arriving } from './arriving.ts'
 import { type Channel, Channels, checkEpoch, infoOf, judge, noChannel } from './channels.ts'
 import { Cursors } from './cursors.ts'
 import { closing, isUnreachable, told } from './failures.ts'
@@ -36,7 +39,7 @@ import { Link } from './link.ts'
 import { Lists } from './lists.ts'
 import { Pages } from './pages.ts'
 import { Pulse } from './pulse.ts'
-import type { ChannelRecord, Known } from './record.ts'
+import { type ChannelRecord, epochOf, isArriving, type Known } from './record.ts'
 import { ASK_LEADER, type Plan, Writer } from './writer.ts'
 
 const TAIL_BYTES = 64 * 1024 * 1024
@@ -177,7 +180,10 @@ class JetStreamLog implements Log {
 
   async configure(name: string, settings: Settings): Promise<ChannelInfo> {
     return infoOf(
-      await this.#change(name, (known) => ({ record: { ...(known.record ?? newRecord(known)), settings } }), false),
+      await this.#change(name, (known) => {
+        if (isArriving(known.record)) throw nameArrives(name)
+        return { record: { ...(known.record ?? newRecord(known)), settings } }
+      }),
     )
   }
 
@@ -218,7 +224,8 @@ class JetStreamLog implements Log {
   async delete(name: string, epoch?: string): Promise<void> {
     let ended: ChannelRecord | undefined
     await this.#change(name, ({ record }) => {
-      ended = this.#meant(name, record, epoch)
+      // One that is still to come is nobody's history yet, whatever epoch it will have.
+      ended = isArriving(record) ? record! : this.#meant(name, record, epoch)
       return { record: ended, gone: true }
     })
     const mark = this.#channels.known(name)
@@ -227,25 +234,24 @@ class JetStreamLog implements Log {
 
   /** @throws no-channel, epoch-changed */
   #meant(name: string, record: ChannelRecord | undefined, epoch: string | undefined): ChannelRecord {
-    if (!record) noChannel(name)
+    if (!record || isArriving(record)) noChannel(name)
     checkEpoch(this.#channelOf(name, record), epoch)
     return record
   }
 
   #channelOf(name: string, record: ChannelRecord): Channel {
-    return { ...record, name, number: 0, seq: 0, epoch: `${this.#link.facts.life}.${record.life}` }
+    return { ...record, name, number: 0, seq: 0, epoch: epochOf(this.#link.facts.life, record) }
   }
 
   /**
-   * A change of a channel that adds no events, in its turn; what the channel is with it.
-   * @param ofNow it is planned on what the leader says
+   * A change of a channel that adds no events, in its turn, planned on what the leader says; what the channel is with it.
    */
-  #change(name: string, plan: (known: Known) => Plan | undefined, ofNow = true): Promise<Channel> {
+  #change(name: string, plan: (known: Known) => Plan | undefined): Promise<Channel> {
     return new Promise((resolve, reject) => {
       const run = async (): Promise<Done> => {
         let record: ChannelRecord | undefined
         await this.#means.writer.write(name, (known, isFresh) => {
-          if (ofNow && !isFresh) return ASK_LEADER
+          if (!isFresh) return ASK_LEADER
           const planned = plan(known)
           record = (planned ?? known).record
           return planned
@@ -255,6 +261,17 @@ class JetStreamLog implements Log {
       const job: Job = { names: [name], bytes: CHANGE_BYTES, run, reject }
       this.#lanes.enter(job)
     })
+  }
+
+  arrive(name: string, piece: ArrivalPiece): Promise<Arrived> {
+    return new Promise((resolve, reject) => {
+      const means = { ...this.#means, cursors: this.#cursors, janitor: this.#janitor }
+      this.#lanes.enter(new Arriving(means, name, piece, { resolve, reject }))
+    })
+  }
+
+  losses(): Promise<readonly Loss[]> {
+    return this.#asked(() => this.#lists.losses())
   }
 
   channels(prefix: string, after?: string): AsyncIterable<ChannelInfo> {

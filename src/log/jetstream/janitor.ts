@@ -81,6 +81,14 @@ export class Janitor {
     if (Date.now() - storedAt > LEFT_MS) this.#quietly(() => this.#link.purge(subject, seq + 1))
   }
 
+  /** Nothing that stands before this message is of the channel any more. */
+  begunAnew(name: string, life: string, seq: number): void {
+    void this.#quietly(async () => {
+      await this.#link.purge(this.#link.subjectOf(name), seq)
+      await this.#cursors.clear({ name, life })
+    })
+  }
+
   async #plan(name: string): Promise<void> {
     const channel = await this.#channels.fresh(name)
     if (!channel || channel.trimmed === 0) return

@@ -1,12 +1,14 @@
 /** Channels listed, and the cursors that lag most: names as the leader knows them, then their newest messages in pieces. */
 import { lagOf, Worst } from '../lag.ts'
-import type { ChannelInfo, Cursor, Lagging } from '../log.ts'
+import type { ChannelInfo, Cursor, Lagging, Loss } from '../log.ts'
 import type { Channels } from './channels.ts'
 import { infoOf } from './channels.ts'
 import type { Cursors } from './cursors.ts'
 import type { Janitor } from './janitor.ts'
 import type { Link } from './link.ts'
-import { decodeRecord, wholeOr } from './record.ts'
+import { type ChannelRecord, decodeRecord, epochOf, isArriving, wholeOr } from './record.ts'
+
+type Listed = ChannelInfo & Required<Pick<ChannelRecord, 'life' | 'lost'>>
 
 interface Behind {
   readonly lag: number
@@ -28,10 +30,19 @@ export class Lists {
   }
 
   async *channels(prefix: string, after = ''): AsyncIterable<ChannelInfo> {
-    for await (const { life: _, ...info } of this.#all(prefix, after)) yield info
+    for await (const { life: _, lost: __, ...info } of this.#all(prefix, after)) yield info
   }
 
-  async *#all(prefix: string, after: string): AsyncIterable<ChannelInfo & { readonly life: string }> {
+  /** Losses that are known, of what is not trimmed. */
+  async losses(): Promise<readonly Loss[]> {
+    const losses: Loss[] = []
+    for await (const { channel, trimmed, lost } of this.#all('', ''))
+      for (const [after, upTo] of lost)
+        if (upTo > trimmed) losses.push({ channel, after: Math.max(after, trimmed), upTo })
+    return losses
+  }
+
+  async *#all(prefix: string, after: string): AsyncIterable<Listed> {
     const subjects = new Map<string, string>()
     for (const subject of await this.#link.subjects(this.#link.allEvents)) {
       const name = this.#link.channelOf(subject)
@@ -40,12 +51,15 @@ export class Lists {
     const sorted = [...subjects.keys()].sort().map((name) => subjects.get(name)!)
     for await (const messages of this.#link.lasts(sorted))
       for (const { subject, seq, record: text, storedAt } of messages) {
-        const record = wholeOr('damaged' as const, () => decodeRecord(text))
-        if (record === undefined) this.#janitor.found({ subject, seq, storedAt })
-        if (record === undefined || record === 'damaged') continue
         const name = this.#link.channelOf(subject)
-        const epoch = `${this.#link.facts.life}.${record.life}`
-        yield { ...infoOf({ ...record, name, seq, number: 0, epoch }), life: record.life }
+        // A replica may not have what was answered here.
+        const known = this.#channels.known(name)
+        const isBehind = known !== undefined && known.seq > seq
+        const record = isBehind ? known.record : wholeOr('damaged' as const, () => decodeRecord(text))
+        if (record === undefined && !isBehind) this.#janitor.found({ subject, seq, storedAt })
+        if (record === undefined || record === 'damaged' || isArriving(record)) continue
+        const epoch = epochOf(this.#link.facts.life, record)
+        yield { ...infoOf({ ...record, name, seq, number: 0, epoch }), life: record.life, lost: record.lost ?? [] }
       }
   }
 
@@ -60,12 +74,12 @@ export class Lists {
       const info = infoOf(await this.#channels.need(name))
       for await (const { life: _, ...cursor } of this.#cursors.ofChannel(name)) add(cursor, info)
     } else {
-      const infos = new Map<string, ChannelInfo & { readonly life: string }>()
+      const infos = new Map<string, Listed>()
       for await (const info of this.#all('', '')) infos.set(info.channel, info)
       for await (const { life, ...cursor } of this.#cursors.all()) {
         const known = infos.get(cursor.channel)
         if (known?.life !== life) continue
-        const { life: _, ...info } = known
+        const { life: _, lost: __, ...info } = known
         add(cursor, info)
       }
     }

@@ -26,7 +26,27 @@ export interface ChannelRecord {
   readonly trimmed: number
   readonly time: number
   readonly settings: Settings
+  /** Its whole epoch, where it was kept from elsewhere. */
+  readonly epoch?: string
+  /** Readers of an older run of its epoch who stand below this, not at 0, take their state anew. */
+  readonly cleaned?: number
+  /** Events that were lost where it comes from: (after, upTo]. */
+  readonly lost?: readonly (readonly [after: number, upTo: number])[]
+  /** Where it comes from, and how far it went there; all of it came, or nobody sees the channel yet. */
+  readonly came?: {
+    readonly from: string
+    readonly upTo: number
+    readonly sameEpoch: boolean
+    readonly isWhole: boolean
+  }
 }
+
+/** Nobody sees a channel of which only a part came. */
+export const isArriving = (record: ChannelRecord | undefined): boolean => record?.came?.isWhole === false
+
+/** @param life of the log */
+export const epochOf = (life: string, record: Pick<ChannelRecord, 'epoch' | 'life'>): string =>
+  record.epoch ?? `${life}.${record.life}`
 
 /** What stands in the header; `gone`: the channel was deleted with this message. */
 interface Written extends Omit<ChannelRecord, 'settings'> {

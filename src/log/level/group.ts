@@ -7,8 +7,8 @@
 import { crc32 } from 'node:zlib'
 import { type Header, readHeader, sealBlock } from '../../block.ts'
 import type { Body } from '../../body.ts'
-import { TidemarkError } from '../../errors.ts'
 import { APPEND_EVENTS_MAX } from '../../event.ts'
+import { nameArrives } from '../arrival.ts'
 import { MERGE_BYTES } from '../entries.ts'
 import type { Settings } from '../log.ts'
 import { type TailBlock, tailBlock } from '../tail.ts'
@@ -40,9 +40,6 @@ import {
   sweepKey,
 } from './keys.ts'
 import { newLife, type Store } from './store.ts'
-
-/** When to ask again for a name under which a history arrives, ms. */
-const ARRIVING_RETRY_MS = 5_000
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] }
 
@@ -120,9 +117,7 @@ export class Group {
   /** @throws unavailable while a history arrives under this name */
   needFree(name: string): void {
     if (this.arrival(name)?.isWhole !== false) return
-    throw new TidemarkError('unavailable', `${name} is being imported: try again when all of it came`, {
-      ...{ channel: name, retryAfter: ARRIVING_RETRY_MS },
-    })
+    throw nameArrives(name)
   }
 
   newNumber(): number {
