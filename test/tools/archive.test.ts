@@ -277,6 +277,7 @@ test('An export that was stopped leaves no archive; the same command goes on wit
     expect(await stopped.ended).toBe(130)
     expect(existsSync(`${file}.2`)).toBe(false)
     // Another one is not gone on with it, nor is a file overwritten.
+    writeFileSync(`${file}.2.part`, readFileSync(file).subarray(0, whole >> 1))
     expect(await run(['export', 'a', '--data', dir, '-o', `${file}.2`])).toMatchObject({ code: 73 })
     expect(await run(command)).toMatchObject({ code: 73 })
   }
