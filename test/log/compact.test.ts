@@ -96,8 +96,10 @@ class World {
           for (let i = this.#random(4); i > 0; i--) await this.disturb()
           // The writer takes up both in one turn.
           const beside = this.#random(4) === 0 ? this.disturb() : undefined
-          const answer: unknown = await (verb as (...args: unknown[]) => Promise<unknown>).apply(target, args)
-          await beside
+          // A verb that throws leaves nobody reading behind it: a reader takes one page at a time.
+          const answer: unknown = await (verb as (...args: unknown[]) => Promise<unknown>)
+            .apply(target, args)
+            .finally(() => beside)
           if (name === 'replace') count[answer ? 'replaced' : 'thrownAway']++
           if (name === 'clean') count.cleaned++
           return answer
