@@ -1,9 +1,11 @@
-/** What work on the history of a channel has in common: its pace, and the disk space that it gives back. */
+/** What work on the history of a channel has in common: its pages, its pace, and the disk space that it gives back. */
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import type { Header } from '../block.ts'
 import { hasCode } from '../errors.ts'
 import type { Log } from './log.ts'
 
+/** Read and looked through at once: the event loop is held up for a few ms. */
+export const PAGE = { events: 1_000, bytes: 256 * 1024 } as const
 /** Rests so many times as long as it worked: it takes a quarter of a core and of the disk at most. */
 const REST_TIMES = 3
 /** Disk space is given back for so many bytes of history at once. */

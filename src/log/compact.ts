@@ -10,7 +10,7 @@ import { type Header, readHeader, type Span, spansOf, walkBlock } from '../block
 import { FLAG, HEADER_BYTES } from '../body.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { textAt } from '../walk.ts'
-import { type BackgroundOptions, Pace, Stretches } from './background.ts'
+import { type BackgroundOptions, PAGE, Pace, Stretches } from './background.ts'
 import { seqAt } from './follow.ts'
 import type { ChannelInfo, Log, Page } from './log.ts'
 import { Newest } from './newest.ts'
@@ -20,8 +20,6 @@ import { Packing, type Stretch } from './packing.ts'
 const MIN_LAG = 1_000
 /** How long a tombstone stays visible unless configured, ms: 7 days. */
 const TOMBSTONE_AGE_MS = 604_800_000
-/** Read and looked through at once: the event loop is held up for a few ms. */
-const PAGE = { events: 1_000, bytes: 256 * 1024 } as const
 /** A stretch into which a trim came is tried again so often. */
 const TRIES = 5
 

@@ -11,12 +11,10 @@ import { sameHistory } from '../epoch.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { AUDIT_CHANNEL, type NewEvent } from '../event.ts'
 import { textAt } from '../walk.ts'
-import { type BackgroundOptions, Pace, Stretches } from './background.ts'
+import { type BackgroundOptions, PAGE, Pace, Stretches } from './background.ts'
 import type { ChannelInfo, Log, Page } from './log.ts'
 import { blocksOver } from './packing.ts'
 
-/** Read and looked through at once: the event loop is held up for a few ms. */
-const PAGE = { events: 1_000, bytes: 256 * 1024 } as const
 /** A block that others change meanwhile is read again so often. */
 const TRIES = 20
 

@@ -6,6 +6,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { sameHistory } from '../epoch.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
+import { PAGE } from './background.ts'
 import { type ChannelInfo, type Log, Page, type ReadLimits } from './log.ts'
 import { blocksOf, Versions } from './versions.ts'
 
@@ -17,8 +18,6 @@ const IDLE_MS = 600_000
 const HELD_MS = 60_000
 /** Channels that are gone over at once, beyond the first page of each. */
 const WALKS_AT_ONCE = 2
-/** Read and looked through at once: the event loop is held up for a few ms. */
-const PAGE = { events: 1_000, bytes: 256 * 1024 } as const
 /** Seqs of one channel at which its state is kept. */
 const PLACES_MAX = 1_000
 

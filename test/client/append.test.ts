@@ -1,17 +1,10 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { expect, onTestFinished, test } from 'vitest'
-import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
-import { connect } from '../../src/client/node.ts'
+import type { Tidemark } from '../../src/client/client.ts'
 import { PENDING_APPENDS_MAX } from '../../src/client/outbox.ts'
 import { range } from '../parts.ts'
-import { type Asked, type Peer, problem, Scripted } from './scripted.ts'
-
-function client(server: Scripted, options: TidemarkOptions = {}): Tidemark {
-  const tidemark = connect(server.url, options)
-  onTestFinished(() => tidemark.close())
-  return tidemark
-}
+import { type Asked, clientOf, type Peer, problem, Scripted } from './scripted.ts'
 
 const appended = (channel: string, first: number, last = first) => ({
   channel,
@@ -24,7 +17,7 @@ const appended = (channel: string, first: number, last = first) => ({
 
 /** A client whose socket is open, and the other end of it. */
 async function open(server: Scripted): Promise<{ tidemark: Tidemark; peer: Peer }> {
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   tidemark.channel('followed').follow()
   const peer = await server.peer()
   await peer.accept()
@@ -36,7 +29,7 @@ const posts = (server: Scripted): Asked[] => server.asked.filter(({ method }) =>
 test('without a socket an append takes HTTP, with everything it was given', async () => {
   const server = await Scripted.start()
   server.respond = () => ({ status: 201, body: appended('a/b', 4, 5) })
-  const answer = await client(server, { token: 'secret' })
+  const answer = await clientOf(server, { token: 'secret' })
     .channel('a/b')
     .append([{ data: 1 }, { type: 't' }], { expectedSeq: 3, idempotencyKey: 'mine' })
   expect(answer).toEqual(appended('a/b', 4, 5))
@@ -73,7 +66,7 @@ test('an append that is on its way over HTTP is answered before the next one tak
       : new Promise((resolve) => {
           answer = () => resolve({ status: 201, body: appended('a', 1) })
         })
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const first = tidemark.channel('a').append({ data: 1 })
   await server.call(({ url }) => url.startsWith('/v1/channels/a/'))
   tidemark.channel('followed').follow()
@@ -133,7 +126,7 @@ test('an append is sent again, under the same key, until somebody answers', asyn
   ]
   let tried = 0
   server.respond = () => answers[tried++]
-  expect(await client(server).channel('a').append({ data: 1 })).toEqual(appended('a', 1))
+  expect(await clientOf(server).channel('a').append({ data: 1 })).toEqual(appended('a', 1))
   const asked = posts(server)
   expect(asked.length).toBe(answers.length)
   expect(new Set(asked.map(({ headers }) => headers['idempotency-key'])).size).toBe(1)
@@ -141,7 +134,7 @@ test('an append is sent again, under the same key, until somebody answers', asyn
 
 test('what the server refuses is thrown, not tried again', async () => {
   const server = await Scripted.start()
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   for (const [status, code] of [
     [400, 'bad-request'],
     [403, 'forbidden'],
@@ -187,7 +180,7 @@ test('an append that is not taken now is sent again on the same socket, before t
 test('an append that fits no frame takes HTTP, in its turn', async () => {
   const server = await Scripted.start()
   server.meets = 'silence'
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   tidemark.channel('followed').follow()
   const peer = await server.peer()
   peer.welcome(20_000, 4_096)
@@ -209,7 +202,7 @@ test('an append that fits no frame takes HTTP, in its turn', async () => {
 test('what is appended is what it was at the call, whenever it is sent', async () => {
   const server = await Scripted.start()
   const event = { data: { n: 1 } }
-  const answer = client(server).channel('a').append(event)
+  const answer = clientOf(server).channel('a').append(event)
   server.respond = () => ({ status: 201, body: appended('a', 1) })
   event.data.n = 2
   await answer
@@ -220,7 +213,7 @@ test('an append can be given up, and its key names it for another try', async ()
   const server = await Scripted.start()
   server.respond = () => new Promise(() => {})
   const stop = new AbortController()
-  const answer = client(server).channel('a').append({ data: 1 }, { signal: stop.signal, idempotencyKey: 'k' })
+  const answer = clientOf(server).channel('a').append({ data: 1 }, { signal: stop.signal, idempotencyKey: 'k' })
   await server.call(({ method }) => method === 'POST')
   stop.abort()
   await expect(answer).rejects.toMatchObject({ name: 'AbortError' })
@@ -230,7 +223,7 @@ test('the appends behind one that was given up go on', async () => {
   const server = await Scripted.start()
   server.respond = ({ body }) => (body[0].data === 1 ? new Promise(() => {}) : { status: 201, body: appended('a', 1) })
   const stop = new AbortController()
-  const channel = client(server).channel('a')
+  const channel = clientOf(server).channel('a')
   const first = channel.append({ data: 1 }, { signal: stop.signal })
   const second = channel.append({ data: 2 })
   await server.call(({ method }) => method === 'POST')
@@ -254,7 +247,7 @@ test('closing waits for the answers that are due', async () => {
 test('what has no answer when the client has closed says that its outcome is unknown', async () => {
   const server = await Scripted.start()
   server.respond = () => new Promise(() => {})
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const answers = [tidemark.channel('a').append({ data: 1 }), tidemark.channel('a').append({ data: 2 })]
   const settled = Promise.allSettled(answers)
   await tidemark.close()
@@ -285,7 +278,7 @@ test('a program that has closed its client ends, whatever an append was waiting 
 test('more appends than may wait are refused, not kept', async () => {
   const server = await Scripted.start()
   server.respond = () => new Promise(() => {})
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const answers = range(1, PENDING_APPENDS_MAX).map((data) => tidemark.channel('a').append({ data }))
   await expect(tidemark.channel('a').append({ data: 0 })).rejects.toMatchObject({ code: 'too-many' })
   const settled = Promise.allSettled(answers)

@@ -1,28 +1,14 @@
 import { once } from 'node:events'
-import { expect, onTestFinished, test } from 'vitest'
-import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
-import { connect, NodeSocket } from '../../src/client/node.ts'
+import { expect, test } from 'vitest'
+import { NodeSocket } from '../../src/client/node.ts'
 import type { SocketClass } from '../../src/client/stream.ts'
 import type { Item } from '../../src/client/subscription.ts'
 import { range } from '../parts.ts'
-import { Scripted, setClockBack } from './scripted.ts'
-
-function client(server: Scripted, options: TidemarkOptions = {}): Tidemark {
-  const tidemark = connect(server.url, options)
-  onTestFinished(() => tidemark.close())
-  return tidemark
-}
-
-/** The seqs of the next events of a loop. */
-async function seqs(loop: AsyncIterator<{ seq: number }>, count: number): Promise<number[]> {
-  const found: number[] = []
-  while (found.length < count) found.push((await loop.next()).value!.seq)
-  return found
-}
+import { clientOf, Scripted, seqs, setClockBack } from './scripted.ts'
 
 test('hello says who we are, and one socket serves all channels', async () => {
   const server = await Scripted.start()
-  const tidemark = client(server, { token: 'secret', client: 'web-1' })
+  const tidemark = clientOf(server, { token: 'secret', client: 'web-1' })
   const a = tidemark.channel('a').follow()
   const b = tidemark.channel('b/c').follow({ after: 'head-5' })
   const peer = await server.peer()
@@ -39,7 +25,7 @@ test('hello says who we are, and one socket serves all channels', async () => {
 
 test('a lost socket is replaced, and each channel goes on from its own place', async () => {
   const server = await Scripted.start()
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const a = tidemark.channel('a').follow()
   const b = tidemark.channel('b').follow({ after: 3, epoch: 'e1' })
   const first = await server.peer()
@@ -62,7 +48,7 @@ test('a lost socket is replaced, and each channel goes on from its own place', a
 
 test('a frame that skips events is not taken: the channel is asked for again from our own place', async () => {
   const server = await Scripted.start()
-  const a = client(server).channel('a').follow()
+  const a = clientOf(server).channel('a').follow()
   const peer = await server.peer()
   await peer.accept()
   peer.events('a', 1, 2)
@@ -77,7 +63,7 @@ test('a frame that skips events is not taken: the channel is asked for again fro
 
 test('a server that skips events every time is told off with data-loss, and the other channels live', async () => {
   const server = await Scripted.start()
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const a = tidemark.channel('a').follow()
   const b = tidemark.channel('b').follow()
   const peer = await server.peer()
@@ -97,7 +83,7 @@ test('a server that skips events every time is told off with data-loss, and the 
 
 test('items tell gap, reset and caughtup in their place', async () => {
   const server = await Scripted.start()
-  const items = client(server).channel('a').followItems({ after: 2, epoch: 'e0' })
+  const items = clientOf(server).channel('a').followItems({ after: 2, epoch: 'e0' })
   const peer = await server.peer()
   const { ref } = await peer.next('subscribe')
   peer.say({ op: 'subscribed', ref, channel: 'a', epoch: 'e1', after: 0, trimmed: 0, head: 1 })
@@ -123,7 +109,7 @@ test('items tell gap, reset and caughtup in their place', async () => {
 
 test('a loop over events throws on a gap or a reset that nobody handles', async () => {
   const server = await Scripted.start()
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const a = tidemark.channel('a').follow()
   const b = tidemark.channel('b').follow()
   const peer = await server.peer()
@@ -144,7 +130,7 @@ test('handlers of gap and reset are awaited before the events behind them', asyn
     await Promise.resolve()
     told.push(what)
   }
-  const loop = client(server)
+  const loop = clientOf(server)
     .channel('a')
     .follow({ onGap: ({ trimmed }) => later(['gap', trimmed]), onReset: ({ epoch }) => later(['reset', epoch]) })
   const peer = await server.peer()
@@ -163,7 +149,7 @@ test('handlers of gap and reset are awaited before the events behind them', asyn
 
 test('a reset that was cut off on its way is asked for again, not forgotten', async () => {
   const server = await Scripted.start()
-  const items = client(server).channel('a').followItems({ after: 5, epoch: 'e0' })
+  const items = clientOf(server).channel('a').followItems({ after: 5, epoch: 'e0' })
   const first = await server.peer()
   await first.accept({ epoch: 'e1', after: 0 })
   first.cut()
@@ -176,7 +162,7 @@ test('a reset that was cut off on its way is asked for again, not forgotten', as
 test('every close that may pass is retried', async () => {
   const server = await Scripted.start()
   server.respond = () => ({ body: { pages: [], streamer: 'on' } })
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const loop = tidemark.channel('a').follow()
   let seq = 0
   // 1000, 1005, 1014 are never ours: what stands between may send them.
@@ -206,7 +192,7 @@ test('a close that never passes ends each loop with an error, and the next loop 
     4401: 'unauthorized',
   }
   const server = await Scripted.start()
-  const tidemark = client(server, { token: 'fixed' })
+  const tidemark = clientOf(server, { token: 'fixed' })
   for (const [close, code] of Object.entries(codes)) {
     const loops = ['a', 'b'].map((name) => tidemark.channel(name).follow())
     const peer = await server.peer()
@@ -224,7 +210,7 @@ test('a close that never passes ends each loop with an error, and the next loop 
 test('a line that went silent is asked once, then replaced', async () => {
   const server = await Scripted.start()
   server.meets = 'silence'
-  const loop = client(server).channel('a').follow()
+  const loop = clientOf(server).channel('a').follow()
   const first = await server.peer()
   first.welcome(40)
   await first.accept()
@@ -241,7 +227,7 @@ test('a line that went silent is asked once, then replaced', async () => {
 test('a line that goes silent while the clock is set back is replaced, too', async () => {
   const server = await Scripted.start()
   server.meets = 'silence'
-  const loop = client(server).channel('a').follow()
+  const loop = clientOf(server).channel('a').follow()
   const first = await server.peer()
   first.welcome(40)
   await first.accept()
@@ -259,7 +245,7 @@ test('a line that goes silent while the clock is set back is replaced, too', asy
 test('a line whose server answers a ping is kept', async () => {
   const server = await Scripted.start()
   server.meets = 'silence'
-  const loop = client(server).channel('a').follow()
+  const loop = clientOf(server).channel('a').follow()
   const peer = await server.peer()
   peer.welcome(40)
   await peer.accept()
@@ -280,7 +266,7 @@ test.each([
   '{"op":"events","channel":"a","epoch":"e1","after":0,"last":1,"events":[null]}',
 ])('a frame that is no message, %s, ends the loops', async (frame) => {
   const server = await Scripted.start()
-  const loop = client(server).channel('a').follow()
+  const loop = clientOf(server).channel('a').follow()
   const peer = await server.peer()
   await peer.accept()
   peer.socket.send(frame)
@@ -289,7 +275,7 @@ test.each([
 
 test('messages of a newer server are passed over', async () => {
   const server = await Scripted.start()
-  const loop = client(server).channel('a').follow()
+  const loop = clientOf(server).channel('a').follow()
   const peer = await server.peer()
   await peer.accept()
   peer.say({ op: 'tide', height: 3 })
@@ -299,7 +285,7 @@ test('messages of a newer server are passed over', async () => {
 
 test('a subscription that ended throws its code; one that can not be served now is asked for again', async () => {
   const server = await Scripted.start()
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const a = tidemark.channel('a').follow()
   const b = tidemark.channel('b').follow()
   const c = tidemark.channel('c').follow()
@@ -320,7 +306,7 @@ test('a subscription that ended throws its code; one that can not be served now 
 
 test('leaving a loop leaves the channel, and the channel can be followed again', async () => {
   const server = await Scripted.start()
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const stop = new AbortController()
   const first = tidemark.channel('a').follow({ signal: stop.signal })
   const peer = await server.peer()
@@ -342,7 +328,7 @@ test('leaving a loop leaves the channel, and the channel can be followed again',
 
 test('close ends each loop as if it had been left', async () => {
   const server = await Scripted.start()
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const states: string[] = []
   tidemark.onState((state) => states.push(state))
   const loop = tidemark.channel('a').follow()
@@ -358,7 +344,7 @@ test('close ends each loop as if it had been left', async () => {
 
 test('two calls of next that overlap get two events, in order', async () => {
   const server = await Scripted.start()
-  const loop = client(server).channel('a').follow()
+  const loop = clientOf(server).channel('a').follow()
   const peer = await server.peer()
   await peer.accept()
   const both = [loop.next(), loop.next(), loop.next()]
@@ -376,7 +362,7 @@ test('a closed client leaves nothing open for long, though the server hangs and 
       sockets.push(this)
     }
   }
-  const tidemark = client(server, { WebSocket: Seen as unknown as SocketClass })
+  const tidemark = clientOf(server, { WebSocket: Seen as unknown as SocketClass })
   void tidemark.channel('a').follow().next()
   const peer = await server.peer()
   await peer.accept()

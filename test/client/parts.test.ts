@@ -1,8 +1,9 @@
 /** Parts of the client that do not come at once, in Chromium: appends keep their order, and polls come in the end. */
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { encodeBody } from '../../src/body.ts'
 import { CHROMIUM, launch } from '../chromium.ts'
-import { range } from '../parts.ts'
+import { event, range } from '../parts.ts'
 import { startTestServer, type TestServer } from '../server/serve.ts'
 
 /** Tries of a part that fail. */
@@ -28,6 +29,22 @@ describe.skipIf(!CHROMIUM)('parts', () => {
     await page.goto(`${server.url}/livez`)
     await page.evaluate("import('/client.js').then((client) => Object.assign(globalThis, { client }) && null)")
     return { server, page, asked }
+  }
+
+  /** The seq of the first event of a channel, for a page that gets no socket. */
+  async function firstByPoll(page: Page): Promise<number> {
+    return page.evaluate(async () => {
+      class NoSocket {
+        constructor() {
+          // biome-ignore lint/suspicious/noExplicitAny: as a browser's, refused
+          setTimeout(() => (this as any).onclose?.({ code: 1006, reason: '' }))
+        }
+        close() {}
+      }
+      // biome-ignore lint/suspicious/noExplicitAny: what the page imported
+      const tidemark = new (globalThis as any).client.Tidemark(location.origin, { WebSocket: NoSocket })
+      for await (const event of tidemark.channel('a').follow()) return event.seq
+    })
   }
 
   test('appends wait for the part that sends them: none is lost or doubled, and they keep their order', async () => {
@@ -58,24 +75,8 @@ describe.skipIf(!CHROMIUM)('parts', () => {
 
   test('a page that has to poll follows as soon as the part that polls has come', async () => {
     const { server, page, asked } = await open('poll')
-    await fetch(`${server.url}/v1/channels/a/events`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: '{"data":1}',
-    })
-    const seq = await page.evaluate(async () => {
-      class NoSocket {
-        constructor() {
-          // biome-ignore lint/suspicious/noExplicitAny: as a browser's, refused
-          setTimeout(() => (this as any).onclose?.({ code: 1006, reason: '' }))
-        }
-        close() {}
-      }
-      // biome-ignore lint/suspicious/noExplicitAny: what the page imported
-      const tidemark = new (globalThis as any).client.Tidemark(location.origin, { WebSocket: NoSocket })
-      for await (const event of tidemark.channel('a').follow()) return event.seq
-    })
-    expect(seq).toBe(1)
+    await server.log.append([{ channel: 'a', body: encodeBody([event(1)]) }])
+    expect(await firstByPoll(page)).toBe(1)
     expect(asked.length).toBeGreaterThan(FAILING)
   })
 
@@ -100,11 +101,7 @@ describe.skipIf(!CHROMIUM)('parts', () => {
 
   test('a page that has the client from an address with a query waits out what passes, as any other', async () => {
     const { server, page } = await open('none')
-    await fetch(`${server.url}/v1/channels/a/events`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: '{"data":1}',
-    })
+    await server.log.append([{ channel: 'a', body: encodeBody([event(1)]) }])
     let refused = 0
     await page.route('**/v1/poll', (route) =>
       ++refused > 2 ? route.continue() : route.fulfill({ status: 502, body: '<html>bad gateway</html>' }),
@@ -114,19 +111,7 @@ describe.skipIf(!CHROMIUM)('parts', () => {
       route.fulfill({ response: await route.fetch({ url: `${server.url}/client.js` }) }),
     )
     await page.evaluate("import('/client.js?v=2').then((client) => Object.assign(globalThis, { client }) && null)")
-    const seq = await page.evaluate(async () => {
-      class NoSocket {
-        constructor() {
-          // biome-ignore lint/suspicious/noExplicitAny: as a browser's, refused
-          setTimeout(() => (this as any).onclose?.({ code: 1006, reason: '' }))
-        }
-        close() {}
-      }
-      // biome-ignore lint/suspicious/noExplicitAny: what the page imported
-      const tidemark = new (globalThis as any).client.Tidemark(location.origin, { WebSocket: NoSocket })
-      for await (const event of tidemark.channel('a').follow()) return event.seq
-    })
-    expect(seq).toBe(1)
+    expect(await firstByPoll(page)).toBe(1)
     expect(refused).toBeGreaterThan(2)
   })
 
@@ -134,11 +119,7 @@ describe.skipIf(!CHROMIUM)('parts', () => {
     const { server, page } = await open('none')
     const errors: string[] = []
     page.on('pageerror', ({ message }) => errors.push(message))
-    await fetch(`${server.url}/v1/channels/a/events`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: '{"data":1}',
-    })
+    await server.log.append([{ channel: 'a', body: encodeBody([event(1)]) }])
     const states = await page.evaluate(async () => {
       // biome-ignore lint/suspicious/noExplicitAny: what the page imported
       const tidemark = new (globalThis as any).client.Tidemark(location.origin)

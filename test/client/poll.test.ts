@@ -1,21 +1,8 @@
 import { expect, onTestFinished, test, vi } from 'vitest'
-import { Tidemark, type TidemarkOptions } from '../../src/client/client.ts'
-import { connect } from '../../src/client/node.ts'
+import { Tidemark } from '../../src/client/client.ts'
 import type { Item } from '../../src/client/subscription.ts'
 import { range } from '../parts.ts'
-import { type Asked, eventsOf, problem, type Said, Scripted, setClockBack } from './scripted.ts'
-
-function client(server: Scripted, options: TidemarkOptions = {}): Tidemark {
-  const tidemark = connect(server.url, options)
-  onTestFinished(() => tidemark.close())
-  return tidemark
-}
-
-async function seqs(loop: AsyncIterator<{ seq: number }>, count: number): Promise<number[]> {
-  const found: number[] = []
-  while (found.length < count) found.push((await loop.next()).value!.seq)
-  return found
-}
+import { type Asked, clientOf, eventsOf, problem, type Said, Scripted, seqs, setClockBack } from './scripted.ts'
 
 const page = (channel: string, after: number, last: number, fields: object = {}) => ({
   channel,
@@ -51,7 +38,7 @@ test('where WebSockets are refused, one poll asks for all channels, each from it
     { pages: [page('a', 0, 2, { caughtUp: false }), page('b', 7, 8)] },
     { pages: [page('a', 2, 3)] },
   )
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const a = tidemark.channel('a').follow()
   const b = tidemark.channel('b').follow({ after: 7, epoch: 'e1' })
   expect(await seqs(a, 3)).toEqual([1, 2, 3])
@@ -89,7 +76,7 @@ test('the streamer turned off leads to polls, turned on back to the socket, from
     }
     return new Promise(() => {})
   }
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const states: string[] = []
   tidemark.onState((state) => states.push(state))
   const loop = tidemark.channel('a').follow()
@@ -108,7 +95,7 @@ test('the streamer turned off leads to polls, turned on back to the socket, from
 test('while polls say that the streamer is off, no socket is tried', async () => {
   const news = (asked: Asked) => ({ pages: [page('a', asked.body.channels.a.after, asked.body.channels.a.after + 1)] })
   const server = await pollServer({ pages: [page('a', 0, 1)] }, ...Array(20).fill(news))
-  expect(await seqs(client(server).channel('a').follow(), 21)).toEqual(range(1, 21))
+  expect(await seqs(clientOf(server).channel('a').follow(), 21)).toEqual(range(1, 21))
   expect(server.asked.filter(({ method }) => method === 'UPGRADE').length).toBe(1)
 })
 
@@ -125,7 +112,7 @@ test('a poll that is answered after the socket took over changes nothing', async
     await late.promise
     return { body: { pages: [page('a', 2, 5)], streamer: 'on' } }
   }
-  const loop = client(server).channel('a').follow()
+  const loop = clientOf(server).channel('a').follow()
   const peer = await server.peer()
   expect(await peer.accept()).toMatchObject({ after: 2 })
   late.resolve(undefined)
@@ -147,7 +134,7 @@ test('polls tell gap, reset and caughtup in their place, as a socket does', asyn
     { pages: [page('a', 0, 1, { reset: true, epoch: 'e2', head: 1 })] },
   )
   const found: Item[] = []
-  for await (const item of client(server).channel('a').followItems({ after: 0, epoch: 'e1' })) {
+  for await (const item of clientOf(server).channel('a').followItems({ after: 0, epoch: 'e1' })) {
     found.push(item)
     if (item.is === 'caughtup') break
   }
@@ -162,7 +149,7 @@ test('polls tell gap, reset and caughtup in their place, as a socket does', asyn
 
 test('a channel at its head is told as caught up, and nobody waits before', async () => {
   const server = await pollServer({ pages: [page('a', 4, 4)] })
-  const items = client(server).channel('a').followItems({ after: 4, epoch: 'e1' })
+  const items = clientOf(server).channel('a').followItems({ after: 4, epoch: 'e1' })
   expect((await items.next()).value).toMatchObject({ is: 'caughtup', seq: 4 })
   await server.until(() => polls(server).length === 2)
   expect(polls(server).map(({ wait }) => wait)).toEqual([0, 25])
@@ -175,7 +162,7 @@ test('an answer that was cut says nothing about the channels without a page', as
   const server = await pollServer(cut, cut, (asked) => ({
     pages: [page('busy', asked.body.channels.busy.after, asked.body.channels.busy.after + 1), page('a', 4, 5)],
   }))
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const busy = tidemark.channel('busy').follow({ after: 0, epoch: 'e1' })
   const items = tidemark.channel('a').followItems({ after: 4, epoch: 'e1' })
   expect(await seqs(busy, 2_001)).toEqual(range(1, 2_001))
@@ -193,7 +180,7 @@ test('an error of one channel ends that loop only', async () => {
     },
     { pages: [page('b', 1, 2)] },
   )
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const a = tidemark.channel('a').follow({ after: 3, epoch: 'e1' })
   const b = tidemark.channel('b').follow()
   await expect(a.next()).rejects.toMatchObject({ code: 'data-loss', details: { after: 3, upTo: 9 } })
@@ -209,7 +196,7 @@ for (const [status, code] of [
 ] as const)
   test(`a poll that is refused with ${status} ends the loops`, async () => {
     const server = await pollServer(problem(status, code))
-    const tidemark = client(server)
+    const tidemark = clientOf(server)
     const loops = ['a', 'b'].map((name) => tidemark.channel(name).follow())
     for (const loop of loops) await expect(loop.next()).rejects.toMatchObject({ code })
     expect(tidemark.state).toBe('idle')
@@ -223,7 +210,7 @@ test('a poll with a refused token is asked again with a new one', async () => {
       ? { body: { pages: [page('a', 0, 1)], streamer: 'off' } }
       : problem(401, 'unauthorized')
   let given = 0
-  const loop = client(server, { token: () => `token-${++given}` })
+  const loop = clientOf(server, { token: () => `token-${++given}` })
     .channel('a')
     .follow()
   expect(await seqs(loop, 1)).toEqual([1])
@@ -237,20 +224,20 @@ test('a poll that fails for now is followed by another try, whatever failed', as
     { status: 429, body: 'slow down', headers: { 'retry-after': '0' } },
     { pages: [page('a', 0, 1)] },
   )
-  expect(await seqs(client(server).channel('a').follow(), 1)).toEqual([1])
+  expect(await seqs(clientOf(server).channel('a').follow(), 1)).toEqual([1])
 })
 
 test.each(['null', '', '{"pages":[{"channel":"a",', '{"status":"ok"}'])(
   'an answer that is no poll, %j, is followed by another try',
   async (body) => {
     const server = await pollServer({ status: 200, body }, { pages: [page('a', 0, 1)] })
-    expect(await seqs(client(server).channel('a').follow(), 1)).toEqual([1])
+    expect(await seqs(clientOf(server).channel('a').follow(), 1)).toEqual([1])
   },
 )
 
 test('a start at the head goes on from the seq that a poll tells', async () => {
   const server = await pollServer({ pages: [page('a', 41, 41)] }, { pages: [page('a', 41, 42)] })
-  expect(await seqs(client(server).channel('a').follow({ after: 'head' }), 1)).toEqual([42])
+  expect(await seqs(clientOf(server).channel('a').follow({ after: 'head' }), 1)).toEqual([42])
   expect(polls(server).slice(0, 2)).toMatchObject([
     { channels: { a: { after: 'head', tell: true } }, wait: 0 },
     { channels: { a: { after: 41, epoch: 'e1', tell: false } }, wait: 25 },
@@ -264,7 +251,7 @@ test('a start at the cursor goes on from where a poll says that it stands; a cur
   )
   const polled = server.respond
   server.respond = (asked) => (asked.method === 'PUT' ? { body: {} } : polled(asked))
-  const tidemark = client(server, { client: 'me' })
+  const tidemark = clientOf(server, { client: 'me' })
   const a = tidemark.channel('a').followItems({ cursor: true })
   const b = tidemark.channel('b').followItems({ cursor: true })
   expect((await a.next()).value).toMatchObject({ is: 'caughtup', seq: 5 })
@@ -281,7 +268,7 @@ test('a start at the cursor goes on from where a poll says that it stands; a cur
 
 test('a seq that came without an epoch learns its history', async () => {
   const server = await pollServer({ pages: [page('a', 4, 4)] }, { pages: [page('a', 4, 5)] })
-  expect(await seqs(client(server).channel('a').follow({ after: 4 }), 1)).toEqual([5])
+  expect(await seqs(clientOf(server).channel('a').follow({ after: 4 }), 1)).toEqual([5])
   expect(polls(server)[0].channels.a).toEqual({ after: 4, tell: true })
   expect(polls(server)[1].channels.a).toMatchObject({ after: 4, epoch: 'e1' })
 })
@@ -293,7 +280,7 @@ test('a channel that the app does not take from is left out of the polls until i
     ),
   })
   const server = await pollServer(...Array(40).fill(more))
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const slow = tidemark.channel('slow').follow({ after: 0, epoch: 'e1' })
   const quick = tidemark.channel('quick').follow({ after: 0, epoch: 'e1' })
   expect(await seqs(quick, 10_000)).toEqual(range(1, 10_000))
@@ -310,7 +297,7 @@ test('polls go on while the clock is set back', async () => {
     },
     { pages: [page('a', 1, 2)] },
   )
-  expect(await seqs(client(server).channel('a').follow(), 2)).toEqual([1, 2])
+  expect(await seqs(clientOf(server).channel('a').follow(), 2)).toEqual([1, 2])
 })
 
 test('a channel that is followed later joins the poll that is on its way', async () => {
@@ -319,7 +306,7 @@ test('a channel that is followed later joins the poll that is on its way', async
     () => new Promise(() => {}),
     (asked) => ({ pages: asked.body.channels.b ? [page('b', 0, 1)] : [] }),
   )
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const a = tidemark.channel('a').followItems({ after: 0, epoch: 'e1' })
   expect((await a.next()).value).toMatchObject({ is: 'caughtup' })
   await server.until(() => polls(server).length === 2)

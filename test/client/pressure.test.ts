@@ -1,24 +1,10 @@
 /** An app that is slower than the server: bounded memory, nothing missed, nobody else held up. */
-import { expect, onTestFinished, test } from 'vitest'
-import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
-import { connect, NodeSocket } from '../../src/client/node.ts'
+import { expect, test } from 'vitest'
+import { NodeSocket } from '../../src/client/node.ts'
 import type { SocketClass } from '../../src/client/stream.ts'
 import { HELD_EVENTS_MAX } from '../../src/client/subscription.ts'
 import { range } from '../parts.ts'
-import { type Peer, Scripted } from './scripted.ts'
-
-function client(server: Scripted, options: TidemarkOptions = {}): Tidemark {
-  const tidemark = connect(server.url, options)
-  onTestFinished(() => tidemark.close())
-  return tidemark
-}
-
-/** The seqs of the next events of a loop. */
-async function seqs(loop: AsyncIterator<{ seq: number }>, count: number): Promise<number[]> {
-  const found: number[] = []
-  while (found.length < count) found.push((await loop.next()).value!.seq)
-  return found
-}
+import { clientOf, type Peer, Scripted, seqs } from './scripted.ts'
 
 /** Sends frames without end while the channel is subscribed, from the asked place at each `subscribe`. */
 async function flood(peer: Peer, channel: string, frameEvents: number): Promise<void> {
@@ -51,7 +37,7 @@ for (const [name, WebSocket] of [
 ] as const)
   test(`an app that stops taking events ${name} costs a bounded number of them, and misses none`, async () => {
     const server = await Scripted.start()
-    const tidemark = client(server, { WebSocket: WebSocket as unknown as SocketClass })
+    const tidemark = clientOf(server, { WebSocket: WebSocket as unknown as SocketClass })
     const loop = tidemark.channel('a').follow()
     const peer = await server.peer()
     const frameEvents = 500
@@ -68,7 +54,7 @@ for (const [name, WebSocket] of [
 
 test('a loop body may append over a socket that its own backlog has stopped', async () => {
   const server = await Scripted.start()
-  const tidemark = client(server)
+  const tidemark = clientOf(server)
   const loop = tidemark.channel('a').follow()
   const peer = await server.peer()
   void flood(peer, 'a', 1_000)

@@ -3,6 +3,8 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net'
 import { onTestFinished, vi } from 'vitest'
 import { type WebSocket, WebSocketServer } from 'ws'
+import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
+import { connect } from '../../src/client/node.ts'
 import type { EventJson, ServerMessage } from '../../src/wire.ts'
 
 export interface Asked {
@@ -224,4 +226,18 @@ export function setClockBack(): void {
   const now = Date.now.bind(Date)
   const spy = vi.spyOn(Date, 'now').mockImplementation(() => now() - 3_600_000)
   onTestFinished(() => spy.mockRestore())
+}
+
+/** A client of it, closed when the test ends. */
+export function clientOf(server: Scripted, options: TidemarkOptions = {}): Tidemark {
+  const tidemark = connect(server.url, options)
+  onTestFinished(() => tidemark.close())
+  return tidemark
+}
+
+/** The seqs of the next events of a loop. */
+export async function seqs(loop: AsyncIterator<{ seq: number }>, count: number): Promise<number[]> {
+  const found: number[] = []
+  while (found.length < count) found.push((await loop.next()).value!.seq)
+  return found
 }

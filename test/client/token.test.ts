@@ -1,29 +1,14 @@
 /** Credentials of a function: fetched once for all who ask, renewed, refused, and not to be had for a while. */
-import { expect, onTestFinished, test } from 'vitest'
-import type { Tidemark, TidemarkOptions } from '../../src/client/client.ts'
+import { expect, test } from 'vitest'
 import type { State } from '../../src/client/connection.ts'
-import { connect } from '../../src/client/node.ts'
 import { newTokens } from '../../src/client/token.ts'
 import { TidemarkError } from '../../src/errors.ts'
-import { Scripted } from './scripted.ts'
-
-function client(server: Scripted, options: TidemarkOptions = {}): Tidemark {
-  const tidemark = connect(server.url, options)
-  onTestFinished(() => tidemark.close())
-  return tidemark
-}
-
-/** The seqs of the next events of a loop. */
-async function seqs(loop: AsyncIterator<{ seq: number }>, count: number): Promise<number[]> {
-  const found: number[] = []
-  while (found.length < count) found.push((await loop.next()).value!.seq)
-  return found
-}
+import { clientOf, Scripted, seqs } from './scripted.ts'
 
 test('a refused token is asked for anew once, and a second refusal is final', async () => {
   const server = await Scripted.start()
   let given = 0
-  const tidemark = client(server, { token: async () => `token-${++given}` })
+  const tidemark = clientOf(server, { token: async () => `token-${++given}` })
   const loop = tidemark.channel('a').follow()
   const refuse = async (token: string) => {
     const peer = await server.peer()
@@ -50,7 +35,7 @@ test('a token that can not be had for a while is asked for again: loops, appends
   server.respond = () => ({ status: 201, body: { channel: 'a', epoch: 'e1', first: 1, last: 1, head: 1 } })
   const cause = new TypeError('fetch failed')
   let isOffline = true
-  const tidemark = client(server, {
+  const tidemark = clientOf(server, {
     token: async () => {
       if (isOffline) throw cause
       return 'token'
@@ -83,7 +68,7 @@ test('a token that can not be had for a while is asked for again: loops, appends
 test('a function that says no ends the loops with what it said', async () => {
   const server = await Scripted.start()
   const no = new TidemarkError('unauthorized', 'Signed out')
-  const tidemark = client(server, { token: () => Promise.reject(no) })
+  const tidemark = clientOf(server, { token: () => Promise.reject(no) })
   await expect(tidemark.channel('a').follow().next()).rejects.toBe(no)
   await expect(tidemark.channel('a').append({ data: 1 })).rejects.toBe(no)
   expect(tidemark.state).toBe('idle')
@@ -92,7 +77,7 @@ test('a function that says no ends the loops with what it said', async () => {
 test('a function that throws at once is as one that rejects', async () => {
   const server = await Scripted.start()
   let asked = 0
-  const tidemark = client(server, {
+  const tidemark = clientOf(server, {
     token: () => {
       if (asked++ < 2) throw new Error('no')
       return 'token'
