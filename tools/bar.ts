@@ -21,6 +21,9 @@ export function startBar({ screen }: Terminal, work: string, total: number, unit
     barIncompleteChar: '.',
     hideCursor: true,
     clearOnComplete: true,
+    // While nothing tells how long it takes, the library has a word in place of seconds.
+    formatTime: (seconds, options, step) =>
+      Number.isFinite(seconds) ? cliProgress.Format.TimeFormat(seconds, options, step) : '?',
     noTTYOutput: true,
     notTTYSchedule: LINE_EVERY_MS,
     stopOnComplete: false,
