@@ -19,6 +19,8 @@ const BACKLOG_APPENDS = 300
 /** All of them come from one run. */
 const ROWS = ['delivery', 'append', 'memory', 'CPU of the server', 'CPU of the receivers', 'delay of the event loop']
 const FSYNC = 'write + fdatasync, 4 KiB'
+/** What is cut in a minute is cut in so many moments of it, as people come and go, and not all at once. */
+const MOMENTS = 20
 /** Memory is judged after this, or after a quarter of a shorter run, minutes. */
 const SETTLED_MINUTES = 5
 /** Node's own measurement ticks this often (prom-client), ms: less can't be seen, and is taken off. */
@@ -80,7 +82,7 @@ async function* mixed(lab: Lab): AsyncGenerator<Measure> {
       eachTime(lab.scale.mixed.sampleSeconds, over.signal, async () => {
         samples.push(await sample(server, (performance.now() - started) / (minuteSeconds * 1_000)))
       }),
-      eachTime(minuteSeconds, over.signal, () => roam.cut(cut)),
+      eachTime(minuteSeconds / MOMENTS, over.signal, (moment) => roam.cut(share(cut, moment), share(stalled, moment))),
     ])
     const sent = await lab.drive.load(server.child, { ...load, seconds, warm })
     over.abort()
@@ -156,9 +158,14 @@ function wantedEvents(heads: readonly number[], sockets: number): number {
   return events
 }
 
+/** Of so many a minute, those of one moment. */
+const share = (count: number, moment: number): number =>
+  Math.floor((count * ((moment % MOMENTS) + 1)) / MOMENTS) - Math.floor((count * (moment % MOMENTS)) / MOMENTS)
+
 /** Does it every so often until the signal; one after another. */
-async function eachTime(seconds: number, until: AbortSignal, work: () => Promise<unknown>): Promise<void> {
+async function eachTime(seconds: number, until: AbortSignal, work: (nth: number) => Promise<unknown>): Promise<void> {
   const over = new Promise<void>((resolve) => until.addEventListener('abort', () => resolve(), { once: true }))
+  let nth = 0
   for (let next = performance.now() + seconds * 1_000; ; next += seconds * 1_000) {
     let timer: NodeJS.Timeout | undefined
     const due = new Promise<void>((resolve) => {
@@ -167,7 +174,7 @@ async function eachTime(seconds: number, until: AbortSignal, work: () => Promise
     await Promise.race([due, over])
     clearTimeout(timer)
     if (until.aborted) return
-    await work()
+    await work(nth++)
   }
 }
 
@@ -201,8 +208,9 @@ async function startRoam(options: { port: number; connections: number; channels:
   }
   return {
     report,
-    async cut(count: number): Promise<void> {
-      child.send(`cut ${count}`)
+    async cut(count: number, renewed: number): Promise<void> {
+      if (count + renewed === 0) return
+      child.send(`cut ${count} ${renewed}`)
       await child.json('cut')
     },
     /** When that many events came, or after ARRIVAL_MS. */

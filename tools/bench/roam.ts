@@ -6,9 +6,9 @@
  *   node roam.js --port P --connections N --channels C --prefix NAME --from SEQ --stalled S --backlog CHANNEL --skip BYTES
  *
  * Connection i follows channel i % C (requests.ts `nameInTurn`) after seq --from; S more follow the channel --backlog
- * from its start and never read. Prints {"ready":N}. Commands on stdin, one a line: `cut K` cuts K connections taken at
- * random, which resume at once, and all that never read, for the server ends those by itself: answers {"cut":K} when
- * all are open again. `report` answers with the report: events; `agree`: connections that got the same events in the
+ * from its start and never read. Prints {"ready":N}. Commands on stdin, one a line: `cut K R` cuts K connections taken
+ * at random, which resume at once, and puts new ones in the place of the R oldest that never read, for the server ends
+ * those by itself: answers {"cut":K} when all are open again. `report` answers with the report: events; `agree`: connections that got the same events in the
  * same order as the first of their channel; `holes`: frames out of the chain; `told`: gaps, resets, ends of a
  * subscription; closed by the server; sum of the stamps that the first connection of each channel got; latency. At its
  * end, stdin ends the program.
@@ -125,15 +125,20 @@ const conns = Array.from(
   (_, i) => new Conn(nameInTurn(values.prefix!, i % channels)),
 )
 
-const stall = (): Promise<() => void> =>
-  neverReading(port, subscription(port, 'json', values.backlog!, 0), Number(values.stalled))
+/** How to end each socket that never reads, the oldest first. */
+const stalled: (() => void)[] = []
 
-async function cut(count: number): Promise<void> {
+async function stall(count: number): Promise<void> {
+  for (let i = 0; i < count; i++)
+    stalled.push(await neverReading(port, subscription(port, 'json', values.backlog!, 0), 1))
+}
+
+async function cut(count: number, renewed: number): Promise<void> {
   const chosen = new Set<Conn>()
   while (chosen.size < count) chosen.add(conns[Math.floor(Math.random() * conns.length)]!)
-  endStalled()
+  for (const end of stalled.splice(0, renewed)) end()
   await Promise.all([...chosen].map((conn) => conn.cut()))
-  endStalled = await stall()
+  await stall(renewed)
   console.log(JSON.stringify({ cut: count }))
 }
 
@@ -148,11 +153,12 @@ function report(): void {
 
 for (let at = 0; at < conns.length; at += AT_ONCE)
   await Promise.all(conns.slice(at, at + AT_ONCE).map((conn) => conn.open()))
-let endStalled = await stall()
+await stall(Number(values.stalled))
 console.log(JSON.stringify({ ready: conns.length }))
 createInterface({ input: process.stdin })
   .on('line', (line) => {
-    if (line.startsWith('cut ')) void cut(Number(line.slice(4)))
+    const asked = /^cut (\d+) (\d+)$/.exec(line)
+    if (asked) void cut(Number(asked[1]), Number(asked[2]))
     else report()
   })
   .on('close', () => process.exit(0))
