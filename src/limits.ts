@@ -1,7 +1,7 @@
 /**
  * How much one caller, and all together, may have of this server: each limit once, with its default. config.ts makes a
  * setting of each, so that it has a flag, a variable and a key in the file; PROTOCOL.md says what is beyond it. Sizes of
- * what is sent and times stand where they are used (event.ts, wire.ts, server/limits.ts): they are the protocol's.
+ * what is sent and times stand where they are used (event.ts, wire.ts, doors/limits.ts): they are the protocol's.
  */
 
 interface Limit {

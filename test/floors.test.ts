@@ -29,9 +29,13 @@ const FLOORS: readonly [string, RegExp, readonly string[]][] = [
   ['access', /^src\/access\//, ['words', 'access']],
   // The one place that chooses an engine; engines take its option types.
   ['open', /^src\/log\/open\.ts$/, ['words', 'port', 'engine', 'open']],
-  ['doors', /^src\/server\//, ['words', 'port', 'access', 'doors']],
+  ['formats', /^src\/formats\//, ['words', 'port', 'access', 'formats']],
+  // What the doors of one server share.
+  ['doors', /^src\/doors\//, ['words', 'port', 'access', 'formats', 'doors']],
+  ['streamer', /^src\/streamer\//, ['words', 'port', 'access', 'formats', 'doors', 'streamer']],
+  ['server', /^src\/server\//, ['words', 'port', 'access', 'formats', 'doors', 'streamer', 'server']],
   ['console', /^src\/console\//, ['words', 'client', 'console']],
-  ['programs', /^tools\//, ['words', 'port', 'open', 'access', 'doors', 'client', 'programs']],
+  ['programs', /^tools\//, ['words', 'port', 'open', 'access', 'formats', 'doors', 'server', 'client', 'programs']],
 ]
 const floorOf = (file: string): readonly [string, RegExp, readonly string[]] | undefined =>
   FLOORS.find(([, where]) => where.test(file))

@@ -1,6 +1,7 @@
 /** The calls about the server itself: its state, its probes, its figures and the streamer's switch. */
+
+import type { Doors } from '../doors/doors.ts'
 import { type App, asRoute, sendAsIs } from './app.ts'
-import type { Doors } from './doors.ts'
 import { Metrics } from './metrics.ts'
 import { live, ready, stateOf } from './probes.ts'
 import * as schemas from './schemas.ts'

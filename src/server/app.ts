@@ -21,16 +21,16 @@ import {
   validatorCompiler,
   type ZodTypeProvider,
 } from 'fastify-type-provider-zod'
+import type { AuditedCall } from '../doors/audit.ts'
+import { callerOf } from '../doors/callers.ts'
+import type { Doors } from '../doors/doors.ts'
+import { JSON_BYTES_MAX } from '../doors/limits.ts'
+import { check, type Right, rightOf } from '../doors/rights.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkChannel } from '../event.ts'
-import type { AuditedCall } from './audit.ts'
-import { callerOf } from './callers.ts'
-import type { Doors } from './doors.ts'
+import { jsonFields, jsonValue } from '../formats/json.ts'
 import type { HotCall } from './front.ts'
 import { ALWAYS, readBody } from './http.ts'
-import { jsonFields, jsonValue } from './json.ts'
-import { JSON_BYTES_MAX } from './limits.ts'
-import { check, type Right, rightOf } from './rights.ts'
 
 export type App = FastifyInstance<Server, IncomingMessage, ServerResponse, FastifyBaseLogger, ZodTypeProvider>
 

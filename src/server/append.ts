@@ -2,6 +2,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Principal } from '../access/principal.ts'
 import { BODY_BYTES_MAX, type Body, encodeBody } from '../body.ts'
+import { appendFor, checkRoom, type Doors } from '../doors/doors.ts'
+import { APPEND_BYTES_MAX } from '../doors/limits.ts'
 import { TidemarkError } from '../errors.ts'
 import {
   checkContentType,
@@ -15,13 +17,11 @@ import {
   JSON_TYPE,
   mediaType,
 } from '../event.ts'
+import { BYTES_TYPE } from '../formats/fields.ts'
+import { parseJsonBody, parseMsgpackBody } from '../formats/parse.ts'
 import type { Appended } from '../log/log.ts'
-import { appendFor, checkRoom, type Doors } from './doors.ts'
-import { BYTES_TYPE } from './fields.ts'
 import { checkMethod, parsePath, parseQuery, readBody, sendJson } from './http.ts'
-import { APPEND_BYTES_MAX } from './limits.ts'
 import { appendLines, type Target } from './lines.ts'
-import { parseJsonBody, parseMsgpackBody } from './parse.ts'
 
 const NDJSON_TYPE = 'application/x-ndjson'
 const MSGPACK_TYPE = 'application/msgpack'

@@ -1,16 +1,16 @@
 /** The call that takes in a history that was kept elsewhere, piece by piece (log/arrival.ts). */
 import { z } from 'zod'
 import { splitBlocks } from '../block.ts'
+import { callerOf } from '../doors/callers.ts'
+import { checkRoom, type Doors } from '../doors/doors.ts'
+import { ARRIVAL_BYTES_MAX, ARRIVAL_CURSORS_MAX } from '../doors/limits.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkTime } from '../event.ts'
 import type { ArrivalPiece } from '../log/arrival.ts'
 import { infoOrNone } from '../log/follow.ts'
 import type { Settings } from '../log/log.ts'
 import { type App, IMPORT_ROUTE } from './app.ts'
-import { callerOf } from './callers.ts'
 import { notOurs } from './channels.ts'
-import { checkRoom, type Doors } from './doors.ts'
-import { ARRIVAL_BYTES_MAX, ARRIVAL_CURSORS_MAX } from './limits.ts'
 import * as schemas from './schemas.ts'
 
 const Piece = z

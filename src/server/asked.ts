@@ -1,8 +1,8 @@
 /** What a `POST /v1/poll` asks for, read from its bytes: each field once, and none that is not known. */
 import { TidemarkError } from '../errors.ts'
 import { checkCursorName, checkEpoch, checkPosition, checkSeq, type Position } from '../event.ts'
+import { jsonFields, jsonValue, knownFields, refuse, type Span } from '../formats/json.ts'
 import { POLL_CHANNELS_MAX, READ_EVENTS, READ_EVENTS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
-import { jsonFields, jsonValue, knownFields, refuse, type Span } from './json.ts'
 
 /** What the caller said of one channel. */
 export interface Asked {

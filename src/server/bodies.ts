@@ -1,10 +1,10 @@
 /** Pages as answers, each made once for all who are given it in this form. */
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { JSON_TYPE } from '../event.ts'
+import { blocksMap, cutPage, eventLines, eventsOn, pageFields, pageJson, type Rendered } from '../formats/render.ts'
 import type { Page } from '../log/log.ts'
 import { ALWAYS, type READ_TYPES } from './http.ts'
 import { madeAnswer } from './pace.ts'
-import { blocksMap, cutPage, eventLines, eventsOn, pageFields, pageJson, type Rendered } from './render.ts'
 
 export type ReadType = (typeof READ_TYPES)[number]
 

@@ -1,13 +1,13 @@
 /** The calls about channels as a whole: list, look, set, trim, delete. */
 import type { Principal } from '../access/principal.ts'
+import { callerOf } from '../doors/callers.ts'
+import type { Doors } from '../doors/doors.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkTime, formatTime, isSystemChannel } from '../event.ts'
 import { infoOrNone, seqAt } from '../log/follow.ts'
 import type { Keeper } from '../log/keeper.ts'
 import type { ChannelInfo, Log, Settings } from '../log/log.ts'
 import type { App } from './app.ts'
-import { callerOf } from './callers.ts'
-import type { Doors } from './doors.ts'
 import * as schemas from './schemas.ts'
 
 const infoJson = (info: ChannelInfo) => ({ ...info, time: info.time === 0 ? null : formatTime(info.time) })

@@ -2,10 +2,10 @@
 import { once } from 'node:events'
 import type { Server } from 'node:http'
 import { type Socket, Server as TcpServer } from 'node:net'
+import { ANSWER_MS, CHECK_MS, STOP_IDLE_MS, STOP_MS } from '../doors/limits.ts'
+import { isLoopback } from '../doors/peers.ts'
 import { TidemarkError } from '../errors.ts'
-import { ANSWER_MS, CHECK_MS, STOP_IDLE_MS, STOP_MS } from './limits.ts'
 import { openWithoutKeys } from './options.ts'
-import { isLoopback } from './peers.ts'
 
 export interface ConnectionsOptions {
   /** Whether a call is under way on a connection, its answer not wholly taken, or it became a socket. */

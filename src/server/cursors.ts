@@ -1,6 +1,8 @@
 /** The calls about cursors: what a client has handled in a channel, and how far behind it is. */
 import { Readable } from 'node:stream'
 import type { Principal } from '../access/principal.ts'
+import { callerOf } from '../doors/callers.ts'
+import type { Doors } from '../doors/doors.ts'
 import { TidemarkError } from '../errors.ts'
 import { formatTime, JSON_TYPE } from '../event.ts'
 import { infoOrNone } from '../log/follow.ts'
@@ -8,8 +10,6 @@ import { lagOf } from '../log/lag.ts'
 import type { ChannelInfo, Cursor, Log } from '../log/log.ts'
 import type { CursorJson } from '../wire.ts'
 import { type App, sendAsIs } from './app.ts'
-import { callerOf } from './callers.ts'
-import type { Doors } from './doors.ts'
 import * as schemas from './schemas.ts'
 
 /** A long list is written in pieces of about this many characters. */

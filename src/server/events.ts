@@ -1,9 +1,10 @@
 /** The hot calls as the router knows them: on the OpenAPI page, and in the table of methods. */
+
+import type { Doors } from '../doors/doors.ts'
 import { TidemarkError } from '../errors.ts'
 import { JSON_TYPE } from '../event.ts'
 import { type App, asRoute } from './app.ts'
 import { append } from './append.ts'
-import type { Doors } from './doors.ts'
 import type { HotCall } from './front.ts'
 import { wantsStream } from './http.ts'
 import { MSGPACK_TYPE, poll } from './poll.ts'

@@ -1,10 +1,11 @@
 /** The calls of who watches the server: figures to make rates of, heads that move, cursors that lag, connections. */
+
+import type { Doors } from '../doors/doors.ts'
+import * as limits from '../doors/limits.ts'
 import { APPEND_EVENTS_MAX, BLOCK_BYTES_MAX } from '../event.ts'
 import type { ConnectionJson, FiguresJson, SettingJson } from '../wire.ts'
 import type { App } from './app.ts'
 import { Disk } from './disk.ts'
-import type { Doors } from './doors.ts'
-import * as limits from './limits.ts'
 import * as schemas from './schemas.ts'
 import * as admin from './schemas-admin.ts'
 import { Survey } from './survey.ts'

@@ -2,11 +2,11 @@
  * What the hot calls share over plain node:http: addresses, queries, Accept, bodies within bounds, answers, problems.
  */
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import { BODIES_BYTES_MAX, LEFTOVER_BYTES, LINGER_BYTES_MAX, LINGER_MS } from '../doors/limits.ts'
 import { type Problem, TidemarkError, toProblem } from '../errors.ts'
 import { checkChannel, checkCursorName, JSON_TYPE } from '../event.ts'
-import { Gather } from './gather.ts'
-import { refuse } from './json.ts'
-import { BODIES_BYTES_MAX, LEFTOVER_BYTES, LINGER_BYTES_MAX, LINGER_MS } from './limits.ts'
+import { Gather } from '../formats/gather.ts'
+import { refuse } from '../formats/json.ts'
 
 // ── Addresses ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,14 +6,14 @@ import { createHash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Principal } from '../access/principal.ts'
 import type { Body } from '../body.ts'
+import { appendFor, type Doors, retryAfter } from '../doors/doors.ts'
+import { APPEND_BYTES_MAX } from '../doors/limits.ts'
 import { sameHistory } from '../epoch.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
+import { noEvents } from '../formats/fields.ts'
+import { NdjsonReader } from '../formats/parse.ts'
 import type { Appended } from '../log/log.ts'
-import { appendFor, type Doors, retryAfter } from './doors.ts'
-import { noEvents } from './fields.ts'
 import { continueBody } from './http.ts'
-import { APPEND_BYTES_MAX } from './limits.ts'
-import { NdjsonReader } from './parse.ts'
 
 /** What an append is told beside its events. */
 export interface Target {

@@ -4,9 +4,9 @@
  * not ours to bound.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { APPEND_DOORS, type Counts, READ_DOORS, type Tally } from '../doors/counts.ts'
 import type { Kept } from '../log/keeper.ts'
 import type { Log } from '../log/log.ts'
-import { APPEND_DOORS, type Counts, READ_DOORS, type Tally } from './counts.ts'
 
 const STATES = ['ok', 'reopening', 'full', 'read-only', 'closed'] as const
 

@@ -1,15 +1,15 @@
 /** `POST /v1/append`: one append to several channels, all or nothing. */
 import { performance } from 'node:perf_hooks'
+import { callerOf } from '../doors/callers.ts'
+import { appendFor, checkRoom, type Doors } from '../doors/doors.ts'
+import { MULTI_APPEND_BYTES_MAX } from '../doors/limits.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkChannel, checkIdempotencyKey, checkSeq, isSystemChannel } from '../event.ts'
+import { jsonItems, jsonValue, knownFields, type Span } from '../formats/json.ts'
+import { parseJsonEvents } from '../formats/parse.ts'
 import type { Append } from '../log/log.ts'
 import { POLL_CHANNELS_MAX } from '../wire.ts'
 import type { App } from './app.ts'
-import { callerOf } from './callers.ts'
-import { appendFor, checkRoom, type Doors } from './doors.ts'
-import { jsonItems, jsonValue, knownFields, type Span } from './json.ts'
-import { MULTI_APPEND_BYTES_MAX } from './limits.ts'
-import { parseJsonEvents } from './parse.ts'
 import * as schemas from './schemas.ts'
 
 export function addMultiAppend(app: App, doors: Doors): void {

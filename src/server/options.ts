@@ -2,13 +2,13 @@
 import { isIP } from 'node:net'
 import type { Logger } from 'pino'
 import { readKeys } from '../access/keysfile.ts'
+import { Access } from '../doors/access.ts'
+import type { GroupFigures } from '../doors/counts.ts'
+import { isLoopback, Peers } from '../doors/peers.ts'
 import { TidemarkError } from '../errors.ts'
 import type { Limits } from '../limits.ts'
 import type { RetentionRule } from '../retention.ts'
 import type { SettingJson } from '../wire.ts'
-import { Access } from './access.ts'
-import type { GroupFigures } from './counts.ts'
-import { isLoopback, Peers } from './peers.ts'
 import type { Certificate } from './tls.ts'
 
 export interface ServerOptions {

@@ -12,11 +12,11 @@ import type { Principal } from '../access/principal.ts'
 import { sameHistory } from '../epoch.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkChannel, checkCursorName, checkEpoch, checkPosition, EARLIEST, SEQ_MAX } from '../event.ts'
+import { refuse } from '../formats/json.ts'
 import type { From, Opened } from '../log/follow.ts'
 import type { Sign } from '../log/signs.ts'
 import { SSE_CHANNELS_MAX } from '../wire.ts'
 import { parsePath, parseQuery } from './http.ts'
-import { refuse } from './json.ts'
 
 /** One channel of a stream, and where it begins. */
 export interface Start {

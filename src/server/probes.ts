@@ -1,6 +1,7 @@
 /** The two probes. They are asked often, and before all else when a server was started again: the router is not in it. */
+
+import type { Doors } from '../doors/doors.ts'
 import { TidemarkError } from '../errors.ts'
-import type { Doors } from './doors.ts'
 import type { HotCall } from './front.ts'
 import { parseQuery, sendJson } from './http.ts'
 

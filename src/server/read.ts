@@ -2,18 +2,18 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { crc32 } from 'node:zlib'
 import type { Principal } from '../access/principal.ts'
+import { seenByCaller } from '../doors/callers.ts'
+import type { Doors } from '../doors/doors.ts'
 import { sameHistory } from '../epoch.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { checkCursorName, checkEpoch, checkPosition, checkSeq, type Position } from '../event.ts'
+import { refuse } from '../formats/json.ts'
 import { infoOrNone, readOrWait, seqAt, type Wait } from '../log/follow.ts'
 import type { ChannelInfo, Page } from '../log/log.ts'
 import type { Source } from '../log/seen.ts'
 import { READ_BYTES, READ_EVENTS, READ_EVENTS_MAX, WAIT_SECONDS_MAX } from '../wire.ts'
 import { type PageAnswer, pageAnswer, type ReadType, sendAnswer, WITH_TO } from './bodies.ts'
-import { seenByCaller } from './callers.ts'
-import type { Doors } from './doors.ts'
 import { acceptedType, checkMethod, parsePath, parseQuery, READ_TYPES } from './http.ts'
-import { refuse } from './json.ts'
 
 interface Asked {
   readonly channel: string

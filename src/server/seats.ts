@@ -4,15 +4,15 @@
  * the caller.
  */
 import type { Principal } from '../access/principal.ts'
+import { seenByCaller } from '../doors/callers.ts'
+import type { Doors } from '../doors/doors.ts'
+import { type CallWait, Standing } from '../doors/waits.ts'
 import { type ErrorCode, hasCode, TidemarkError } from '../errors.ts'
 import { checkChannel, EARLIEST } from '../event.ts'
 import { behind, Follower, type From, hasEvents, type Item, type Opened, UNREAD } from '../log/follow.ts'
 import type { Page, Place, ReadLimits } from '../log/log.ts'
 import { READ_BYTES } from '../wire.ts'
 import type { Asked, AskedPoll } from './asked.ts'
-import { seenByCaller } from './callers.ts'
-import type { Doors } from './doors.ts'
-import { type CallWait, Standing } from './waits.ts'
 
 /** A page as its answer will hold it: how much of the limits it takes, and up to where it reaches. */
 export interface Rendered {

@@ -1,10 +1,11 @@
 /** The calls about sessions of pages: a token becomes a cookie, and no more. */
+
+import { callerOf } from '../doors/callers.ts'
+import type { Cookies } from '../doors/cookies.ts'
+import type { Doors } from '../doors/doors.ts'
+import type { Peers } from '../doors/peers.ts'
 import { TidemarkError } from '../errors.ts'
 import type { App } from './app.ts'
-import { callerOf } from './callers.ts'
-import type { Cookies } from './cookies.ts'
-import type { Doors } from './doors.ts'
-import type { Peers } from './peers.ts'
 import * as schemas from './schemas.ts'
 
 export function addSession(app: App, { keyring }: Doors, cookies: Cookies, peers: Peers): void {

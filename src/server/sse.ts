@@ -8,16 +8,16 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Principal } from '../access/principal.ts'
+import { seenByCaller } from '../doors/callers.ts'
+import { type Doors, retryAfter } from '../doors/doors.ts'
+import { COMMENT_MS } from '../doors/limits.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
+import { type Rendered, render } from '../formats/render.ts'
 import { Follower, type Item } from '../log/follow.ts'
 import type { Page } from '../log/log.ts'
 import type { Source } from '../log/seen.ts'
-import { seenByCaller } from './callers.ts'
-import { type Doors, retryAfter } from './doors.ts'
 import { ALWAYS, checkMethod, untilGone } from './http.ts'
-import { COMMENT_MS } from './limits.ts'
 import { type AskedStream, askedStream, firstPlace, isWord, placeId, type Start, Told } from './places.ts'
-import { type Rendered, render } from './render.ts'
 
 /** First page of a channel; larger ones only after it was taken. */
 const FIRST_BYTES = 64 * 1024

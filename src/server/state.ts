@@ -1,15 +1,15 @@
 /** `GET /v1/channels/{channel}/state`: the newest event of each key, page after page as it is true at one seq. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Principal } from '../access/principal.ts'
+import type { Doors } from '../doors/doors.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkEpoch, KEY_BYTES_MAX, SEQ_MAX } from '../event.ts'
+import { refuse } from '../formats/json.ts'
 import type { Page } from '../log/log.ts'
 import { checkState, type StateAt } from '../log/states.ts'
 import { READ_BYTES, READ_EVENTS_MAX, STATE_EVENTS } from '../wire.ts'
 import { pageAnswer, sendAnswer } from './bodies.ts'
-import type { Doors } from './doors.ts'
 import { acceptedType, checkMethod, parsePath, parseQuery, READ_TYPES } from './http.ts'
-import { refuse } from './json.ts'
 import { within } from './read.ts'
 
 interface Asked {

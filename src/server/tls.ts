@@ -5,8 +5,8 @@ import type { Server, ServerOptions } from 'node:http'
 import { createServer, type Server as TlsServer } from 'node:https'
 import { createSecureContext } from 'node:tls'
 import type { Logger } from 'pino'
+import { HEADERS_MS } from '../doors/limits.ts'
 import { TidemarkError } from '../errors.ts'
-import { HEADERS_MS } from './limits.ts'
 
 /** How often the files are looked at, ms. */
 const LOOK_MS = 500

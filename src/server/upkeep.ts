@@ -1,13 +1,13 @@
 /** Work on the history of a channel of the log that is being served, in the background, at a slow pace: compaction, erasing. */
 import { z } from 'zod'
+import { callerOf } from '../doors/callers.ts'
+import type { Doors } from '../doors/doors.ts'
 import { type Problem, TidemarkError, toProblem } from '../errors.ts'
 import { checkKey, formatTime } from '../event.ts'
 import { type Compacted, compactChannel } from '../log/compact.ts'
 import { type Erased, erase } from '../log/erase.ts'
 import type { App } from './app.ts'
-import { callerOf } from './callers.ts'
 import { notOurs } from './channels.ts'
-import type { Doors } from './doors.ts'
 import * as schemas from './schemas.ts'
 
 /** What is told of a run, whichever work it is. */

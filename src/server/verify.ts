@@ -1,10 +1,10 @@
 /** Verification of the log that is being served: one run at a time, in the background, at a bounded rate. */
 import { z } from 'zod'
+import type { Doors } from '../doors/doors.ts'
 import { type Problem, TidemarkError, toProblem } from '../errors.ts'
 import { formatTime } from '../event.ts'
 import { type Report, verifyLog } from '../log/verify.ts'
 import type { App } from './app.ts'
-import type { Doors } from './doors.ts'
 import * as schemas from './schemas.ts'
 
 /** Read a second unless the caller says otherwise, bytes: a small part of what a disk gives. */

@@ -2,7 +2,7 @@
 import type { Browser } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
-import { GroupFigures } from '../../src/server/counts.ts'
+import { GroupFigures } from '../../src/doors/counts.ts'
 import { CHROMIUM, launch } from '../chromium.ts'
 import { dice } from '../crash/dice.ts'
 import { body, event, range, SEED, tempDir, tempLog } from '../parts.ts'

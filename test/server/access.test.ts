@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest'
+import { Access } from '../../src/doors/access.ts'
+import { HEADER_LINES_MAX } from '../../src/doors/limits.ts'
+import { Peers } from '../../src/doors/peers.ts'
 import { hasCode } from '../../src/errors.ts'
-import { Access } from '../../src/server/access.ts'
-import { HEADER_LINES_MAX } from '../../src/server/limits.ts'
-import { Peers } from '../../src/server/peers.ts'
 import { call, RawConnection } from './calls.ts'
 import { startTestServer, type TestServer } from './serve.ts'
 

@@ -1,7 +1,7 @@
 import { request } from 'node:http'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { GroupFigures } from '../../src/doors/counts.ts'
 import { limitsOf } from '../../src/limits.ts'
-import { GroupFigures } from '../../src/server/counts.ts'
 import { body, range, tempDir, tempLog } from '../parts.ts'
 import { call, problemOf } from './calls.ts'
 import { startTestServer } from './serve.ts'

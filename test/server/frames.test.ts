@@ -3,9 +3,9 @@ import fc from 'fast-check'
 import { unpack } from 'msgpackr'
 import { expect, test } from 'vitest'
 import { sealBlock, splitBlocks } from '../../src/block.ts'
+import { Queue, Rounds } from '../../src/doors/rounds.ts'
+import { type Frames, JSON_FRAMES, MSGPACK_FRAMES, PING } from '../../src/formats/frames.ts'
 import { Page } from '../../src/log/log.ts'
-import { type Frames, JSON_FRAMES, MSGPACK_FRAMES, PING } from '../../src/server/frames.ts'
-import { Queue, Rounds } from '../../src/server/rounds.ts'
 import { body, range, SEED } from '../parts.ts'
 
 /** A server frame apart, as RFC 6455 §5.2 describes it. */

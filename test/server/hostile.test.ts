@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
+import { HEADER_BYTES_MAX, JSON_BYTES_MAX } from '../../src/doors/limits.ts'
 import { DEPTH_MAX } from '../../src/event.ts'
-import { HEADER_BYTES_MAX, JSON_BYTES_MAX } from '../../src/server/limits.ts'
 import { body } from '../parts.ts'
 import { call, problemOf, RawConnection } from './calls.ts'
 import { startTestServer } from './serve.ts'

@@ -3,7 +3,7 @@ import { Duplex, type Writable } from 'node:stream'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import * as ws from 'ws'
-import { FRAME_BYTES_MAX, Incoming, Unfinished } from '../../src/server/incoming.ts'
+import { FRAME_BYTES_MAX, Incoming, Unfinished } from '../../src/streamer/incoming.ts'
 
 /** How `ws` reads; its types do not tell of it. */
 const { Receiver } = ws as unknown as { Receiver: new (options: object) => Writable }

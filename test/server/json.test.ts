@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { jsonFields, jsonItems, jsonLine, jsonValue, knownFields } from '../../src/server/json.ts'
+import { jsonFields, jsonItems, jsonLine, jsonValue, knownFields } from '../../src/formats/json.ts'
 import { codeOf, law } from '../random.ts'
 
 // A hundred thousand texts are refused here; where in our code does not matter.

@@ -4,8 +4,8 @@
  */
 import { expect, test, vi } from 'vitest'
 import { Keyring } from '../../src/access/keyring.ts'
+import { OP_RIGHTS, ROUTE_RIGHTS } from '../../src/doors/rights.ts'
 import { makeApp } from '../../src/server/app.ts'
-import { OP_RIGHTS, ROUTE_RIGHTS } from '../../src/server/rights.ts'
 import { body } from '../parts.ts'
 import { call } from './calls.ts'
 import { CALLERS, type Caller, type Guarded, startGuarded } from './guarded.ts'

@@ -3,7 +3,7 @@ import { Packr } from 'msgpackr'
 import { expect, test } from 'vitest'
 import { FLAG } from '../../src/body.ts'
 import type { Event } from '../../src/event.ts'
-import { decodeMsgpack, msgpackEvents, parseJsonBody, parseMsgpackBody } from '../../src/server/parse.ts'
+import { decodeMsgpack, msgpackEvents, parseJsonBody, parseMsgpackBody } from '../../src/formats/parse.ts'
 import { codeOf, law } from '../random.ts'
 import { eventsOf } from './bare.ts'
 

@@ -2,10 +2,10 @@
 import { Duplex } from 'node:stream'
 import { expect, test } from 'vitest'
 import { WebSocket } from 'ws'
+import { Queue } from '../../src/doors/rounds.ts'
+import { type Watcher, Watches } from '../../src/doors/watches.ts'
 import type { Log } from '../../src/log/log.ts'
-import { Backlog, clock, Outlet } from '../../src/server/outlet.ts'
-import { Queue } from '../../src/server/rounds.ts'
-import { type Watcher, Watches } from '../../src/server/watches.ts'
+import { Backlog, clock, Outlet } from '../../src/streamer/outlet.ts'
 import { body, tempLog } from '../parts.ts'
 import { until } from './stream.ts'
 

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { BODY_BYTES_MAX, type Body, FLAG } from '../../src/body.ts'
 import { hasCode } from '../../src/errors.ts'
 import type { Event } from '../../src/event.ts'
-import { jsonFields, NdjsonReader, parseJsonBody, parseJsonEvents } from '../../src/server/parse.ts'
+import { jsonFields, NdjsonReader, parseJsonBody, parseJsonEvents } from '../../src/formats/parse.ts'
 import { codeOf, law } from '../random.ts'
 import { eventsOf } from './bare.ts'
 

@@ -2,8 +2,8 @@
 import { IncomingMessage } from 'node:http'
 import { Socket } from 'node:net'
 import { expect, test } from 'vitest'
-import { Access } from '../../src/server/access.ts'
-import { Peers } from '../../src/server/peers.ts'
+import { Access } from '../../src/doors/access.ts'
+import { Peers } from '../../src/doors/peers.ts'
 
 const PROXIES = ['10.0.0.0/8', '127.0.0.1', 'fd00::/8']
 

@@ -5,8 +5,7 @@ import { expect, test } from 'vitest'
 import { buildBlock, checkBlock, decodeBlock, readHeader, sealBlock, splitBlocks } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import type { NewEvent } from '../../src/event.ts'
-import { type BlockForms, Page } from '../../src/log/log.ts'
-import { parseJsonBody } from '../../src/server/parse.ts'
+import { parseJsonBody } from '../../src/formats/parse.ts'
 import {
   blocksMap,
   cutPage,
@@ -16,7 +15,8 @@ import {
   lastWithin,
   pageFields,
   pageJson,
-} from '../../src/server/render.ts'
+} from '../../src/formats/render.ts'
+import { type BlockForms, Page } from '../../src/log/log.ts'
 import type { EventJson } from '../../src/wire.ts'
 import { event } from '../parts.ts'
 import { law, spanOf } from '../random.ts'

@@ -1,7 +1,7 @@
 /** How rounds share the time, by a clock that only turns move. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { afterEach, expect, test, vi } from 'vitest'
-import { Rounds } from '../../src/server/rounds.ts'
+import { Rounds } from '../../src/doors/rounds.ts'
 import { range } from '../parts.ts'
 
 afterEach(() => {

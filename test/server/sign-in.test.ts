@@ -2,7 +2,7 @@
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { Principal } from '../../src/access/principal.ts'
-import { Cookies, SESSIONS_MAX, SESSIONS_OF_SUBJECT_MAX } from '../../src/server/cookies.ts'
+import { Cookies, SESSIONS_MAX, SESSIONS_OF_SUBJECT_MAX } from '../../src/doors/cookies.ts'
 import { CHROMIUM, launch } from '../chromium.ts'
 import { body, range } from '../parts.ts'
 import { call } from './calls.ts'

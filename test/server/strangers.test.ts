@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
-import { Guard, networkOf } from '../../src/server/guard.ts'
+import { Guard, networkOf } from '../../src/doors/guard.ts'
 import { call, problemOf } from './calls.ts'
 import { type Guarded, startGuarded } from './guarded.ts'
 import { Peer, until } from './stream.ts'

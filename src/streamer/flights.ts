@@ -1,11 +1,11 @@
 /** The appends of one socket that are under way, and their answers in the order in which they were asked for. */
 import type { Principal } from '../access/principal.ts'
 import type { Body } from '../body.ts'
+import { type Doors, mayMake, unmade } from '../doors/doors.ts'
+import type { Frames } from '../formats/frames.ts'
+import type { AppendRequest } from '../formats/intake.ts'
 import type { Appended, Submission } from '../log/log.ts'
 import type { Ref, ServerMessage } from '../wire.ts'
-import { type Doors, mayMake, unmade } from './doors.ts'
-import type { Frames } from './frames.ts'
-import type { AppendRequest } from './intake.ts'
 
 /** Answered appends whose places are kept while others wait behind them. */
 const LANDED_KEPT = 256

@@ -1,10 +1,10 @@
 /** What the sessions of one server share, and what they tell it. */
-import type { Doors } from './doors.ts'
+import type { Doors } from '../doors/doors.ts'
+import type { Queue, Rounds } from '../doors/rounds.ts'
+import type { Watches } from '../doors/watches.ts'
 import type { Following } from './following.ts'
 import type { Backlog } from './outlet.ts'
-import type { Queue, Rounds } from './rounds.ts'
 import type { Session } from './session.ts'
-import type { Watches } from './watches.ts'
 
 export interface StreamLimits {
   /** A socket without another frame for this long gets a `heartbeat`; each gets a PING this often. ms */

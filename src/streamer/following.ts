@@ -3,16 +3,16 @@
  * here: events stay in the log until their turn.
  */
 import { forbidden } from '../access/principal.ts'
+import type { Turn } from '../doors/rounds.ts'
 import { sameHistory } from '../epoch.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
 import { formatTime } from '../event.ts'
+import type { CommitRequest, SubscribeRequest } from '../formats/intake.ts'
+import { refuse } from '../formats/json.ts'
 import { Follower, type From } from '../log/follow.ts'
 import type { Source } from '../log/seen.ts'
 import { StateFirst } from '../log/state-first.ts'
 import { CLOSE, type Ref } from '../wire.ts'
-import type { CommitRequest, SubscribeRequest } from './intake.ts'
-import { refuse } from './json.ts'
-import type { Turn } from './rounds.ts'
 import type { Session } from './session.ts'
 import { type Outcome, Subscription } from './subscription.ts'
 

@@ -3,7 +3,7 @@
  * refused: a route without a row ends the start of the router, a message without one does not compile.
  */
 import type { Operation, Principal } from '../access/principal.ts'
-import type { Request } from './intake.ts'
+import type { Request } from '../formats/intake.ts'
 
 /**
  * `open`: of nobody anything. `known`: a good credential; the call itself asks for each channel that it is given.
@@ -84,7 +84,7 @@ export const OP_RIGHTS: Readonly<Record<Exclude<Request['op'], 'refused'>, Right
 /** @throws Error for a route that nobody gave a right */
 export function rightOf(method: string, url: string): Right {
   const right = ROUTE_RIGHTS[`${method === 'HEAD' ? 'GET' : method} ${url}`]
-  if (right === undefined) throw new Error(`${method} ${url} has no row in server/rights.ts`)
+  if (right === undefined) throw new Error(`${method} ${url} has no row in doors/rights.ts`)
   return right
 }
 

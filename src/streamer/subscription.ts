@@ -3,16 +3,16 @@
  * other subscriptions, one page a turn; at the head it stands in a watch until the channel has changed.
  */
 
+import type { Watcher } from '../doors/watches.ts'
 import { sameHistory } from '../epoch.ts'
 import { TidemarkError } from '../errors.ts'
+import { eventsOn } from '../formats/render.ts'
 import { type Follower, type Item, UNREAD } from '../log/follow.ts'
 import type { CursorMove, Place, ReadLimits } from '../log/log.ts'
 import type { StateFirst } from '../log/state-first.ts'
 import { READ_EVENTS_MAX } from '../wire.ts'
 import type { Following } from './following.ts'
-import { eventsOn } from './render.ts'
 import type { Session } from './session.ts'
-import type { Watcher } from './watches.ts'
 
 /** After a turn: there is more to read · it is at the head · it comes back by itself · it is over. */
 export type Outcome = 'more' | 'head' | 'waiting' | 'over'

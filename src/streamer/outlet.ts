@@ -4,7 +4,7 @@
  */
 import type { Duplex } from 'node:stream'
 import { WebSocket } from 'ws'
-import type { Queue, Turn } from './rounds.ts'
+import type { Queue, Turn } from '../doors/rounds.ts'
 
 /** Answers that wait in a socket's buffer beyond this stop the reading of that socket: 256 KiB. */
 const REPLY_BYTES_MAX = 256 * 1024

@@ -1,11 +1,11 @@
 /** Who speaks on one socket: nobody until its hello, unless its handshake said it; the same subject until its end. */
 import { type Principal, unauthorized } from '../access/principal.ts'
+import type { From } from '../doors/callers.ts'
+import type { Doors } from '../doors/doors.ts'
+import { check, OP_RIGHTS } from '../doors/rights.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
+import type { Refused, Request } from '../formats/intake.ts'
 import { CLOSE } from '../wire.ts'
-import type { From } from './callers.ts'
-import type { Doors } from './doors.ts'
-import type { Refused, Request } from './intake.ts'
-import { check, OP_RIGHTS } from './rights.ts'
 
 interface Frame {
   readonly bytes: Buffer
