@@ -29,8 +29,14 @@ export async function printInfo(run: Run): Promise<void> {
     ['epoch', epoch],
     ['note', told.note ?? '-'],
     ['retention', retentionText(info)],
+    ['state', stateText(info)],
   ]
   await terminal.print(table(undefined, rows))
+}
+
+function stateText({ settings, state }: ChannelJson): string {
+  if (state) return `on disk, ${state.keys} keys at ${state.at}`
+  return settings.state ? 'on disk, not begun yet' : 'in memory, when asked for'
 }
 
 function retentionText({ retention }: ChannelJson): string {

@@ -77,5 +77,6 @@ export class Stretches {
       onProgress(upTo)
       await pace.rest()
     }
+    await pace.patiently(async () => log.stateRows?.reclaim(channel))
   }
 }

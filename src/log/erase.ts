@@ -137,7 +137,7 @@ class Erasing {
         const stays = spansOf(block).filter(({ seq }) => seq > trimmed && !gone.includes(seq))
         const range = { after: header.after, last: header.last, time: header.time }
         const blocks = blocksOver(channel, range, stays)
-        const replacement = { epoch: this.#epoch, trimmed, replaced: [header], blocks }
+        const replacement = { epoch: this.#epoch, trimmed, replaced: [header], blocks, erases: true }
         if (!(await this.#pace.patiently(() => this.#log.replace!(channel, replacement)))) return 'again'
         this.#options.onReplaced?.()
         const { events, first } = this.#erased

@@ -8,9 +8,10 @@ import type { Header } from '../block.ts'
 import type { Body } from '../body.ts'
 import type { Retention } from '../retention.ts'
 import type { ArrivalPiece, Arrived } from './arrival.ts'
+import type { StateRows } from './state-rows.ts'
 
-/** What an engine can do beyond the core; a missing one answers `501 not-supported`. */
-export type Capability = 'multiChannel' | 'compact' | 'erase'
+/** What an engine can do beyond the core; a missing one answers `501 not-supported` (but for `stateRows`: in memory). */
+export type Capability = 'multiChannel' | 'compact' | 'erase' | 'stateRows'
 
 /** Where an answered append is: on this machine's disk, on several machines, in memory only. */
 export type Durability = 'fsync' | 'replicated' | 'memory' | 'unknown'
@@ -88,6 +89,8 @@ export interface Settings {
   readonly note?: string
   /** In place of what the configuration says for channels of this name. */
   readonly retention?: Retention
+  /** The newest event of each key is kept on disk, too. With the capability `stateRows`. */
+  readonly state?: boolean
 }
 
 export interface Cursor {
@@ -130,7 +133,7 @@ export interface Health {
 /** One thing that is not as it was written. Lost events are those with after < seq ≤ upTo. */
 export interface Finding {
   readonly code: 'data-loss'
-  readonly part: 'file' | 'mark' | 'row' | 'head' | 'events' | 'cursor' | 'receipt'
+  readonly part: 'file' | 'mark' | 'row' | 'head' | 'events' | 'cursor' | 'receipt' | 'state'
   readonly channel?: string
   readonly after?: number
   readonly upTo?: number
@@ -157,17 +160,20 @@ export interface Replacement {
   readonly replaced: readonly Header[]
   /** The new ones: neighbours, over the same seqs. No seq and no time is another one in them. */
   readonly blocks: readonly Uint8Array[]
+  /** Events are left out for which no newer one stands: no row of a state holds them from this write on. */
+  readonly erases?: boolean
 }
 
 export interface Log {
   readonly about: About
+  /** Rows of states. With the capability `stateRows`. */
+  readonly stateRows?: StateRows
 
   health(): Health
 
   /**
-   * Appends to one or several channels (each once), all or nothing; durable before it resolves. Makes channels
-   * that do not exist, unless told not to. Order: idempotency key, then
-   * entry by entry existence and `expectedSeq`.
+   * Appends to one or several channels (each once), all or nothing; durable before it resolves. Makes channels that do
+   * not exist, unless told not to. Order: idempotency key, then entry by entry existence and `expectedSeq`.
    * @throws no-channel, seq-conflict, key-reused, too-many, unavailable, storage-full, not-supported (several channels).
    * A failure whose outcome nobody knows carries `outcome: 'unknown'`.
    */
@@ -218,9 +224,8 @@ export interface Log {
   seek(client: string, channel: string, to: CursorMove): Promise<Cursor>
 
   /**
-   * Deletes a cursor; false when there was none.
+   * Deletes a cursor; false when there was none. @throws no-channel
    * @param idleSince only if its time is not later than this, ms: one that showed life meanwhile stays (false)
-   * @throws no-channel
    */
   forget(client: string, channel: string, idleSince?: number): Promise<boolean>
 

@@ -1,7 +1,7 @@
 /**
  * States: the newest event of each key of a channel, as it is true at one seq. A state follows the log: the first who
- * asks has it made by one walk over the channel, who asks later has it brought to the head, and after a while without
- * anybody it is forgotten. It is in memory alone, and nothing of the log knows of it.
+ * asks has it made by one walk over the channel, from where its rows stand if it has some (state-rows.ts), else over all
+ * of it; who asks later has it brought to the head, and after a while without anybody it is forgotten.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { sameHistory } from '../epoch.ts'
@@ -41,6 +41,8 @@ class Kept {
   epoch: string | undefined
   /** Everything up to this seq is in it. */
   after = 0
+  /** Its rows were begun with, or there are none to begin with. */
+  isBegun = false
   /**
    * Seqs at which it was told, rising, each with the epoch of then: who goes on from there is told what went since. Of
    * others it says nothing: compaction may have taken what they held before it was read here.
@@ -169,11 +171,50 @@ export class States {
   async #walk(channel: string, kept: Kept): Promise<void> {
     let leave: (() => void) | undefined
     try {
+      if (!kept.isBegun && (await this.#hasRows(channel, kept))) {
+        leave = await this.#enter()
+        await this.#begin(channel, kept)
+      }
       while (!(await this.#step(channel, kept)))
         if (leave) await nextTurn()
-        else leave = await this.#begin()
+        else leave = await this.#enter()
     } finally {
       leave?.()
+    }
+  }
+
+  async #hasRows(channel: string, kept: Kept): Promise<boolean> {
+    try {
+      kept.isBegun = (await this.#log.stateRows?.place(channel)) === undefined
+    } catch (error) {
+      if (!hasCode(error, 'data-loss')) throw error
+      kept.isBegun = true
+    }
+    return !kept.isBegun
+  }
+
+  /** Takes what its rows hold, if it has some that are whole. @throws as #makeRoom; unavailable */
+  async #begin(channel: string, kept: Kept): Promise<void> {
+    try {
+      const place = await this.#log.stateRows!.read(channel, (rows) => {
+        if (this.#kept.get(channel) !== kept) return false
+        const before = kept.versions.bytes
+        kept.versions.begin(rows)
+        this.#bytes += kept.versions.bytes - before
+        this.#makeRoom(channel, kept)
+        return true
+      })
+      kept.isBegun = true
+      if (!place) return
+      kept.versions.begun()
+      kept.epoch = place.epoch
+      kept.after = place.at
+    } catch (error) {
+      if (this.#kept.get(channel) === kept) this.#bytes -= kept.versions.bytes
+      kept.clear()
+      // They are made anew in the background; the log has all of it.
+      if (!hasCode(error, 'data-loss')) throw error
+      kept.isBegun = true
     }
   }
 
@@ -207,7 +248,7 @@ export class States {
   }
 
   /** A walk waits for its turn; gives how to end it. */
-  async #begin(): Promise<() => void> {
+  async #enter(): Promise<() => void> {
     if (this.#walks === WALKS_AT_ONCE) await new Promise<void>((resolve) => this.#waiting.push(resolve))
     else this.#walks++
     return () => {

@@ -7,6 +7,7 @@ import { buildBlock, type Span, walkBlock } from '../block.ts'
 import { FLAG } from '../body.ts'
 import { APPEND_EVENTS_MAX } from '../event.ts'
 import type { ReadLimits } from './log.ts'
+import type { StateRow } from './state-rows.ts'
 
 /** What an event takes in memory beyond its own bytes and those of its key. */
 const VERSION_BYTES = 200
@@ -19,13 +20,8 @@ const BLOCK_BYTES = 64 * 1024
 const U32_MAX = 0xffffffff
 const I32_MAX = 0x7fffffff
 
-interface Version {
-  readonly seq: number
-  readonly time: number
-  /** UTF-8, each byte a character, as `event`: texts of V8 take less room, and less time, than so many arrays. */
-  readonly key: string
-  /** Its MessagePack array. */
-  readonly event: string
+/** Key and event are texts of V8: they take less room, and less time, than so many arrays. */
+interface Version extends StateRow {
   /** The seq of the event that came in its place. */
   until: number
 }
@@ -58,26 +54,30 @@ export class Versions {
 
   /** Takes the events of a block with after < seq ≤ last; blocks come in their order. */
   take(block: Uint8Array, after: number, last: number): void {
-    if (!(block[1]! & FLAG.keyed)) return
-    const bytes = Buffer.from(block.buffer, block.byteOffset, block.length)
-    walkBlock(block, after, last, (seq, time, { fields, key, keyEnd, data, dataEnd, to }) => {
-      // What has an audience has no key; if it had, it would not be for everybody who reads a state.
-      if (key < 0 || to !== null) return true
-      const name = bytes.toString('latin1', key, keyEnd)
-      const replaced = this.#newest.get(name)
+    keyedIn(block, after, last, (key, seq, row) => {
+      const replaced = this.#newest.get(key)
       if (replaced) this.#replace(replaced, seq)
-      if (data < 0) {
-        if (replaced) this.#newest.delete(name)
-        return true
-      }
-      const event = bytes.toString('latin1', fields - 1, dataEnd + 1)
-      const version: Version = { seq, time, key: name, event, until: Number.POSITIVE_INFINITY }
-      this.#all.push(version)
-      this.#newest.set(name, version)
-      this.#newestBytes += costOf(version)
-      return true
+      if (row) this.#add(row)
+      else if (replaced) this.#newest.delete(key)
     })
     if (this.#oldBytes > Math.max(this.#newestBytes, OLD_BYTES)) this.#forget(this.#oldBytes / 2)
+  }
+
+  /** Takes rows of one state, in whatever order; `begun` ends it. Nothing else was taken before. */
+  begin(rows: readonly StateRow[]): void {
+    for (const row of rows) this.#add(row)
+  }
+
+  /** All rows are there. */
+  begun(): void {
+    this.#all.sort((a, b) => a.seq - b.seq)
+  }
+
+  #add({ seq, time, key, event }: StateRow): void {
+    const version: Version = { seq, time, key, event, until: Number.POSITIVE_INFINITY }
+    this.#all.push(version)
+    this.#newest.set(key, version)
+    this.#newestBytes += costOf(version)
   }
 
   #replace(version: Version, seq: number): void {
@@ -151,6 +151,25 @@ export class Versions {
 }
 
 const costOf = ({ key, event }: Version): number => key.length + event.length + VERSION_BYTES
+
+/** The events with keys of a block with after < seq ≤ last, in their order; a tombstone has no row. */
+export function keyedIn(
+  block: Uint8Array,
+  after: number,
+  last: number,
+  visit: (key: string, seq: number, row: StateRow | undefined) => void,
+): void {
+  if (!(block[1]! & FLAG.keyed)) return
+  const bytes = Buffer.from(block.buffer, block.byteOffset, block.length)
+  walkBlock(block, after, last, (seq, time, { fields, key: from, keyEnd, data, dataEnd, to }) => {
+    // What has an audience has no key; if it had, it would not be for everybody who reads a state.
+    if (from < 0 || to !== null) return true
+    const key = bytes.toString('latin1', from, keyEnd)
+    const event = data < 0 ? undefined : bytes.toString('latin1', fields - 1, dataEnd + 1)
+    visit(key, seq, event === undefined ? undefined : { key, seq, time, event })
+    return true
+  })
+}
 
 /** Blocks over (after, last] that hold these events and no other one. */
 export function blocksOf(channel: string, after: number, { spans, last }: Portion): Uint8Array[] {

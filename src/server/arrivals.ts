@@ -60,7 +60,7 @@ export function addArrivals(app: App, doors: Doors): void {
       },
     },
     async ({ body: { channel, blocks, cursors, end, ...piece }, raw }) => {
-      const { log, keeper, census } = doors
+      const { log, keeper, stateWriter, census } = doors
       if (!log.arrive) throw new TidemarkError('not-supported', 'This engine takes in no histories')
       checkRoom(doors, callerOf(raw))
       const isNew = (await infoOrNone(log, notOurs(channel))) === undefined
@@ -74,7 +74,9 @@ export function addArrivals(app: App, doors: Doors): void {
       if (!end) return arrived
       // However much came with it: no append is its first.
       if (isNew) census.madeEmpty(channel)
-      keeper.lookAt(await log.info(channel))
+      const info = await log.info(channel)
+      keeper.lookAt(info)
+      if (info.settings.state) stateWriter.lookAt(channel)
       return arrived
     },
   )

@@ -42,6 +42,14 @@ const withRetention = (keeper: Keeper, { channel, settings }: ChannelInfo) => {
   return found === undefined ? {} : { retention: { ...found.retention, from: found.from } }
 }
 
+/** How far the rows of its state are, as `state` of a channel. */
+async function withRows(log: Log, { channel, settings }: ChannelInfo) {
+  if (!settings.state) return {}
+  // Damaged ones were voided: they are begun anew.
+  const place = await log.stateRows?.place(channel).catch(() => undefined)
+  return place === undefined ? {} : { state: { at: place.at, keys: place.rows } }
+}
+
 export function addChannels(app: App, doors: Doors): void {
   const { log } = doors
   const tags = ['channels']
@@ -88,7 +96,7 @@ export function addChannels(app: App, doors: Doors): void {
     },
     async ({ params: { channel } }) => {
       const info = await log.info(channel)
-      return { ...(await withBytes(log, info)), ...withRetention(doors.keeper, info) }
+      return { ...(await withBytes(log, info)), ...withRetention(doors.keeper, info), ...(await withRows(log, info)) }
     },
   )
 
@@ -110,6 +118,7 @@ export function addChannels(app: App, doors: Doors): void {
       const info = await log.configure(channel, body as Settings)
       if (isNew && info.head === 0) doors.census.madeEmpty(channel)
       doors.keeper.lookAt(info)
+      if (info.settings.state) doors.stateWriter.lookAt(channel)
       return { ...infoJson(info), ...withRetention(doors.keeper, info) }
     },
   )

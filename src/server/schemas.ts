@@ -294,6 +294,7 @@ export const Settings = z
       .strictObject(RETENTION)
       .optional()
       .meta({ description: 'In place of what the configuration says for this channel; `{}` keeps everything' }),
+    state: z.boolean().optional().meta({ description: 'The newest event of each key is kept on disk, too' }),
   })
   .meta({ id: 'Settings' })
 
@@ -313,6 +314,10 @@ export const ChannelInfo = z
       .object({ ...RETENTION, from: z.string() })
       .optional()
       .meta({ description: 'What is in force for this one channel, and who says so: `channel` or `pattern …`' }),
+    state: z
+      .object({ at: Seq, keys: z.number() })
+      .optional()
+      .meta({ description: 'Of this one channel: at which seq what is kept of its state on disk is true' }),
   })
   .meta({ id: 'Channel' })
 

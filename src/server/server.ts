@@ -17,6 +17,7 @@ import { formatTime } from '../event.ts'
 import { limitsOf } from '../limits.ts'
 import { Keeper } from '../log/keeper.ts'
 import type { Log } from '../log/log.ts'
+import { StateWriter } from '../log/state-writer.ts'
 import { States } from '../log/states.ts'
 import { AUDIT_RETENTION, readRetentionRule } from '../retention.ts'
 import { Streamer } from '../streamer/streamer.ts'
@@ -56,11 +57,13 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   setMaxListeners(0, stopping.signal)
   const keyring = options.keys === undefined ? Keyring.none() : await Keyring.open(options.keys, logger)
   const streamerSwitch = await LogSwitch.open(log, logger)
+  const onNotice = (level: 'info' | 'warn', message: string, facts: object): void => logger[level](facts, message)
   const keeper = new Keeper(log, {
     rules: [...(options.retain ?? []), readRetentionRule(AUDIT_RETENTION)],
     cursorTtl: options.cursorTtl,
-    onNotice: (level, message, facts) => logger[level](facts, message),
+    onNotice,
   })
+  const stateWriter = new StateWriter(log, { onNotice })
   const audit = new Audit({
     log,
     logger,
@@ -75,6 +78,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     log,
     keeper,
     states: new States(log, { bytes: limited.stateMemory * MIB, signal: stopping.signal }),
+    stateWriter,
     keyring,
     switch: streamerSwitch,
     waits: new Waits(log, streamerSwitch, keyring, stopping.signal),
@@ -169,7 +173,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   const release = () => {
     keyring.close()
     certificate?.close()
-    return Promise.all([keeper.close(), streamerSwitch.close(), router.close()])
+    return Promise.all([keeper.close(), stateWriter.close(), streamerSwitch.close(), router.close()])
   }
   const { url, port } = await connections.listen(host, options.port ?? PORT).catch(async (error) => {
     connections.close()
@@ -178,6 +182,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
   })
   logger.debug({ url: url + path }, 'Listening')
   keeper.start()
+  stateWriter.start()
   audit.started()
   router.loadSoon((error) => doors.failed('http', error))
 

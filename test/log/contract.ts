@@ -12,6 +12,7 @@ import { cursorContract } from './contract-cursors.ts'
 import { eraseContract } from './contract-erase.ts'
 import { readContract } from './contract-read.ts'
 import { repeatContract } from './contract-repeat.ts'
+import { stateContract } from './contract-state.ts'
 
 export interface OpenOptions {
   /** A place that is opened again under the same name holds what it held. Absent: a fresh one. */
@@ -39,6 +40,7 @@ export function logContract(name: string, open: Open, capabilities: readonly Cap
     describe('cursors', () => cursorContract(open))
     describe('compact', () => compactContract(open, capabilities))
     describe('erase', () => eraseContract(open, capabilities))
+    describe('rows of states', () => stateContract(open, capabilities))
     describe('trim, delete, channels and close', () => channelContract(open))
     describe('histories from elsewhere', () => arriveContract(open))
   })

@@ -7,6 +7,7 @@ import { compactChannel } from '../../src/log/compact.ts'
 import { erase } from '../../src/log/erase.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
+import { StateWriter } from '../../src/log/state-writer.ts'
 import { event, range, tempDir } from '../parts.ts'
 import { ALL, BLOCKWISE, readAll } from './reading.ts'
 
@@ -75,6 +76,44 @@ test('Of an event that is in memory alone, in LevelDB’s log, or in its tables,
     expect((await readAll(log, 'd', undefined, ALL)).length).toBe(count)
     await log.close()
     expect(filesWith(dir, SECRET)).toEqual([])
+  }
+})
+
+test('Of rows of a state nothing is left either, whatever of them was overwritten before', async () => {
+  for (const [count, moves] of [
+    [10, []],
+    [400, ['reopen']],
+    [400, ['off']],
+    [400, ['interrupt', 'compact']],
+  ] as const) {
+    const dir = tempDir()
+    let log = await opened(dir)
+    const writer = (): StateWriter => new StateWriter(log, { pace: AT_ONCE })
+    await log.configure('c', { state: true })
+    // The rows take each event of the key in turn.
+    for (const _ of range(1, 2)) {
+      await fill(log, count)
+      await writer().look()
+    }
+    expect(await log.stateRows!.place('c')).toMatchObject({ at: 2 * count })
+    if (moves.some((move) => move === 'reopen')) {
+      await log.close()
+      log = await opened(dir)
+    }
+    if (moves.some((move) => move === 'off')) await log.configure('c', {})
+    if (moves.some((move) => move === 'interrupt')) {
+      const gone = new AbortController()
+      const onProgress = ({ phase }: { phase: string }): void => {
+        if (phase === 'reclaiming') gone.abort('enough')
+      }
+      const run = erase(log, 'c', { key: 'ann' }, { ...AT_ONCE, signal: gone.signal, onProgress })
+      await expect(run).rejects.toBe('enough')
+      await compactChannel(log, 'c', { ...AT_ONCE, minLag: 0 })
+    } else await erase(log, 'c', { key: 'ann' }, AT_ONCE)
+    expect([count, moves, filesWith(dir, SECRET)]).toEqual([count, moves, []])
+    await writer().look()
+    await log.close()
+    expect([count, moves, filesWith(dir, SECRET)]).toEqual([count, moves, []])
   }
 })
 

@@ -39,8 +39,13 @@ function opener(options: Partial<LogOptions>): Open {
   }
 }
 
-logContract('level', opener({}), ['multiChannel', 'compact', 'erase'])
-logContract('level that keeps nothing in memory', opener({ tailBytes: 0 }), ['multiChannel', 'compact', 'erase'])
+logContract('level', opener({}), ['multiChannel', 'compact', 'erase', 'stateRows'])
+logContract('level that keeps nothing in memory', opener({ tailBytes: 0 }), [
+  'multiChannel',
+  'compact',
+  'erase',
+  'stateRows',
+])
 
 /** Five events in `c` and one cursor, two in `d`; closed. Answers the epoch of `c`. */
 async function fill(dir: string): Promise<string> {

@@ -10,6 +10,7 @@ import { blockKey } from '../../src/log/level/keys.ts'
 import type { Log, ReadLimits } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { StateFirst } from '../../src/log/state-first.ts'
+import { StateWriter } from '../../src/log/state-writer.ts'
 import { type StateAt, States } from '../../src/log/states.ts'
 import { blocksOf } from '../../src/log/versions.ts'
 import { dice } from '../crash/dice.ts'
@@ -237,7 +238,10 @@ test('blocks of a state hold its events and no other one, however far apart, how
 
 // ── The model ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const count = { pages: 0, wholes: 0, begun: 0, resets: 0, live: 0, compactions: 0, cleaned: 0, trims: 0, lives: 0 }
+const count = {
+  ...{ pages: 0, wholes: 0, begun: 0, resets: 0, live: 0, compactions: 0, cleaned: 0, trims: 0, lives: 0 },
+  ...{ settings: 0, rows: 0, voids: 0 },
+}
 
 /** What happens to one channel, and those who read its state meanwhile. */
 class World {
@@ -246,6 +250,7 @@ class World {
   history = new History()
   log!: Log
   states!: States
+  #writer!: StateWriter
   trimmed = 0
 
   constructor(random: (below: number) => number) {
@@ -256,18 +261,30 @@ class World {
     // Some restarts find everything on disk, some channels are longer than what is in memory.
     this.log = await openLog({ dir: this.#dir, tailBytes: this.random(2) * (1 << 20) })
     this.states = new States(this.log)
+    this.#writer = new StateWriter(this.log, { pace: { batch: 1, lookEvery: 5, trimEvery: 0, restTimes: 0 } })
+    // Its rows follow by themselves, or when they are told to.
+    if (this.random(2) === 0) this.#writer.start()
+  }
+
+  async close(): Promise<void> {
+    await this.#writer.close()
+    await this.log.close()
   }
 
   async disturb(): Promise<void> {
-    const kind = this.random(40)
+    const kind = this.random(46)
     if (kind < 28) await this.append()
     else if (kind < 32) await this.#trim()
     else if (kind < 35) await this.#compact()
     else if (kind === 35) this.states.forget('c')
     else if (kind === 36) {
-      await this.log.close()
+      await this.close()
       await this.open()
-    } else if (kind === 37 && this.random(4) === 0) {
+    } else if (kind > 37 && kind < 41) {
+      await this.log.configure('c', { state: this.random(6) > 0 })
+      count.settings++
+    } else if (kind > 40) await this.#keep()
+    else if (kind === 37 && this.random(4) === 0) {
       await this.log.delete('c')
       this.history = new History()
       this.trimmed = 0
@@ -284,6 +301,17 @@ class World {
     })
     await put(this.log, ...events)
     this.history.add(events)
+  }
+
+  /** Rows of the state as it is now, or none; what is read next begins with them. */
+  async #keep(): Promise<void> {
+    await this.#writer.look()
+    const place = await this.log.stateRows!.place('c')
+    if ((place?.rows ?? 0) > 0) count.rows++
+    this.states.forget('c')
+    if (this.random(8) > 0) return
+    await this.log.stateRows!.drop('c')
+    count.voids++
   }
 
   async #trim(): Promise<void> {
@@ -463,7 +491,7 @@ test(`${RUNS} channels with all that happens to them: each state is exact, and g
     } catch (error) {
       throw new Error(`TEST_SEED=${SEED} run ${run}`, { cause: error })
     } finally {
-      await world.log.close()
+      await world.close()
     }
   }
   console.log(`seed ${SEED}: ${JSON.stringify(count)}`)

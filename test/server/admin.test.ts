@@ -24,7 +24,7 @@ describe('probes', () => {
     expect(json).toMatchObject({
       durability: 'fsync',
       idWindow: 86_400_000,
-      capabilities: ['multiChannel', 'compact', 'erase'],
+      capabilities: ['multiChannel', 'compact', 'erase', 'stateRows'],
     })
     await call(`${url}/v1/admin/streamer`, 'PUT', { on: false })
     expect((await call(`${url}/readyz`)).json.streamer).toBe('off')

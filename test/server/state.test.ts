@@ -93,6 +93,25 @@ test('what is not as it should be asked is refused', async () => {
   for (const query of ['epoch=x.y', 'epoch=x.y&at=1']) expect(await code(query)).toBe('epoch-changed')
 })
 
+test('of a channel whose settings say so it is kept on disk, and told where that is', async () => {
+  const { url, log } = await startTestServer()
+  const channel = `${url}/v1/channels/c`
+  await put(log, ['a', 1], ['b', 1], ['a', 2])
+  expect((await call(channel)).json).not.toHaveProperty('state')
+  expect((await call(channel, 'PUT', { state: true })).json).toMatchObject({ settings: { state: true } })
+  const state = async () => (await call(channel)).json.state
+  await expect.poll(state, { timeout: 10_000 }).toEqual({ at: 3, keys: 2 })
+  await put(log, ['b'], ['c', 1])
+  await expect.poll(state, { timeout: 10_000 }).toEqual({ at: 5, keys: 2 })
+  expect(keysOf((await call(`${channel}/state`)).json.events)).toEqual([
+    [3, 'a'],
+    [5, 'c'],
+  ])
+  await call(channel, 'PUT', {})
+  expect(await state()).toBeUndefined()
+  expect(problemOf(await call(channel, 'PUT', { state: 'yes' }))).toMatchObject({ code: 'bad-request' })
+})
+
 test('a state that takes more memory than there is for all', async () => {
   const { url, log } = await startTestServer({ limits: { stateMemory: 1 } })
   const data = 'x'.repeat(600_000)

@@ -40,9 +40,11 @@ import { type CursorRow, edgesOf, rangeOf } from './keys.ts'
 import { Lists } from './lists.ts'
 import { Pages } from './read.ts'
 import { Receipts } from './receipts.ts'
+import { reclaimBetween } from './reclaiming.ts'
 import { Replacing } from './replacing.ts'
 import { Watermark } from './room.ts'
-import { knownLosses, scrubRows, scrubTables } from './scrub.ts'
+import { knownLosses, scrubRows, scrubStates, scrubTables } from './scrub.ts'
+import { LevelStateRows } from './state-rows.ts'
 import { RESERVE_BYTES, Store } from './store.ts'
 import { Sweeper } from './sweep.ts'
 import { Writer } from './writer.ts'
@@ -51,6 +53,7 @@ const DAY_MS = 86_400_000
 /** How far a clock may be put forward without a receipt being forgotten before its window is over. */
 const CLOCK_JUMP_MS = 3_600_000
 const TAIL_BYTES = 64 * 1024 * 1024
+const CAPABILITIES = ['multiChannel', 'compact', 'erase', 'stateRows'] as const
 /** How long a read waits while the store is opened again. */
 const GATE_MS = 5_000
 
@@ -61,6 +64,7 @@ export async function openLevel(options: LogOptions): Promise<Log> {
 
 class LevelLog implements Log {
   readonly about: About
+  readonly stateRows: LevelStateRows
   readonly #store: Store
   readonly #channels: Channels
   readonly #waiters = new Waiters()
@@ -76,7 +80,7 @@ class LevelLog implements Log {
   constructor(store: Store, options: LogOptions) {
     const idWindow = options.idWindow ?? DAY_MS
     const notice = options.onNotice ?? (() => {})
-    this.about = { engine: 'level', durability: 'fsync', capabilities: ['multiChannel', 'compact', 'erase'], idWindow }
+    this.about = { engine: 'level', durability: 'fsync', capabilities: CAPABILITIES, idWindow }
     this.#store = store
     this.#channels = new Channels(store)
     this.#lists = new Lists(store, this.#channels, notice, () => this.#opened())
@@ -91,6 +95,8 @@ class LevelLog implements Log {
     })
     this.#replacing = new Replacing(store, this.#channels, this.#writer)
     this.#sweeper = new Sweeper(store, this.#writer, idWindow + CLOCK_JUMP_MS, notice)
+    const parts = { store, channels: this.#channels, writer: this.#writer, lists: this.#lists, sweeper: this.#sweeper }
+    this.stateRows = new LevelStateRows({ ...parts, notice, opened: () => this.#opened() })
   }
 
   health(): Health {
@@ -162,14 +168,17 @@ class LevelLog implements Log {
   }
 
   configure(channel: string, settings: Settings): Promise<ChannelInfo> {
-    return this.#writer.submit(CHANGE_BYTES, (group) => {
+    let isLess = false
+    const configured = this.#writer.submit(CHANGE_BYTES, (group) => {
       const known = group.find(channel)
+      isLess = known?.settings.state === true && !settings.state
       const draft = known ?? group.make(channel, settings)
       if (known) group.configure(known, settings)
       // As it is now: a later change of the same group may delete the channel.
       const info = this.#channels.info(draft)
       return () => info
     })
+    return configured.finally(() => isLess && this.#sweeper.start())
   }
 
   async cursor(client: string, channel: string): Promise<Cursor | undefined> {
@@ -267,7 +276,8 @@ class LevelLog implements Log {
 
   async replace(channel: string, replacement: Replacement): Promise<boolean> {
     await this.#opened()
-    return this.#replacing.replace(channel, replacement).catch(orUnavailable)
+    const replaced = this.#replacing.replace(channel, replacement).catch(orUnavailable)
+    return replaced.finally(() => replacement.erases && this.#sweeper.start())
   }
 
   clean(channel: string, upTo: number, epoch: string): Promise<ChannelInfo> {
@@ -282,18 +292,10 @@ class LevelLog implements Log {
 
   async reclaim(channel: string, after: number, upTo: number): Promise<void> {
     await this.#opened()
-    const { number } = this.#channels.need(channel)
-    const [from, to] = edgesOf(number, after, upTo)
+    const edges = edgesOf(this.#channels.need(channel).number, after, upTo)
     // LevelDB keeps what any iterator may still see.
     await this.#pages.left()
-    // What is in memory goes to a table of its own: what it held of removed events, too.
-    await this.#store.compact({ gte: from, lte: from }).catch(orUnavailable)
-    // LevelDB writes a table anew only where newer ones lie over it: one from edge to edge lies over all.
-    await this.#writer.submit(CHANGE_BYTES, (group) => {
-      for (const edge of [from, to]) group.del(edge)
-      return () => {}
-    })
-    await this.#store.compact({ gte: from, lte: to }).catch(orUnavailable)
+    await reclaimBetween(this.#store, this.#writer, edges).catch(orUnavailable)
   }
 
   async arrive(channel: string, piece: ArrivalPiece): Promise<Arrived> {
@@ -319,6 +321,7 @@ class LevelLog implements Log {
       (range) => this.#lists.rows(range),
       pace,
     )
+    yield* scrubStates(this.stateRows, pace)
     yield* scrubTables(this.#store.dir, pace)
   }
 

@@ -5,11 +5,11 @@
  * rows through a filter and an index that it does not check, and finds nothing where there is something. A channel that
  * is not found would be made anew, a receipt that is not found would let an append happen twice. So before an existing
  * store is opened, CURRENT, MANIFEST and the log files are read whole, and of each table everything but the blocks of
- * events, which carry their own crc and are checked when they are read.
+ * events and the rows of states, which carry their own crc and are checked when they are read.
  */
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { EVENT_PREFIX, isEventKey } from './keys.ts'
+import { isMassKey, MASS_PREFIXES } from './keys.ts'
 import { damageIn, isZero, type LogScan, Reader, scanLog, scanRecords } from './scan.ts'
 import { type DataBlock, Table } from './table.ts'
 
@@ -133,7 +133,7 @@ function isCut(bytes: Uint8Array, at: number): boolean {
 
 /**
  * What forbids opening, of the files' own: nothing of it is repaired by LevelDB, most is hidden, and over some it ends
- * the process. Of blocks of events only that they can be walked is looked at, and only when processes before ended badly
+ * the process. Of blocks of events and of rows of states only that they can be walked is looked at, and only when processes before ended badly
  * in a row: a start is to be quick, and reading them all is not.
  * `onTorn` is told of a write that did not come to its end: it was never acknowledged, else the high-water mark tells.
  */
@@ -154,8 +154,8 @@ export function faultsBeforeOpen(
     const table = new Table(join(dir, name))
     try {
       for (const fault of table.faults) faults.push({ file: name, ...fault })
-      for (const block of thorough ? table.blocks : table.blocksBeside(EVENT_PREFIX)) {
-        const isAside = holdsEventsAlone(block)
+      for (const block of thorough ? table.blocks : table.blocksBeside(...MASS_PREFIXES)) {
+        const isAside = holdsMassAlone(block)
         if (isAside && !thorough) continue
         if (isAside ? table.isSound(block) : table.isWhole(block)) continue
         faults.push({ file: name, offset: block.offset, what: 'a block can not be read' })
@@ -167,9 +167,9 @@ export function faultsBeforeOpen(
   return faults
 }
 
-/** True for a block of a table in which nothing but blocks of events can stand. */
-export const holdsEventsAlone = ({ before, upTo }: DataBlock): boolean =>
-  before !== undefined && isEventKey(before) && isEventKey(upTo)
+/** True for a block of a table in which nothing but blocks of events and rows of states can stand. */
+export const holdsMassAlone = ({ before, upTo }: DataBlock): boolean =>
+  before !== undefined && isMassKey(before) && isMassKey(upTo)
 
 /** A log file as it is, and what of it is damage: a torn end is none, unless records came after it. */
 export interface ScannedLog {

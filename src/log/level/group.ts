@@ -39,6 +39,7 @@ import {
   type SweepRow,
   sweepKey,
 } from './keys.ts'
+import { StateDrafts } from './state-drafts.ts'
 import { newLife, type Store } from './store.ts'
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] }
@@ -67,6 +68,8 @@ export class Group {
   readonly now: number
   /** The day that this group's receipts are filed under. */
   readonly day: number
+  /** How far rows of states go. */
+  readonly states: StateDrafts
   readonly #store: Store
   readonly #channels: Channels
   readonly #batch: Batch
@@ -86,6 +89,7 @@ export class Group {
     this.#store = store
     this.#channels = channels
     this.#batch = store.db.batch()
+    this.states = new StateDrafts(store)
     this.now = Date.now()
     this.day = dayOf(store.now())
   }
@@ -109,8 +113,8 @@ export class Group {
   /** A new channel that is as it is given. */
   place(channel: Channel): Draft {
     const draft = this.#draft(channel)
-    draft.changed = true
-    this.configure(draft, channel.settings)
+    this.#name(draft, channel.settings)
+    if (channel.settings.state) this.states.begin(draft)
     return draft
   }
 
@@ -152,6 +156,11 @@ export class Group {
   }
 
   configure(draft: Draft, settings: Settings): void {
+    this.#name(draft, settings)
+    this.states.configured(draft)
+  }
+
+  #name(draft: Draft, settings: Settings): void {
     draft.settings = settings
     draft.changed = true
     const key = nameKey(draft.name)
@@ -177,8 +186,9 @@ export class Group {
     this.sweepLater(draft.number, { upTo })
   }
 
-  /** Puts blocks in place of others over the same seqs. */
-  replace(draft: Draft, replaced: readonly Header[], blocks: readonly Uint8Array[]): void {
+  /** Puts blocks in place of others over the same seqs. @param erases as Replacement.erases */
+  replace(draft: Draft, replaced: readonly Header[], blocks: readonly Uint8Array[], erases: boolean): void {
+    if (erases) this.states.drop(draft)
     const placed = new Map(blocks.map((block) => [readHeader(block).last, block]))
     for (const { last } of replaced) if (!placed.has(last)) this.del(blockKey(draft.number, last))
     for (const [last, block] of placed) this.put(blockKey(draft.number, last), block)
@@ -285,6 +295,7 @@ export class Group {
       if (row && isNew) this.put(clientKey(client, draft.name), new Uint8Array())
       if (!row) this.del(clientKey(client, draft.name))
     }
+    this.states.write(this, gone)
     for (const [name, row] of this.#arrivals) {
       const key = arrivalKey(name)
       if (row) this.put(key, encodeArrival(key, row))

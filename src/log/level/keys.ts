@@ -10,6 +10,9 @@
  *   l | channel u32 | after u64           → loss: events that salvage could not find, told to verify
  *   x | channel u32                       → sweep: what trim or delete left behind, to be cleared
  *   a | name                              → arrival: a history that comes from elsewhere (arriving.ts), or came
+ *   f | channel u32 | key                 → state row: the newest event of a key, its seq and its time
+ *   p | channel u32                       → place: how far the state rows of a channel go, how many, a sum over them
+ *   y | channel u32                       → state rows that count no more, to be cleared
  *   m | store                             → store row: format, life
  *   m | commit                            → commit number of the newest write, and its time
  *   m | next                              → next channel number; numbers are never reused
@@ -28,7 +31,10 @@ import type { Settings } from '../log.ts'
 /** On-disk format of the whole store; a newer one is refused. */
 export const STORE_FORMAT = 1
 
-const PREFIX = { e: 0x65, h: 0x68, n: 0x6e, c: 0x63, d: 0x64, i: 0x69, l: 0x6c, x: 0x78, a: 0x61, m: 0x6d } as const
+const PREFIX = {
+  ...{ e: 0x65, f: 0x66, h: 0x68, n: 0x6e, c: 0x63, d: 0x64, i: 0x69 },
+  ...{ l: 0x6c, x: 0x78, a: 0x61, m: 0x6d, p: 0x70, y: 0x79 },
+} as const
 
 export const STORE_KEY = Buffer.from('mstore')
 export const COMMIT_KEY = Buffer.from('mcommit')
@@ -53,9 +59,12 @@ export const blockRange = (channel: number, first: number, last = SEQ_MAX): Rang
   lte: blockKey(channel, last),
 })
 
-/** With this byte begin the keys of blocks of events, and no others. */
-export const EVENT_PREFIX = PREFIX.e
-export const isEventKey = (key: Uint8Array): boolean => key[0] === EVENT_PREFIX
+/**
+ * With these bytes begin the keys of blocks of events and of state rows, and no others: of both there may be very many,
+ * and what is wrong with one is found when it is read, by its own crc and by what it stands beside.
+ */
+export const MASS_PREFIXES = [PREFIX.e, PREFIX.f] as const
+export const isMassKey = (key: Uint8Array): boolean => key[0] === PREFIX.e || key[0] === PREFIX.f
 
 export const lastOfBlockKey = (key: Uint8Array): number => getU64(key, 5)
 export const channelOfKey = (key: Uint8Array): number => getU32(key, 1)
@@ -114,6 +123,20 @@ export function lossKey(channel: number, after: number): Uint8Array {
   return key
 }
 export const lossRange = (channel: number): Range => ({ gte: lossKey(channel, 0), lte: lossKey(channel, SEQ_MAX) })
+
+/** @param key UTF-8, each byte a character */
+export function stateKey(channel: number, key: string): Uint8Array {
+  const row = Buffer.allocUnsafe(5 + key.length)
+  row[0] = PREFIX.f
+  putU32(row, 1, channel)
+  row.write(key, 5, 'latin1')
+  return row
+}
+/** Its ends are no rows: no event has an empty key, and no UTF-8 holds a 0xff. */
+export const stateRange = (channel: number): Range => startingWith(numbered(PREFIX.f, channel))
+export const keyOfStateKey = (key: Uint8Array): string => Buffer.from(key).toString('latin1', 5)
+export const placeKey = (channel: number): Uint8Array => numbered(PREFIX.p, channel)
+export const clearingKey = (channel: number): Uint8Array => numbered(PREFIX.y, channel)
 
 export const arrivalKey = (name: string): Uint8Array => named(PREFIX.a, name)
 
@@ -282,6 +305,51 @@ export interface LossRow {
 }
 export const encodeLoss = encode<LossRow>()
 export const decodeLoss = decode<LossRow>('loss')
+
+/** How far the state rows of a channel go. */
+export interface PlaceRow {
+  readonly channel: string
+  /** Of these rows, from when they were begun on. */
+  readonly set: string
+  readonly epoch: string
+  readonly at: number
+  /** Up to here what is trimmed has no rows any more. */
+  readonly trimmed: number
+  /** How many rows there are, and the crcs of all of them, by exclusive or: LevelDB passes over what it can not read. */
+  readonly rows: number
+  readonly sum: number
+}
+export const encodePlace = encode<PlaceRow>()
+export const decodePlace = decode<PlaceRow>('place')
+
+export interface ClearingRow {
+  readonly channel: string
+}
+export const encodeClearing = encode<ClearingRow>()
+export const decodeClearing = decode<ClearingRow>('clearing')
+
+export interface StateValue {
+  readonly seq: number
+  readonly time: number
+  /** Its MessagePack array, each byte a character. */
+  readonly event: string
+}
+
+export function encodeState(key: Uint8Array, { seq, time, event }: StateValue): Uint8Array {
+  const value = Buffer.allocUnsafe(16 + event.length)
+  putU64(value, 0, seq)
+  putU64(value, 8, time)
+  value.write(event, 16, 'latin1')
+  return seal(key, value)
+}
+
+export function decodeState(key: Uint8Array, row: Uint8Array): StateValue {
+  const value = unseal(key, row, 'state')
+  return { seq: getU64(value, 0), time: getU64(value, 8), event: value.toString('latin1', 16) }
+}
+
+/** What a row adds to the sum of its kind, once its crc was found right. */
+export const crcOfRow = (row: Uint8Array): number => getU32(row, row.length - 4)
 
 export interface StoreRow {
   readonly format: number

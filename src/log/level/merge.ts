@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path'
 import { LRUCache } from 'lru-cache'
-import { type FileFault, holdsEventsAlone, listFiles, scanLogs } from './files.ts'
+import { type FileFault, holdsMassAlone, listFiles, scanLogs } from './files.ts'
 import type { Range } from './keys.ts'
 import { doubtedIn, type Version, versionsOf } from './scan.ts'
 import { type DataBlock, Table, versionsIn } from './table.ts'
@@ -109,7 +109,7 @@ export class Rows {
     }
   }
 
-  /** Rows are looked up again and again, blocks of events are not. */
+  /** Rows are looked up again and again, blocks of events and rows of states are not. */
   #versionsIn(source: Source, block: DataBlock): readonly Version[] {
     const { name, table } = source
     const id = `${name}:${block.offset}`
@@ -122,7 +122,7 @@ export class Rows {
       // Most of it is right, and every row and block of ours tells by its own crc.
       versions.sort(byKey)
     } else if (block === table.blocks[0]) source.firstKey = versions[0]?.key
-    if (!holdsEventsAlone(block)) this.#cache.set(id, versions)
+    if (!holdsMassAlone(block)) this.#cache.set(id, versions)
     return versions
   }
 

@@ -38,7 +38,7 @@ export class Replacing {
     return done
   }
 
-  async #replace(name: string, { epoch, trimmed, replaced, blocks }: Replacement): Promise<boolean> {
+  async #replace(name: string, { epoch, trimmed, replaced, blocks, erases = false }: Replacement): Promise<boolean> {
     checkCover(name, replaced, blocks)
     const channel = this.#channels.need(name)
     this.#channels.checkEpoch(channel, epoch)
@@ -52,7 +52,7 @@ export class Replacing {
       const isTrimmed = draft.trimmed > Math.max(replaced[0]!.after, trimmed)
       // Opened again since, it may hold what a write that failed had put there.
       if (isTrimmed || draft.number !== number || this.#store.db !== db) return () => false
-      group.replace(draft, replaced, blocks)
+      group.replace(draft, replaced, blocks, erases)
       return () => true
     })
   }

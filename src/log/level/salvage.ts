@@ -25,17 +25,21 @@ import {
   encodeLoss,
   encodeName,
   encodeNext,
+  encodePlace,
+  epochOf,
   type HeadRow,
   headKey,
   lossKey,
   NEXT_KEY,
   nameKey,
   nameOfKey,
+  placeKey,
   rangeOf,
 } from './keys.ts'
 import type { Rows } from './merge.ts'
 import { makePlaceFor, nameDraft, storeDir } from './places.ts'
 import { check } from './read.ts'
+import { beginning } from './state-drafts.ts'
 import { newLife, Store } from './store.ts'
 import { type Contents, contentsOf, type StoredChannel, strangersIn, verifyLevel, walk, withStopped } from './verify.ts'
 
@@ -165,6 +169,9 @@ async function copyChannel(
   }
   await writer.put(headKey(number), encodeHead(headKey(number), head))
   await writer.put(nameKey(name), encodeName(nameKey(name), { channel: number, settings }))
+  // Rows of a state are made anew, from what of its events is whole.
+  const place = beginning({ name, epoch: epochOf(writer.life, head), trimmed: head.trimmed })
+  if (settings.state) await writer.put(placeKey(number), encodePlace(placeKey(number), place))
   return lost
 }
 
@@ -241,11 +248,13 @@ const isWhole = (decode: () => unknown): boolean => {
 
 /** Rows on their way into the new store, a batch at a time. */
 class Writer {
+  readonly life: string
   readonly #store: Store
   #batch: Batch
   #bytes = 0
 
   constructor(store: Store) {
+    this.life = store.life
     this.#store = store
     this.#batch = store.db.batch()
   }

@@ -6,11 +6,13 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { hasCode, TidemarkError } from '../../errors.ts'
 import type { Finding, Log, Loss } from '../log.ts'
+import type { StateRows } from '../state-rows.ts'
 import { type FileFault, type Files, listFiles } from './files.ts'
 import {
   channelOfKey,
   clientOfCursorKey,
   decodeArrival,
+  decodeClearing,
   decodeCursor,
   decodeHead,
   decodeLoss,
@@ -89,9 +91,27 @@ export async function* scrubRows(
     }
 }
 
+/** Rows of states; those that are damaged are made anew by this very look at them. */
+export async function* scrubStates(rows: StateRows, pace: (bytes: number) => Promise<void>): AsyncIterable<Finding> {
+  for await (const channel of rows.channels()) {
+    let detail: string | undefined
+    try {
+      await rows.read(channel, async (some) => {
+        await pace(some.reduce((bytes, { key, event }) => bytes + key.length + event.length, 0))
+        return true
+      })
+    } catch (error) {
+      if (hasCode(error, 'no-channel')) continue
+      if (!hasCode(error, 'data-loss')) throw error
+      detail = `${(error as Error).message}: they are made anew`
+    }
+    if (detail !== undefined) yield { code: 'data-loss', part: 'state', channel, detail }
+  }
+}
+
 /** Kinds of rows beside names and heads. */
 const ROWS: readonly (readonly [
-  'c' | 'i' | 'l' | 'x' | 'a',
+  'c' | 'i' | 'l' | 'x' | 'a' | 'y',
   Finding['part'],
   (key: Uint8Array, row: Uint8Array) => unknown,
 ])[] = [
@@ -100,6 +120,7 @@ const ROWS: readonly (readonly [
   ['l', 'row', decodeLoss],
   ['x', 'row', decodeSweep],
   ['a', 'row', decodeArrival],
+  ['y', 'row', decodeClearing],
 ]
 
 /** What a row's crc says against it. */

@@ -1,22 +1,28 @@
 /**
- * Clears what trim and delete left behind, and receipts whose days are over: in bounded slices through the one writer,
+ * Clears what trim and delete left behind, rows of states that count no more, and receipts whose days are over: in bounded slices through the one writer,
  * so that appends go on between them. The sweep row makes it resumable: it is written with the trim or delete itself
- * and removed with the last slice. What it removes is out of every reader's reach already.
+ * and removed with the last slice; the clearing row of a state's rows likewise. What it removes is out of every reader's reach already.
  */
 import { setTimeout as delay } from 'node:timers/promises'
+import type { Group } from './group.ts'
 import {
   blockRange,
   channelOfKey,
+  clearingKey,
   clientKey,
   clientOfCursorKey,
   cursorKey,
   cursorRange,
   dayOf,
+  decodeClearing,
   decodeSweep,
   lossRange,
+  placeKey,
   type Range,
+  rangeOf,
   receiptsBefore,
   SWEEPS,
+  stateRange,
 } from './keys.ts'
 import type { Notice, Store } from './store.ts'
 import type { Writer } from './writer.ts'
@@ -89,6 +95,13 @@ export class Sweeper {
         failures.push(error)
         this.#closing.signal.throwIfAborted()
       }
+    for (const [key, row] of await this.#store.db.iterator(rangeOf('y')).all())
+      try {
+        await this.clearState(channelOfKey(key), decodeClearing(key, row).channel)
+      } catch (error) {
+        failures.push(error)
+        this.#closing.signal.throwIfAborted()
+      }
     await this.#clear(receiptsBefore(dayOf(this.#store.now() - this.#idWindow)))
     if (failures.length > 0) throw failures[0]
   }
@@ -101,20 +114,38 @@ export class Sweeper {
     if (deleted !== undefined) {
       await this.#clear(cursorRange(channel), deleted)
       await this.#clear(lossRange(channel))
+      await this.#clear(stateRange(channel))
     }
     await this.#writer.submit(100, (group) => {
+      if (deleted !== undefined) for (const key of [placeKey(channel), clearingKey(channel)]) group.del(key)
       group.swept(channel, row)
       return () => {}
     })
   }
 
-  /** Deletes every key of a range, slice by slice; with a channel's name, the clients' side of its cursors too. */
-  async #clear(range: Range, channel?: string): Promise<void> {
+  /** Clears the rows of a channel's state, if they are to be cleared. */
+  async clearState(number: number, channel: string): Promise<void> {
+    while (this.#store.db.getSync(clearingKey(number)) !== undefined) {
+      // Whoever else clears them may be done first, and others begun.
+      await this.#clear(stateRange(number), undefined, (group) => group.states.isClearing(number))
+      await this.#writer.submit(100, (group) => {
+        group.states.cleared(number, group.find(channel))
+        return () => {}
+      })
+    }
+  }
+
+  /**
+   * Deletes every key of a range, slice by slice; with a channel's name, the clients' side of its cursors too.
+   * @param isDue asked at the writer's turn
+   */
+  async #clear(range: Range, channel?: string, isDue?: (group: Group) => boolean): Promise<void> {
     for (;;) {
       this.#closing.signal.throwIfAborted()
       const keys = await this.#store.db.keys({ ...range, limit: SLICE_KEYS }).all()
       if (keys.length === 0) return
       await this.#writer.submit(keys.length * 20, (group) => {
+        if (isDue?.(group) === false) return () => {}
         const anew = channel === undefined ? undefined : group.numberOf(channel)
         for (const key of keys) {
           group.del(key)

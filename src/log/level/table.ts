@@ -78,14 +78,14 @@ export class Table {
   }
 
   /**
-   * Data blocks without those whose keys, and the key before them, begin with `first`, of which there may be thousands:
-   * the others lie before and behind them, and are found without a look at these.
+   * Data blocks without those whose keys, and the key before them, begin with a byte of `first` … `last`, of which there
+   * may be thousands: the others lie before and behind them, and are found without a look at these.
    */
-  blocksBeside(first: number): readonly DataBlock[] {
+  blocksBeside(first: number, last = first): readonly DataBlock[] {
     if (!this.#index) return this.blocks
     const index = this.#index
     const begin = firstRestart(index, (byte) => byte >= first)
-    const end = firstRestart(index, (byte) => byte > first)
+    const end = firstRestart(index, (byte) => byte > last)
     // Of the first one and of the last one both neighbours are read, and of the blocks between them nothing.
     if (end - begin < 3) return this.blocks
     const ahead = blocksIn(entriesOf(index, 0, begin + 1))

@@ -18,15 +18,19 @@ import {
   channelOfKey,
   clientKey,
   clientOfCursorKey,
+  crcOfRow,
   cursorKey,
   decodeArrival,
+  decodeClearing,
   decodeCommit,
   decodeCursor,
   decodeHead,
   decodeLoss,
   decodeName,
   decodeNext,
+  decodePlace,
   decodeReceipt,
+  decodeState,
   decodeStore,
   decodeSweep,
   epochOf,
@@ -36,6 +40,7 @@ import {
   type NameRow,
   NEXT_KEY,
   nameOfKey,
+  type PlaceRow,
   rangeOf,
   STORE_KEY,
   type StoreRow,
@@ -248,6 +253,7 @@ export function verifyLevel(dir: string, options: VerifyOptions = {}): Promise<R
       find('head', `Events of channel number ${number} are there, but no name row is`)
     verifyCursors(rows, contents, tally)
     verifyReceipts(rows, contents, tally)
+    await verifyStates(rows, contents, tally, pace)
     for (const { what, ...where } of rows.faults) find('file', what, where)
     return tally.report()
   })
@@ -308,6 +314,49 @@ function verifyCursors(rows: Rows, { store, channels, unnamed }: Contents, tally
     const client = Buffer.from(key).toString('latin1', 1, key.indexOf(0))
     if (channel && rows.get(cursorKey(channel.number, client)) === undefined)
       tally.find('cursor', 'the list of its client has it, but there is none', { client, channel: name })
+  }
+}
+
+/** Rows of states, their places, and what of them is to be cleared. */
+async function verifyStates(
+  rows: Rows,
+  { channels, unnamed }: Contents,
+  tally: Tally,
+  pace: (channel: string, bytes: number) => Promise<void>,
+): Promise<void> {
+  const clearing = new Set(unnamed)
+  for (const [key, value] of rows.range(rangeOf('y'))) {
+    const found = read(() => decodeClearing(key, value))
+    clearing.add(channelOfKey(key))
+    if ('why' in found) tally.find('row', found.why)
+  }
+  const byNumber = new Map(channels.map(({ number, name }) => [number, name]))
+  const places = new Map<number, PlaceRow>()
+  for (const [key, value] of rows.range(rangeOf('p'))) {
+    const number = channelOfKey(key)
+    const found = read(() => decodePlace(key, value))
+    const channel = byNumber.get(number)
+    if ('row' in found) places.set(number, found.row)
+    else tally.find('state', found.why, channel === undefined ? {} : { channel })
+  }
+  const counts = new Map<number, { rows: number; sum: number }>()
+  for (const [key, value] of rows.range(rangeOf('f'))) {
+    const number = channelOfKey(key)
+    const channel = byNumber.get(number)
+    const { rows: before, sum } = counts.get(number) ?? { rows: 0, sum: 0 }
+    const found = read(() => decodeState(key, value))
+    if ('why' in found) tally.find('state', found.why, channel === undefined ? {} : { channel })
+    else counts.set(number, { rows: before + 1, sum: (sum ^ crcOfRow(value)) >>> 0 })
+    await pace(channel ?? '', value.length)
+  }
+  for (const number of new Set([...places.keys(), ...counts.keys()])) {
+    if (clearing.has(number)) continue
+    const place = places.get(number)
+    const { rows: found, sum } = counts.get(number) ?? { rows: 0, sum: 0 }
+    const channel = byNumber.get(number)
+    if (place?.rows === found && place.sum === sum && channel !== undefined) continue
+    const detail = `${found} rows of the state of ${channel ?? `channel number ${number}`} are not the ${place?.rows ?? 0} that were written`
+    tally.find('state', detail, channel === undefined ? {} : { channel })
   }
 }
 

@@ -1,0 +1,242 @@
+/**
+ * The rows of states in LevelDB, as state-rows.ts of the port says.
+ *
+ * Rows and their place change in one write, at the writer's turn and only from the place that was known before it. What
+ * was read of them before that turn is still so then: whoever else voids them makes the place another one. LevelDB
+ * passes over rows that it can not read, and may find an older one in their stead: that the rows are all there is told
+ * by their number, and that each is the newest by the sum of their crcs.
+ */
+import { hasCode, TidemarkError } from '../../errors.ts'
+import { CHANGE_BYTES } from '../entries.ts'
+import type { StateChange, StatePlace, StateRow, StateRows } from '../state-rows.ts'
+import { type Channels, noChannel } from './channels.ts'
+import type { Db } from './db.ts'
+import type { Group } from './group.ts'
+import {
+  channelOfKey,
+  crcOfRow,
+  decodeName,
+  decodePlace,
+  decodeState,
+  encodeState,
+  keyOfStateKey,
+  nameOfKey,
+  type PlaceRow,
+  placeKey,
+  rangeOf,
+  stateKey,
+  stateRange,
+} from './keys.ts'
+import type { Lists } from './lists.ts'
+import { reclaimBetween } from './reclaiming.ts'
+import type { Notice, Store } from './store.ts'
+import type { Sweeper } from './sweep.ts'
+import type { Writer } from './writer.ts'
+
+/** Rows that are read at once, at most. */
+const ROWS_AT_ONCE = 500
+/** And so many bytes of them, but for the last one. */
+const PIECE_BYTES = 256 * 1024
+
+/** What the rows of a state need of their engine. */
+export interface StateRowsParts {
+  readonly store: Store
+  readonly channels: Channels
+  readonly writer: Writer
+  readonly lists: Lists
+  readonly sweeper: Sweeper
+  readonly notice: Notice
+  /** Resolves when the store can be read. */
+  readonly opened: () => Promise<void>
+}
+
+export class LevelStateRows implements StateRows {
+  readonly #parts: StateRowsParts
+  /** Reads under way, by the channel's number: each sees what was there when it began. */
+  readonly #reading = new Map<Promise<unknown>, number>()
+
+  constructor(parts: StateRowsParts) {
+    this.#parts = parts
+  }
+
+  async *channels(): AsyncIterable<string> {
+    const { lists, opened } = this.#parts
+    await opened()
+    const damaged = new Set<number>()
+    for await (const [key, row] of lists.rows(rangeOf('p'))) {
+      const place = whole(() => decodePlace(key, row))
+      if (place) yield place.channel
+      else damaged.add(channelOfKey(key))
+    }
+    if (damaged.size === 0) return
+    for await (const [key, row] of lists.rows(rangeOf('n')))
+      if (damaged.has(whole(() => decodeName(key, row))?.channel ?? 0)) yield nameOfKey(key)
+  }
+
+  async place(name: string): Promise<StatePlace | undefined> {
+    await this.#parts.opened()
+    return this.#orVoid(name, async () => {
+      const found = this.#placeOf(this.#parts.channels.need(name).number)
+      return found && told(found)
+    })
+  }
+
+  /** As it is on disk. @throws data-loss */
+  #placeOf(number: number): PlaceRow | undefined {
+    const key = placeKey(number)
+    const row = this.#parts.store.db.getSync(key)
+    return row === undefined ? undefined : decodePlace(key, row)
+  }
+
+  async read(
+    name: string,
+    visit: (rows: readonly StateRow[]) => boolean | Promise<boolean>,
+  ): Promise<StatePlace | undefined> {
+    await this.#parts.opened()
+    const { number } = this.#parts.channels.need(name)
+    const reading = this.#orVoid(name, () => this.#read(number, visit))
+    // Who asked for it is told how it ended.
+    const over: Promise<unknown> = reading.then(
+      () => this.#reading.delete(over),
+      () => this.#reading.delete(over),
+    )
+    this.#reading.set(over, number)
+    return reading
+  }
+
+  async #read(
+    number: number,
+    visit: (rows: readonly StateRow[]) => boolean | Promise<boolean>,
+  ): Promise<StatePlace | undefined> {
+    const place = this.#placeOf(number)
+    if (!place) return undefined
+    // In the same turn of the event loop: it sees the moment of the place.
+    const iterator = this.#parts.store.db.iterator({ ...stateRange(number), highWaterMarkBytes: PIECE_BYTES })
+    let [count, sum] = [0, 0]
+    try {
+      for (;;) {
+        const rows = await iterator.nextv(ROWS_AT_ONCE)
+        if (rows.length === 0) break
+        const read = rows.map(([key, row]) => ({ key: keyOfStateKey(key), ...decodeState(key, row) }))
+        for (const [, row] of rows) sum ^= crcOfRow(row)
+        count += rows.length
+        if (!(await visit(read))) return told(place)
+      }
+    } finally {
+      await iterator.close()
+    }
+    if (count === place.rows && sum >>> 0 === place.sum) return told(place)
+    throw new TidemarkError(
+      'data-loss',
+      `There are ${count} rows of the state, not the ${place.rows} that were written`,
+    )
+  }
+
+  async keep(name: string, from: StatePlace, change: StateChange): Promise<StatePlace | undefined> {
+    const { channels, opened, store, writer } = this.#parts
+    await opened()
+    const { number } = channels.need(name)
+    return this.#orVoid(name, async () => {
+      const known = this.#placeOf(number)
+      if (!known || known.set !== from.set || known.at !== from.at) return undefined
+      const { epoch, at, trimmed, rows } = change
+      const keys = [...rows.keys()].map((key) => stateKey(number, key))
+      const before = await oldRows(store.db, keys)
+      const after = [...rows.values()].map((row, i) => row && encodeState(keys[i]!, row))
+      const next = { ...known, epoch, at, trimmed, ...counted(known, before, after) }
+      const bytes = after.reduce((sum, row, i) => sum + keys[i]!.length + (row?.length ?? 0), CHANGE_BYTES)
+      return writer.submitEvents(bytes, (group) => {
+        const draft = group.find(name)
+        if (draft?.number !== number || !isSame(group.states.place(number), known)) return () => undefined
+        for (const [i, key] of keys.entries()) {
+          const row = after[i]
+          if (row) group.put(key, row)
+          else if (before[i]) group.del(key)
+        }
+        group.states.setPlace(number, next)
+        return () => told(next)
+      })
+    })
+  }
+
+  async drop(name: string): Promise<void> {
+    const { writer, sweeper } = this.#parts
+    await writer.submit(CHANGE_BYTES, (group: Group) => {
+      group.states.drop(group.find(name) ?? noChannel(name))
+      return () => {}
+    })
+    sweeper.start()
+  }
+
+  async reclaim(name: string): Promise<void> {
+    const { channels, opened, store, sweeper, writer } = this.#parts
+    await opened()
+    const { number } = channels.need(name)
+    await sweeper.clearState(number, name)
+    const { gte, lte } = stateRange(number)
+    // Most channels never had a row. What is in memory alone is told by the place.
+    const hasRows = this.#has(number) || (await store.db.approximateSize(gte, lte)) > 0
+    if (!hasRows) return
+    await Promise.all([...this.#reading].filter(([, of]) => of === number).map(([over]) => over))
+    await reclaimBetween(store, writer, [gte, lte])
+  }
+
+  #has(number: number): boolean {
+    return this.#parts.store.db.getSync(placeKey(number)) !== undefined
+  }
+
+  /** What can not be believed counts no more: it is made anew. */
+  async #orVoid<T>(channel: string, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work()
+    } catch (error) {
+      const isDamage = hasCode(error, 'data-loss') || (error as { code?: string }).code === 'LEVEL_CORRUPTION'
+      if (!isDamage) throw error instanceof TidemarkError ? error : unavailable(error)
+      const why = (error as Error).message
+      this.#parts.notice('error', 'Rows of a state are damaged; they are made anew', { channel, why })
+      await this.drop(channel)
+      throw hasCode(error, 'data-loss') ? error : new TidemarkError('data-loss', why, { channel }, { cause: error })
+    }
+  }
+}
+
+/** What LevelDB says when it was closed under some work, to be opened again. */
+const unavailable = (cause: unknown): TidemarkError =>
+  new TidemarkError('unavailable', 'The log is not available now', { retryAfter: 1_000 }, { cause })
+
+const told = ({ set, epoch, at, trimmed, rows }: PlaceRow): StatePlace => ({ set, epoch, at, trimmed, rows })
+
+const isSame = (a: PlaceRow | undefined, b: PlaceRow): boolean =>
+  a !== undefined && a.set === b.set && a.at === b.at && a.rows === b.rows && a.sum === b.sum
+
+/** Rows as they stand, each believed by its crc. @throws data-loss */
+async function oldRows(db: Db, keys: readonly Uint8Array[]): Promise<readonly (Uint8Array | undefined)[]> {
+  const rows = await db.getMany([...keys])
+  for (const [i, row] of rows.entries()) if (row) decodeState(keys[i]!, row)
+  return rows
+}
+
+/** Number and sum of the rows when some of them are others. */
+function counted(
+  { rows, sum }: Pick<PlaceRow, 'rows' | 'sum'>,
+  ...changed: readonly (readonly (Uint8Array | undefined)[])[]
+): Pick<PlaceRow, 'rows' | 'sum'> {
+  let [count, all] = [rows, sum]
+  for (const [i, side] of changed.entries())
+    for (const row of side) {
+      if (!row) continue
+      count += i === 0 ? -1 : 1
+      all ^= crcOfRow(row)
+    }
+  return { rows: count, sum: all >>> 0 }
+}
+
+/** Undefined of a damaged row: whoever asks for its channel is told. */
+function whole<T>(read: () => T): T | undefined {
+  try {
+    return read()
+  } catch (error) {
+    if (hasCode(error, 'data-loss')) return undefined
+    throw error
+  }
+}

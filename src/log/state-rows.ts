@@ -1,0 +1,66 @@
+/**
+ * The rows of a state, a part of the port: the newest event of each key of a channel, kept by the engine beside the log,
+ * with how far they go. They follow the log (state-writer.ts writes them), and whoever makes a state begins with them
+ * (states.ts). There are some where a channel's settings ask for it, from the write of the settings on; what erases
+ * events voids them in the same write.
+ */
+
+/** How far the rows of a channel go. */
+export interface StatePlace {
+  /** Of these rows, from when they were begun on: others of the channel have another one. */
+  readonly set: string
+  /** The history that they are of, with its run. */
+  readonly epoch: string
+  /** They are what is true at this seq, but for those that are trimmed. */
+  readonly at: number
+  /** Up to here what is trimmed has no rows any more. */
+  readonly trimmed: number
+  /** How many there are. */
+  readonly rows: number
+}
+
+/** The newest event of a key. */
+export interface StateRow {
+  /** UTF-8, each byte a character, as `event`. */
+  readonly key: string
+  readonly seq: number
+  readonly time: number
+  /** Its MessagePack array. */
+  readonly event: string
+}
+
+/** What brings rows from one place to another one. */
+export interface StateChange extends Pick<StatePlace, 'epoch' | 'at' | 'trimmed'> {
+  /** By key; undefined where there is none any more. */
+  readonly rows: ReadonlyMap<string, StateRow | undefined>
+}
+
+export interface StateRows {
+  /** Channels that have rows, those too whose rows are damaged. */
+  channels(): AsyncIterable<string>
+
+  /** Undefined when the channel has none now. @throws no-channel, data-loss (then they are voided) */
+  place(channel: string): Promise<StatePlace | undefined>
+
+  /**
+   * Gives all rows to `visit`, some at a time, as they were at the place that it resolves with; undefined when there are
+   * none. `visit` ends it with false. Nothing that was given counts when it rejects.
+   * @throws no-channel, data-loss: they are not what was written (then they are voided), unavailable
+   */
+  read(
+    channel: string,
+    visit: (rows: readonly StateRow[]) => boolean | Promise<boolean>,
+  ): Promise<StatePlace | undefined>
+
+  /**
+   * Changes rows and place in one durable write. Undefined, and nothing is changed, when the rows are not at `from`.
+   * @throws no-channel, data-loss (then they are voided), too-many, storage-full, unavailable
+   */
+  keep(channel: string, from: StatePlace, change: StateChange): Promise<StatePlace | undefined>
+
+  /** The rows count no more; they are cleared in the background, and begun anew if the settings still ask for it. */
+  drop(channel: string): Promise<void>
+
+  /** Clears what counts no more, and gives the disk space back that it took. As Log.reclaim. */
+  reclaim(channel: string): Promise<void>
+}

@@ -1,0 +1,206 @@
+/** Rows of states in LevelDB: a start goes on from them, damage among them is found and mended, and erasing takes them. */
+import { expect, onTestFinished, test } from 'vitest'
+import { encodeBody } from '../../src/body.ts'
+import { clearingKey, encodeClearing, placeKey, stateKey } from '../../src/log/level/keys.ts'
+import type { Log } from '../../src/log/log.ts'
+import { openLog, salvageStopped, verifyStopped } from '../../src/log/open.ts'
+import { StateWriter } from '../../src/log/state-writer.ts'
+import { States } from '../../src/log/states.ts'
+import { verifyLog } from '../../src/log/verify.ts'
+import { event, range, SEED, tempDir } from '../parts.ts'
+import { ALL, eventsOf, list } from './reading.ts'
+import { flip, numberOf, type Rows, withRows } from './stored.ts'
+
+const AT_ONCE = { restTimes: 0, trimEvery: 0 } as const
+const KEYS = 70
+
+async function opened(dir: string): Promise<Log> {
+  // Nothing is in memory: what is read is counted.
+  const log = await openLog({ dir, tailBytes: 0 })
+  onTestFinished(() => log.close())
+  return log
+}
+
+const put = (log: Log, channel: string, values: readonly number[]) =>
+  log.append([{ channel, body: encodeBody(values.map((n) => event(n, { key: `k${n % KEYS}` }))) }])
+
+/** Blocks of a hundred events of `c`, whose state is kept on disk. */
+async function fill(log: Log, blocks: number): Promise<void> {
+  await log.configure('c', { state: true })
+  for (const block of range(1, blocks)) await put(log, 'c', range(block * 100, block * 100 + 99))
+}
+
+async function stateOf(log: Log): Promise<[seq: number, key: string | null][]> {
+  const states = new States(log)
+  return eventsOf(await states.page('c', await states.open('c'), 0, ALL)).map(({ seq, key }) => [seq, key])
+}
+
+/** The log, and how many events were read of it. */
+function counted(log: Log): { readonly log: Log; readonly read: { events: number } } {
+  const read = { events: 0 }
+  const over = new Proxy(log, {
+    get(target, name) {
+      const member: unknown = Reflect.get(target, name)
+      if (typeof member !== 'function') return member
+      return async (...args: unknown[]) => {
+        const answer = await Reflect.apply(member, target, args)
+        if (name === 'read') read.events += eventsOf(answer).length
+        return answer
+      }
+    },
+  })
+  // At once is not at all here: everything is read.
+  return {
+    log: new Proxy(over, { get: (of, name) => (name === 'recent' ? () => undefined : Reflect.get(of, name)) }),
+    read,
+  }
+}
+
+test('After a start a state is made from its rows and what came behind them, whatever the history is long', async () => {
+  const dir = tempDir()
+  let log = await opened(dir)
+  await fill(log, 80)
+  await new StateWriter(log, { pace: AT_ONCE }).look()
+  await put(log, 'c', range(1, 40))
+  const whole = counted(log)
+  await log.configure('c', {})
+  const should = await stateOf(whole.log)
+  expect(whole.read.events).toBe(8_040)
+  await log.configure('c', { state: true })
+  await expect.poll(() => log.stateRows!.place('c')).toBeDefined()
+  // The writer itself reads each event once.
+  const writing = counted(log)
+  await new StateWriter(writing.log, { pace: AT_ONCE }).look()
+  expect(writing.read.events).toBe(8_040)
+  await put(log, 'c', [1, 2, 3])
+  await log.close()
+  log = await opened(dir)
+  const { log: again, read } = counted(log)
+  const state = await stateOf(again)
+  expect(read.events).toBe(3)
+  expect(state.length).toBe(KEYS)
+  expect(state.slice(-3)).toEqual([
+    [8_041, 'k1'],
+    [8_042, 'k2'],
+    [8_043, 'k3'],
+  ])
+  expect(state.slice(0, -3)).toEqual(should.filter(([, key]) => !['k1', 'k2', 'k3'].includes(key as string)))
+  const { findings } = await verifyLog(log)
+  expect(findings).toEqual([])
+})
+
+test('Rows follow by themselves, in batches, and end with the server', async () => {
+  const log = await opened(tempDir())
+  await fill(log, 3)
+  const writer = new StateWriter(log, { pace: { batch: 1, lookEvery: 3_600_000, restTimes: 0 } })
+  writer.start()
+  const at = async (): Promise<number | undefined> => (await log.stateRows!.place('c'))?.at
+  await expect.poll(at).toBe(300)
+  await put(log, 'c', range(1, 50))
+  await expect.poll(at).toBe(350)
+  // One that is set later is found when it is told of.
+  await log.configure('d', { state: true })
+  writer.lookAt('d')
+  await put(log, 'd', [1])
+  await expect.poll(async () => (await log.stateRows!.place('d'))?.at).toBe(1)
+  await writer.close()
+  await put(log, 'c', [1])
+  expect(await at()).toBe(350)
+  // Voided while nobody appends, they are found by the next look.
+  await log.stateRows!.drop('c')
+  const another = new StateWriter(log, { pace: { batch: 1, lookEvery: 10, restTimes: 0 } })
+  another.start()
+  await expect.poll(at).toBe(351)
+  await another.close()
+})
+
+/** What is done to stored rows, by what of it is told. */
+const DAMAGES: readonly [string, (rows: Rows, number: number) => Promise<unknown>][] = [
+  ['a bit of a row', (rows, c) => flip(rows, stateKey(c, 'k7'), SEED % 400)],
+  ['a bit of the place', (rows, c) => flip(rows, placeKey(c), SEED % 400)],
+  ['a row that is gone', (rows, c) => rows.del(stateKey(c, 'k7'))],
+  ['an older row', async (rows, c) => rows.put(stateKey(c, 'k7'), older)],
+  ['the row of another key', async (rows, c) => rows.put(stateKey(c, 'k7'), (await rows.get(stateKey(c, 'k8')))!)],
+  ['a row too many', async (rows, c) => rows.put(stateKey(c, 'k'), Buffer.alloc(40))],
+  ['an empty row', async (rows, c) => rows.put(stateKey(c, 'k7'), Buffer.alloc(0))],
+]
+/** The row of k7 as it was. */
+let older: Uint8Array
+
+test('Damaged rows are told by verify and never answered; they are made anew', async () => {
+  console.log(`state rows: TEST_SEED=${SEED}`)
+  for (const [what, damage] of DAMAGES) {
+    const dir = tempDir()
+    let log = await opened(dir)
+    await fill(log, 3)
+    await new StateWriter(log, { pace: AT_ONCE }).look()
+    await log.close()
+    await withRows(dir, async (rows) => {
+      older = (await rows.get(stateKey(await numberOf(rows, 'c'), 'k7')))!
+    })
+    log = await opened(dir)
+    await put(log, 'c', [7, 8])
+    await new StateWriter(log, { pace: AT_ONCE }).look()
+    const should = await stateOf(log)
+    await log.close()
+    await withRows(dir, async (rows) => damage(rows, await numberOf(rows, 'c')))
+    const stopped = await verifyStopped(dir)
+    expect([what, stopped.findings[0]]).toMatchObject([what, { part: 'state', channel: 'c' }])
+    log = await opened(dir)
+    // Whoever looks first finds it.
+    if ((DAMAGES.findIndex(([each]) => each === what) + SEED) % 2 === 0)
+      expect([what, (await verifyLog(log)).findings[0]]).toMatchObject([what, { part: 'state', channel: 'c' }])
+    expect([what, await stateOf(log)]).toEqual([what, should])
+    await expect
+      .poll(async () => {
+        await new StateWriter(log, { pace: AT_ONCE }).look()
+        return log.stateRows!.place('c')
+      })
+      .toMatchObject({ at: 302, rows: KEYS })
+    expect((await verifyLog(log)).findings).toEqual([])
+    await log.close()
+    expect((await verifyStopped(dir)).findings).toEqual([])
+  }
+})
+
+test('A damaged row that would be overwritten is found by who writes it', async () => {
+  const dir = tempDir()
+  let log = await opened(dir)
+  await fill(log, 3)
+  await new StateWriter(log, { pace: AT_ONCE }).look()
+  await log.close()
+  await withRows(dir, async (rows) => flip(rows, stateKey(await numberOf(rows, 'c'), 'k7'), SEED % 400))
+  log = await opened(dir)
+  const before = await log.stateRows!.place('c')
+  await put(log, 'c', [7])
+  await new StateWriter(log, { pace: AT_ONCE }).look()
+  expect((await log.stateRows!.place('c'))?.set).not.toBe(before!.set)
+  expect((await stateOf(log)).at(-1)).toEqual([301, 'k7'])
+})
+
+test('What salvage makes has rows that are made anew; rows that were being cleared are cleared after a start', async () => {
+  const dir = tempDir()
+  let log = await opened(dir)
+  await fill(log, 3)
+  await new StateWriter(log, { pace: AT_ONCE }).look()
+  const should = await stateOf(log)
+  await log.close()
+  const saved = `${tempDir()}/saved`
+  await salvageStopped(dir, saved)
+  log = await opened(saved)
+  expect(await log.stateRows!.place('c')).toMatchObject({ at: 0, rows: 0 })
+  expect(await stateOf(log)).toEqual(should)
+  await log.close()
+  // As a process leaves it that ends with the write that voids them.
+  await withRows(dir, async (rows) => {
+    const number = await numberOf(rows, 'c')
+    const key = clearingKey(number)
+    await rows.put(key, encodeClearing(key, { channel: 'c' }))
+    await rows.del(placeKey(number))
+  })
+  expect((await verifyStopped(dir)).findings).toEqual([])
+  log = await opened(dir)
+  await expect.poll(() => log.stateRows!.place('c')).toMatchObject({ at: 0, rows: 0 })
+  expect(await stateOf(log)).toEqual(should)
+  expect(await list(log.stateRows!.channels())).toEqual(['c'])
+})
