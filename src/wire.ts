@@ -205,6 +205,12 @@ export interface ChannelInfoJson {
   bytes?: number
 }
 
+export interface CursorsJson {
+  cursors: CursorJson[]
+  /** Clients of a channel, or channels of a client, whose cursors can not be told: their rows are damaged. */
+  damaged?: string[]
+}
+
 export interface ChannelsJson {
   channels: ChannelInfoJson[]
   /** There are more: the next `after`. */

@@ -149,11 +149,16 @@ export function textOf({
   events,
   cursors,
   lost,
+  lostCursors,
   present = 0,
 }: Omit<Taken, 'present'> & Partial<Taken>): string {
   const of = `${channels} channels, ${events} events, ${cursors} cursors`
   const there = present > 0 ? `; ${present} of the channels were there already` : ''
-  return `${of}${there}${lost > 0 ? `; ${lost} events are LOST where they come from` : ''}`
+  const gone = [
+    ...(lost > 0 ? [`; ${lost} events are LOST where they come from`] : []),
+    ...(lostCursors > 0 ? [`; ${lostCursors} cursors are DAMAGED there`] : []),
+  ]
+  return `${of}${there}${gone.join('')}`
 }
 
 /** Channels that a message names. */
@@ -164,10 +169,16 @@ const NAMES_SHOWN = 10
  * @param damaged channels that could not be carried at all
  * @throws data-loss when that is not all that there was
  */
-export function tellLost({ lost }: Pick<Taken, 'lost'>, damaged: ReadonlySet<string> = new Set()): void {
+export function tellLost(
+  { lost, lostCursors }: Pick<Taken, 'lost' | 'lostCursors'>,
+  damaged: ReadonlySet<string> = new Set(),
+): void {
   const names = [...damaged]
   const [shown, more] = [names.slice(0, NAMES_SHOWN).join(', '), names.length - NAMES_SHOWN]
-  if (names.length > 0)
-    throw new TidemarkError('data-loss', `Damaged, and not carried: ${shown}${more > 0 ? ` and ${more} more` : ''}`)
-  if (lost > 0) throw new TidemarkError('data-loss', `${lost} events were damaged or missing where they come from`)
+  const told = [
+    ...(names.length > 0 ? [`Damaged, and not carried: ${shown}${more > 0 ? ` and ${more} more` : ''}`] : []),
+    ...(lost > 0 ? [`${lost} events were damaged or missing where they come from`] : []),
+    ...(lostCursors > 0 ? [`${lostCursors} cursors were damaged there (verify names them)`] : []),
+  ]
+  if (told.length > 0) throw new TidemarkError('data-loss', told.join('; '))
 }

@@ -11,7 +11,7 @@ import type { ArrivalPiece, Arrived } from '../src/log/arrival.ts'
 import type { Giver } from '../src/log/give.ts'
 import { type ChannelInfo, type Settings as ChannelSettings, Page } from '../src/log/log.ts'
 import type { Taker } from '../src/log/take.ts'
-import { type CursorJson, READ_EVENTS_MAX } from '../src/wire.ts'
+import { type CursorsJson, READ_EVENTS_MAX } from '../src/wire.ts'
 import { askPatiently, connect, credentialOf, pathOf } from './ask.ts'
 
 /** Longest wait for one answer, ms: a piece that is written waits for the disk. */
@@ -67,9 +67,10 @@ export async function servedLog(settings: Given, signal: AbortSignal): Promise<G
       const page = await asking<PageMap>(pages, { path: `${pathOf(channel)}/events?${query}` })
       return new Page({ ...page, channel, blocks: splitBlocks(page.blocks) })
     },
-    async *cursors(of) {
+    async *cursors(of, onDamaged) {
       const path = 'channel' in of ? `${pathOf(of.channel)}/cursors` : `cursors/${of.client}`
-      const { cursors } = await asking<{ cursors: CursorJson[] }>(json, { path })
+      const { cursors, damaged = [] } = await asking<CursorsJson>(json, { path })
+      for (const name of damaged) onDamaged?.('channel' in of ? { ...of, client: name } : { ...of, channel: name })
       for (const { client, channel, epoch, seq, time } of cursors)
         yield { client, channel, epoch, seq, time: checkTime(time) }
     },

@@ -17,6 +17,8 @@ export interface Sum {
   readonly cursors: number
   /** Events that are known to be lost where they come from. */
   readonly lost: number
+  /** Cursors that are damaged there. */
+  readonly lostCursors: number
   /** SHA-256 over seq, time and bytes of every event, and over what is lost; hex. */
   readonly digest: string
   /** SHA-256 over client, seq and time of every cursor; hex. */
@@ -33,7 +35,8 @@ export type Piece =
   /** All that was told up to here was trimmed there meanwhile, and more: it goes on behind this seq. */
   | { readonly is: 'trimmed'; readonly upTo: number }
   | { readonly is: 'lost'; readonly after: number; readonly upTo: number }
-  | { readonly is: 'cursors'; readonly cursors: readonly CursorOf[] }
+  /** @param damaged clients whose cursors can not be read there */
+  | { readonly is: 'cursors'; readonly cursors: readonly CursorOf[]; readonly damaged?: readonly string[] }
   | { readonly is: 'end'; readonly sum: Sum }
   /** The channel was deleted there, or is begun anew: what was told of it counts for nothing. */
   | { readonly is: 'void' }
@@ -47,6 +50,7 @@ export class Summing {
   #bytes = 0
   #cursors = 0
   #lost = 0
+  #lostCursors = 0
   /** Compaction took something out of what was carried. */
   hasHoles = false
   #hash = createHash('sha256')
@@ -54,7 +58,10 @@ export class Summing {
 
   add(piece: Piece): void {
     if (piece.is === 'blocks') for (const block of piece.blocks) this.#block(block)
-    if (piece.is === 'cursors') for (const cursor of piece.cursors) this.#cursor(cursor)
+    if (piece.is === 'cursors') {
+      for (const cursor of piece.cursors) this.#cursor(cursor)
+      this.#lostCursors += piece.damaged?.length ?? 0
+    }
     if (piece.is === 'lost') {
       this.#lost += piece.upTo - piece.after
       this.#hash.update(`lost ${piece.after} ${piece.upTo}`)
@@ -84,13 +91,13 @@ export class Summing {
 
   /** As if no cursor had come. */
   forgetCursors(): void {
-    this.#cursors = 0
+    this.#cursors = this.#lostCursors = 0
     this.#cursorsHash = createHash('sha256')
   }
 
   sum(): Sum {
     return {
-      ...{ events: this.#events, bytes: this.#bytes, cursors: this.#cursors, lost: this.#lost },
+      ...{ events: this.#events, bytes: this.#bytes, cursors: this.#cursors, lost: this.#lost, lostCursors: this.#lostCursors },
       digest: this.#hash.copy().digest('hex'),
       cursorsDigest: this.#cursorsHash.copy().digest('hex'),
     }

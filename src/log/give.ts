@@ -122,14 +122,18 @@ async function* giveEvents(
 
 async function* giveCursors(log: Pick<Log, 'cursors'>, { channel, epoch, head }: ChannelInfo): AsyncGenerator<Piece> {
   let cursors: CursorOf[] = []
-  for await (const { client, epoch: of, seq, time } of log.cursors({ channel })) {
+  const damaged: string[] = []
+  const piece = (): Piece => {
+    const [told, clients] = [cursors, damaged.splice(0, PIECE_CURSORS)]
+    cursors = []
+    return { is: 'cursors', cursors: told, ...(clients.length > 0 && { damaged: clients }) }
+  }
+  for await (const { client, epoch: of, seq, time } of log.cursors({ channel }, (name) => damaged.push(name.client))) {
     // One that moved on meanwhile has handled all that is given.
     cursors.push({ client, epoch: of, seq: sameHistory(of, epoch) ? Math.min(seq, head) : seq, time })
-    if (cursors.length < PIECE_CURSORS) continue
-    yield { is: 'cursors', cursors }
-    cursors = []
+    if (cursors.length >= PIECE_CURSORS) yield piece()
   }
-  if (cursors.length > 0) yield { is: 'cursors', cursors }
+  while (cursors.length > 0 || damaged.length > 0) yield piece()
 }
 
 /** What a channel holds up to a head that it had; undefined when it was trimmed or deleted meanwhile. */

@@ -288,7 +288,11 @@ export class Keeper {
       for (const cursor of stayed) if (cursor) take(cursor)
       silent = []
     }
-    for await (const cursor of this.#log.cursors({ channel })) {
+    // Nobody knows what a damaged one has passed.
+    const onDamaged = (): void => {
+      lowest = 0
+    }
+    for await (const cursor of this.#log.cursors({ channel }, onDamaged)) {
       if (cursor.time <= silentSince) silent.push(cursor.client)
       else take(cursor)
       if (++read % CURSOR_SLICE > 0) continue

@@ -103,6 +103,9 @@ export interface Cursor {
   readonly time: number
 }
 
+/** Which cursor is meant. */
+export type CursorName = Pick<Cursor, 'client' | 'channel'>
+
 /** Cursors with the channels that they are of, the one that lags most first. */
 export interface Lagging {
   readonly cursors: readonly { readonly cursor: Cursor; readonly info: ChannelInfo }[]
@@ -229,8 +232,14 @@ export interface Log {
    */
   forget(client: string, channel: string, idleSince?: number): Promise<boolean>
 
-  /** Cursors of one channel or of one client, by name. One whose row is damaged is left out; `scrub` tells it. */
-  cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor>
+  /**
+   * Cursors of one channel or of one client, by name; damaged ones are left out, and `scrub` tells them, too.
+   * @param onDamaged told each that is left out
+   */
+  cursors(
+    of: { readonly channel: string } | { readonly client: string },
+    onDamaged?: (cursor: CursorName) => void,
+  ): AsyncIterable<Cursor>
 
   /**
    * The `most` cursors that lag most (`lagOf`), of all channels or of one: only the engine knows how its rows lie.

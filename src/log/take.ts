@@ -30,6 +30,7 @@ export interface Taken {
   events: number
   cursors: number
   lost: number
+  lostCursors: number
 }
 
 /**
@@ -38,7 +39,7 @@ export interface Taken {
  * @throws as Log.arrive; data-loss when what came is not what was given
  */
 export async function take(pieces: AsyncIterable<Piece>, log: Taker, options: TakeOptions = {}): Promise<Taken> {
-  const taken: Taken = { channels: 0, present: 0, events: 0, cursors: 0, lost: 0 }
+  const taken: Taken = { channels: 0, present: 0, events: 0, cursors: 0, lost: 0, lostCursors: 0 }
   let taking: Taking | undefined
   for await (const piece of pieces) {
     options.signal?.throwIfAborted()
@@ -54,6 +55,7 @@ export async function take(pieces: AsyncIterable<Piece>, log: Taker, options: Ta
       taken.events += piece.sum.events
       taken.cursors += piece.sum.cursors
       taken.lost += piece.sum.lost
+      taken.lostCursors += piece.sum.lostCursors
       if (!(await taking.end(piece.sum))) taken.present++
     } else {
       await taking.add(piece)
@@ -125,7 +127,8 @@ class Taking {
     } else if (piece.is === 'lost') {
       this.#position = piece.upTo
       if (piece.upTo > arrived.head && !arrived.isWhole) await this.#send({ lostUpTo: piece.upTo })
-    } else if (!arrived.isWhole) await this.#send({ cursors: piece.cursors.map((cursor) => this.#moved(cursor)) })
+    } else if (piece.cursors.length > 0 && !arrived.isWhole)
+      await this.#send({ cursors: piece.cursors.map((cursor) => this.#moved(cursor)) })
   }
 
   /** A cursor as it is to be: of the epoch that its history has here, unless it is to be told of the new one. */

@@ -7,7 +7,7 @@ import { TidemarkError } from '../errors.ts'
 import { formatTime, JSON_TYPE } from '../event.ts'
 import { infoOrNone } from '../log/follow.ts'
 import { lagOf } from '../log/lag.ts'
-import type { ChannelInfo, Cursor, Log } from '../log/log.ts'
+import type { ChannelInfo, Cursor, CursorName, Log } from '../log/log.ts'
 import type { CursorJson } from '../wire.ts'
 import { type App, sendAsIs } from './app.ts'
 import * as schemas from './schemas.ts'
@@ -103,7 +103,7 @@ export function addCursors(app: App, doors: Doors): void {
       return sendAsIs(
         reply,
         JSON_TYPE,
-        cursorList(callerOf(raw), log.cursors({ channel }), () => info),
+        cursorList(callerOf(raw), (onDamaged) => log.cursors({ channel }, onDamaged), 'client', () => info),
       )
     },
   )
@@ -124,7 +124,12 @@ export function addCursors(app: App, doors: Doors): void {
       return sendAsIs(
         reply,
         JSON_TYPE,
-        cursorList(who, log.cursors({ client: who.cursor(client) }), ({ channel }) => infoOrNone(log, channel)),
+        cursorList(
+          who,
+          (onDamaged) => log.cursors({ client: who.cursor(client) }, onDamaged),
+          'channel',
+          ({ channel }) => infoOrNone(log, channel),
+        ),
       )
     },
   )
@@ -139,16 +144,23 @@ const neverSet = (client: string, channel: string): TidemarkError =>
 /**
  * `{"cursors":[…]}`, written as the log gives them out: a channel may have any number. A failure on the way cuts the
  * connection, so that half a list never looks whole. Of others than admins it holds their own, where they may list.
+ * @param named by what a damaged one is told
  */
 function cursorList(
   who: Principal,
-  cursors: ReturnType<Log['cursors']>,
+  cursors: (onDamaged: (cursor: CursorName) => void) => ReturnType<Log['cursors']>,
+  named: keyof CursorName,
   infoOf: (cursor: Cursor) => ChannelInfo | undefined | Promise<ChannelInfo | undefined>,
 ): Readable {
   async function* texts() {
     let text = '{"cursors":['
     let comma = ''
-    for await (const cursor of cursors) {
+    const damaged: string[] = []
+    const onDamaged = ({ client, channel }: CursorName): void => {
+      const name = who.ownName(client)
+      if (name !== undefined && who.may('list', channel)) damaged.push({ client: name, channel }[named])
+    }
+    for await (const cursor of cursors(onDamaged)) {
       const name = who.ownName(cursor.client)
       if (name === undefined || !who.may('list', cursor.channel)) continue
       const info = await infoOf(cursor)
@@ -160,7 +172,7 @@ function cursorList(
       yield text
       text = ''
     }
-    yield `${text}]}`
+    yield `${text}]${damaged.length > 0 ? `,"damaged":${JSON.stringify(damaged)}` : ''}}`
   }
   return Readable.from(texts(), { objectMode: false })
 }

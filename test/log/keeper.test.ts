@@ -1,7 +1,8 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { readHeader } from '../../src/block.ts'
 import { TidemarkError } from '../../src/errors.ts'
 import { Keeper, type KeeperOptions } from '../../src/log/keeper.ts'
+import { cursorKey } from '../../src/log/level/keys.ts'
 import { CURSOR_RENEW_MS, type Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { Signs } from '../../src/log/signs.ts'
@@ -9,6 +10,7 @@ import { type Retention, readRetentionRule } from '../../src/retention.ts'
 import { body, range, tempDir, tempLog } from '../parts.ts'
 import { logWith } from '../server/serve.ts'
 import { append, list, readAll } from './reading.ts'
+import { flip, numberOf, withRows } from './stored.ts'
 
 const SECOND = 1_000
 const DAY = 86_400 * SECOND
@@ -261,6 +263,24 @@ describe('consumed', () => {
     await keeper.look()
     expect(await trimmedOf(log)).toBe(20)
   })
+})
+
+test('nobody knows what a damaged cursor has passed: nothing is dropped until it is set anew', async () => {
+  const dir = tempDir()
+  const filling = await openLog({ dir })
+  await append(filling, 'c', range(1, 20))
+  await filling.configure('c', { retention: { consumed: true } })
+  for (const client of ['a', 'b']) await filling.commit(client, 'c', { seq: 12 })
+  await filling.close()
+  await withRows(dir, async (rows) => flip(rows, cursorKey(await numberOf(rows, 'c'), 'b'), 9))
+  const log = await openLog({ dir })
+  onTestFinished(() => log.close())
+  const keeper = keeperOf(log)
+  await keeper.look()
+  expect(await trimmedOf(log)).toBe(0)
+  await log.seek('b', 'c', { seq: 7 })
+  await keeper.look()
+  expect(await trimmedOf(log)).toBe(7)
 })
 
 describe('signs of life', () => {

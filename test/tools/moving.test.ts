@@ -6,7 +6,7 @@ import { encodeBody } from '../../src/body.ts'
 import { sameHistory } from '../../src/epoch.ts'
 import { compactChannel } from '../../src/log/compact.ts'
 import { give } from '../../src/log/give.ts'
-import { headKey } from '../../src/log/level/keys.ts'
+import { cursorKey, headKey } from '../../src/log/level/keys.ts'
 import type { Log } from '../../src/log/log.ts'
 import { makeStopped, openLog } from '../../src/log/open.ts'
 import { type Taker, take } from '../../src/log/take.ts'
@@ -15,6 +15,7 @@ import { PartFile } from '../../tools/archive/file.ts'
 import { list, refusal } from '../log/reading.ts'
 import { flip, numberOf, withRows } from '../log/stored.ts'
 import { event, range, tempDir } from '../parts.ts'
+import { call } from '../server/calls.ts'
 import { startTestServer } from '../server/serve.ts'
 import { here as run } from './here.ts'
 
@@ -53,6 +54,49 @@ test('A channel whose rows are damaged is missing in no archive and no copy with
     await log.close()
   })
   await carried('served', ['--url', url])
+})
+
+test('A cursor whose row is damaged is missing in no archive, no copy and no list without a word', async () => {
+  const dir = join(tempDir(), 'log')
+  const filling = await openLog({ dir })
+  await filling.append([{ channel: 'c', body: encodeBody([event(1)]) }])
+  for (const client of ['app', 'web', 'zoo']) await filling.commit(client, 'c', { seq: 1 })
+  await filling.close()
+  await withRows(dir, async (rows) => flip(rows, cursorKey(await numberOf(rows, 'c'), 'web'), 9))
+  const told = { code: 65, err: expect.stringContaining('1 cursors were damaged') }
+  const work = tempDir()
+  const carried = async (at: string, source: readonly string[]) => {
+    const [file, backup, copied] = ['file', 'backup', 'copied'].map((name) => join(work, `${at}-${name}`))
+    expect(await run(['backup', backup!, ...source])).toMatchObject(told)
+    expect(await run(['copy', source[1]!, copied!])).toMatchObject(told)
+    for (const format of ['blocks', 'lines']) {
+      const of = `${file}-${format}`
+      expect(await run(['export', '-o', of, '--format', format, ...source])).toMatchObject(told)
+      // The archive says so, to whoever comes later.
+      const { code, out } = await run(['import', of, '--check', '--json'])
+      expect([code, JSON.parse(out)]).toMatchObject([0, { cursors: 2, lostCursors: 1 }])
+      expect(await run(['import', of, '--data', `${of}-log`])).toMatchObject(told)
+      expect(await run(['restore', of, '--data', `${of}-restored`])).toMatchObject(told)
+    }
+    const { out, ...ended } = await run(['export', ...source])
+    expect(ended).toMatchObject(told)
+    const records = out.split('\n').filter((line) => line.includes('"is":"cursors"'))
+    expect(records.map((line) => JSON.parse(line))).toMatchObject([
+      { cursors: [{ client: 'app' }, { client: 'zoo' }], damaged: ['web'] },
+    ])
+  }
+  await carried('stopped', ['--data', dir])
+  const log = await openLog({ dir })
+  const { url, server } = await startTestServer({ log })
+  onTestFinished(async () => {
+    await server.close()
+    await log.close()
+  })
+  await carried('served', ['--url', url])
+  const listed = await run(['cursors', 'c', '--url', url])
+  expect(listed).toMatchObject({ code: 65, out: expect.stringContaining('zoo'), err: expect.stringContaining('web') })
+  const mine = (await call(`${url}/v1/cursors/web`)).json
+  expect(mine).toEqual({ cursors: [], damaged: ['c'] })
 })
 
 test('A cursor that has missed tombstones does not look as one that has not, though the channel was told before they went', async () => {

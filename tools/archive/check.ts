@@ -11,7 +11,7 @@ const Time = z.number().int().min(0).max(TIME_MAX)
 const Digest = z.string().regex(/^[0-9a-f]{64}$/)
 /** Also one that can not be made any more, because a call has its name since. */
 const Channel = z.string().max(CHANNEL_BYTES_MAX).refine(isChannelName)
-const totals = { events: Count, cursors: Count, lost: Count }
+const totals = { events: Count, cursors: Count, lost: Count, lostCursors: Count }
 
 const Known = z.discriminatedUnion('is', [
   z.object({
@@ -30,6 +30,7 @@ const Known = z.discriminatedUnion('is', [
   z.object({
     is: z.literal('cursors'),
     cursors: z.array(z.object({ client: schemas.Client, epoch: schemas.Epoch, seq: Seq, time: Time })),
+    damaged: z.array(schemas.Client).optional(),
   }),
   z.object({
     is: z.literal('end'),

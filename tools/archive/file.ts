@@ -18,7 +18,7 @@ import { dirname, resolve } from 'node:path'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { readHeader } from '../../src/block.ts'
 import { hasCode, TidemarkError } from '../../src/errors.ts'
-import { isSame, type Piece, Summing } from '../../src/log/carry.ts'
+import { isSame, type Piece, type Sum, Summing } from '../../src/log/carry.ts'
 import type { Begun } from '../../src/log/give.ts'
 import type { ChannelInfo } from '../../src/log/log.ts'
 import { lockFile } from '../../src/log/open.ts'
@@ -56,6 +56,16 @@ export interface Contents {
 
 /** Of the channels that have an end. */
 type Totals = { -readonly [Field in keyof Omit<Tail, 'is' | 'sha256'>]: number }
+
+const noTotals = (): Totals => ({ channels: 0, events: 0, cursors: 0, lost: 0, lostCursors: 0 })
+
+function addTo(totals: Totals, { events, cursors, lost, lostCursors }: Sum): void {
+  totals.channels++
+  totals.events += events
+  totals.cursors += cursors
+  totals.lost += lost
+  totals.lostCursors += lostCursors
+}
 
 /** Who reads a file gives way to other work, a Ctrl-C too, after so many bytes. */
 const TURN_BYTES = 4 * 1024 * 1024
@@ -114,7 +124,7 @@ class Scan {
   #open: { info: ChannelInfo; after: number; summing: Summing; hasCursors: boolean } | undefined
   #length = 0
   #lengthHash = this.#hash
-  readonly #totals: Totals = { channels: 0, events: 0, cursors: 0, lost: 0 }
+  readonly #totals = noTotals()
 
   constructor(codec: Codec) {
     this.#codec = codec
@@ -151,10 +161,7 @@ class Scan {
       const { channel, head } = open.info
       if (open.after !== head) throw cut(this.offset, `${channel} ends at ${open.after}, not at its head ${head}`)
       if (!isSame(open.summing.sum(), piece.sum)) throw cut(this.offset, `the sum of ${channel} is another`)
-      this.#totals.channels++
-      this.#totals.events += piece.sum.events
-      this.#totals.cursors += piece.sum.cursors
-      this.#totals.lost += piece.sum.lost
+      addTo(this.#totals, piece.sum)
       this.#channels.set(open.info.channel, open.info.head - open.info.trimmed)
       this.#open = undefined
     } else {
@@ -226,17 +233,12 @@ export class Archivist {
     this.#out = out
     this.#codec = codec
     this.#hash = before?.hash ?? createHash('sha256')
-    this.#totals = before?.totals ?? { channels: 0, events: 0, cursors: 0, lost: 0 }
+    this.#totals = before?.totals ?? noTotals()
   }
 
   async write(record: Head | Piece): Promise<void> {
     await this.#put(record)
-    if (record.is !== 'end') return
-    const { events, cursors, lost } = record.sum
-    this.#totals.channels++
-    this.#totals.events += events
-    this.#totals.cursors += cursors
-    this.#totals.lost += lost
+    if (record.is === 'end') addTo(this.#totals, record.sum)
   }
 
   async end(): Promise<Tail> {

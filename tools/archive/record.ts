@@ -32,6 +32,8 @@ export interface Tail {
   readonly cursors: number
   /** Events that are known to be lost. */
   readonly lost: number
+  /** Cursors that are damaged where they come from. */
+  readonly lostCursors: number
   /** Of every byte before this record; hex. */
   readonly sha256: string
 }

@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import { sameHistory } from '../../epoch.ts'
 import { TidemarkError } from '../../errors.ts'
-import { CURSOR_RENEW_MS, type Cursor, type CursorMove } from '../log.ts'
+import { CURSOR_RENEW_MS, type Cursor, type CursorMove, type CursorName } from '../log.ts'
 import { type Channel, type Channels, checkEpoch } from './channels.ts'
 import { isConflict, isUnreachable, isUnsent, told, unavailable } from './failures.ts'
 import type { Link, Stored } from './link.ts'
@@ -231,21 +231,29 @@ export class Cursors {
   }
 
   /** Cursors of a channel or of a client, in the order of their names. */
-  async *list(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor> {
+  async *list(
+    of: { readonly channel: string } | { readonly client: string },
+    onDamaged?: (cursor: CursorName) => void,
+  ): AsyncIterable<Cursor> {
     if ('channel' in of) {
-      for await (const { life: _, ...cursor } of this.ofChannel(of.channel)) yield cursor
+      for await (const { life: _, ...cursor } of this.ofChannel(of.channel, onDamaged)) yield cursor
       return
     }
-    for await (const { life, ...cursor } of this.#listed(this.#link.cursorSubject(token(of.client), ALL, ALL))) {
-      const channel = await this.#channels.fresh(cursor.channel)
-      if (channel?.life === life) yield cursor
-    }
+    const isOfNow = async (channel: string, life: string): Promise<boolean> =>
+      (await this.#channels.fresh(channel))?.life === life
+    const damaged: Names[] = []
+    const filter = this.#link.cursorSubject(token(of.client), ALL, ALL)
+    for await (const { life, ...cursor } of this.#listed(filter, (names) => damaged.push(names)))
+      if (await isOfNow(cursor.channel, life)) yield cursor
+    for (const { client, channel, life } of damaged) if (await isOfNow(channel, life)) onDamaged?.({ client, channel })
   }
 
   /** @throws no-channel */
-  async *ofChannel(name: string): AsyncIterable<OfLife> {
+  async *ofChannel(name: string, onDamaged?: (cursor: CursorName) => void): AsyncIterable<OfLife> {
     const { life } = await this.#channels.need(name)
-    yield* this.#listed(this.#link.cursorSubject(ALL, token(name), life))
+    yield* this.#listed(this.#link.cursorSubject(ALL, token(name), life), ({ client, channel }) =>
+      onDamaged?.({ client, channel }),
+    )
   }
 
   /** All of them, those of histories that are over too. */
@@ -254,7 +262,7 @@ export class Cursors {
   }
 
   /** By channel, then by client. */
-  async *#listed(filter: string): AsyncIterable<OfLife> {
+  async *#listed(filter: string, onDamaged?: (cursor: Names) => void): AsyncIterable<OfLife> {
     const named = (await this.#link.subjects(filter)).map((subject) => ({ subject, ...namesOf(subject) }))
     const order = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0)
     const sorted = named.sort((a, b) => order(a.channel, b.channel) || order(a.client, b.client))
@@ -262,15 +270,19 @@ export class Cursors {
       for (const message of messages) {
         // A replica may not have what was answered here.
         const kept = this.#kept.peek(message.subject)
-        const row = kept !== undefined && kept.seq > message.seq ? kept.row : wholeOr(undefined, () => rowOf(message))
-        if (row) yield { ...namesOf(message.subject), ...row }
+        const row = kept !== undefined && kept.seq > message.seq ? kept.row : wholeOr('damaged', () => rowOf(message))
+        const names = namesOf(message.subject)
+        if (row === 'damaged') onDamaged?.(names)
+        else if (row) yield { ...names, ...row }
       }
   }
 }
 
 const isSame = (a: Row, b: Row): boolean => a.epoch === b.epoch && a.seq === b.seq && a.time === b.time
 
-function namesOf(subject: string): { client: string; channel: string; life: string } {
+type Names = CursorName & { readonly life: string }
+
+function namesOf(subject: string): Names {
   const [life = '', channel = '', client = ''] = subject.split('.').reverse()
   return { client: nameOf(client), channel: nameOf(channel), life }
 }

@@ -14,6 +14,7 @@ import {
   type ChannelInfo,
   type Cursor,
   type CursorMove,
+  type CursorName,
   type Durability,
   type Health,
   type Lagging,
@@ -203,8 +204,11 @@ class JetStreamLog implements Log {
     return this.#asked(() => this.#cursors.forget(client, name, idleSince))
   }
 
-  cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor> {
-    return this.#listed(() => this.#cursors.list(of))
+  cursors(
+    of: { readonly channel: string } | { readonly client: string },
+    onDamaged?: (cursor: CursorName) => void,
+  ): AsyncIterable<Cursor> {
+    return this.#listed(() => this.#cursors.list(of, onDamaged))
   }
 
   lagging(most: number, channel?: string): Promise<Lagging> {

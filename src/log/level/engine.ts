@@ -17,6 +17,7 @@ import {
   CURSOR_RENEW_MS,
   type Cursor,
   type CursorMove,
+  type CursorName,
   type Finding,
   type Health,
   type Lagging,
@@ -233,8 +234,11 @@ class LevelLog implements Log {
     })
   }
 
-  cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor> {
-    return this.#lists.cursors(of)
+  cursors(
+    of: { readonly channel: string } | { readonly client: string },
+    onDamaged?: (cursor: CursorName) => void,
+  ): AsyncIterable<Cursor> {
+    return this.#lists.cursors(of, onDamaged)
   }
 
   lagging(most: number, channel?: string): Promise<Lagging> {

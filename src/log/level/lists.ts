@@ -4,7 +4,7 @@
  */
 import { hasCode } from '../../errors.ts'
 import { lagOf, Worst } from '../lag.ts'
-import type { ChannelInfo, Cursor, Lagging } from '../log.ts'
+import type { ChannelInfo, Cursor, CursorName, Lagging } from '../log.ts'
 import type { Channels } from './channels.ts'
 import {
   type CursorRow,
@@ -71,23 +71,34 @@ export class Lists {
     }
   }
 
-  async *cursors(of: { readonly channel: string } | { readonly client: string }): AsyncIterable<Cursor> {
+  async *cursors(
+    of: { readonly channel: string } | { readonly client: string },
+    onDamaged?: (cursor: CursorName) => void,
+  ): AsyncIterable<Cursor> {
     await this.#opened()
     if ('channel' in of) {
       const { number } = this.#channels.need(of.channel)
       for await (const [key, row] of this.rows(cursorRange(number))) {
-        const cursor = this.#whole(() => decodeCursor(key, row))
-        if (cursor) yield { client: clientOfCursorKey(key), channel: of.channel, ...cursor }
+        const name = { client: clientOfCursorKey(key), channel: of.channel }
+        const cursor = this.#whole(
+          () => decodeCursor(key, row),
+          () => onDamaged?.(name),
+        )
+        if (cursor) yield { ...name, ...cursor }
       }
       return
     }
     for await (const [key] of this.rows(clientRange(of.client))) {
       await this.#opened()
-      const cursor = this.#whole(() => {
-        const channel = this.#channels.get(channelOfClientKey(key))
-        // A deleted channel's cursors are cleared a little later than its name.
-        return channel && this.cursor(of.client, channel)
-      })
+      const name = channelOfClientKey(key)
+      const cursor = this.#whole(
+        () => {
+          const channel = this.#channels.get(name)
+          // A deleted channel's cursors are cleared a little later than its name.
+          return channel && this.cursor(of.client, channel)
+        },
+        () => onDamaged?.({ client: of.client, channel: name }),
+      )
       if (cursor) yield cursor
     }
   }
