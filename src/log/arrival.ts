@@ -4,10 +4,10 @@
  * restarts: whoever brings it asks how far it came, and goes on from there.
  */
 import { crc32 } from 'node:zlib'
-import { checkBlock, type Header, walkBlock } from '../block.ts'
+import { checkBlock, type Header, spansOf } from '../block.ts'
 import { BODIES_BYTES_MAX, FLAG } from '../body.ts'
 import { sameHistory } from '../epoch.ts'
-import { TidemarkError } from '../errors.ts'
+import { hasCode, TidemarkError } from '../errors.ts'
 import { APPEND_EVENTS_MAX, BLOCK_BYTES_MAX } from '../event.ts'
 import { damaged } from '../walk.ts'
 import { CHANGE_BYTES } from './entries.ts'
@@ -60,7 +60,7 @@ export interface CheckedBlock {
   readonly newest: number
 }
 
-/** The blocks of a piece, and what it adds to a log as writes are counted. @throws data-loss, bad-request, too-large */
+/** The blocks of a piece, and what it adds to a log as writes are counted. @throws bad-request, too-large */
 export function checkPiece(
   channel: string,
   { blocks = [], cursors = [], trimmed, head }: ArrivalPiece,
@@ -72,7 +72,7 @@ export function checkPiece(
       limit: BODIES_BYTES_MAX,
     })
   if (trimmed > head) refuseArrival(channel, `${trimmed} is beyond its head ${head}`)
-  return { blocks: blocks.map((block) => checked(channel, block)), bytes: bytes + cursors.length * CHANGE_BYTES }
+  return { blocks: readArrival(channel, () => blocks.map((block) => checked(channel, block))), bytes: bytes + cursors.length * CHANGE_BYTES }
 }
 
 /** How far a history came. */
@@ -104,6 +104,16 @@ export function progressWith(
   head = Math.max(head, lostUpTo)
   if (end && head !== upTo) throw arrivalOutOfOrder(channel, head, `it ends at ${upTo}`)
   return { head, trimmed, time }
+}
+
+/** Reads what somebody brings: what is no block there is a mistake of theirs, and no damage of the log. @throws bad-request */
+export function readArrival<T>(channel: string, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (!hasCode(error, 'data-loss')) throw error
+    return refuseArrival(channel, (error as Error).message)
+  }
 }
 
 export const refuseArrival = (channel: string, why: string): never => {
@@ -148,17 +158,16 @@ const EPOCH = /^([A-Za-z0-9]{1,14})\.([A-Za-z0-9]{1,14})(?:~(\d{1,9}))?$/
 /** A block as it may be kept: what its bytes say of each other is so. @throws data-loss, too-large */
 function checked(channel: string, block: Uint8Array): CheckedBlock {
   const header = checkBlock(channel, block, crc32)
-  const { after, last, count, flags, length } = header
+  const { count, flags, length } = header
   if (count > APPEND_EVENTS_MAX || length > BLOCK_BYTES_MAX)
     throw new TidemarkError('too-large', `A block holds at most ${APPEND_EVENTS_MAX} events, ${BLOCK_BYTES_MAX} bytes`)
   let [oldest, newest, told] = [Number.POSITIVE_INFINITY, 0, 0]
-  walkBlock(block, after, last, (_, at, { key, to }) => {
-    if (at < newest) damaged('time falls in it')
-    oldest = Math.min(oldest, at)
-    newest = at
-    told |= (key < 0 ? 0 : FLAG.keyed) | (to === null ? 0 : FLAG.addressed)
-    return true
-  })
+  for (const { time, flags: its } of spansOf(block)) {
+    if (time < newest) damaged('time falls in it')
+    oldest = Math.min(oldest, time)
+    newest = time
+    told |= its
+  }
   // Who may see it is judged by its flags.
   if ((flags & told) !== told) damaged('its flags do not tell what its events are')
   return { block, header, oldest, newest }

@@ -265,7 +265,7 @@ export interface Log {
    * came. Durable when it resolves; the same piece again changes nothing. With its end the channel is there at once,
    * its cursors too. A channel that holds this history already is left as it is, and told as whole. Optional.
    * @throws epoch-changed (the channel holds another history), seq-conflict (a piece that does not continue: `head` is
-   * how far it came), bad-request, data-loss (a block that is not whole), too-large, storage-full, unavailable
+   * how far it came), bad-request (a block that is none, too), too-large, storage-full, unavailable
    */
   arrive?(channel: string, piece: ArrivalPiece): Promise<Arrived>
 

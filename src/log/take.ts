@@ -142,7 +142,8 @@ class Taking {
   async end(given: Sum): Promise<boolean> {
     const { channel, head, settings, time } = this.#info
     const sum = this.#summing.sum()
-    if (!isSame(sum, given)) throw wrong(`What came of ${channel} is not what was given`)
+    if (!isSame(sum, given) || sum.lostCursors !== given.lostCursors)
+      throw wrong(`What came of ${channel} is not what was given`)
     if (this.#arrived!.isWhole) return false
     if (this.#position !== head) throw wrong(`${channel} ends at ${this.#position}, not at its head ${head}`)
     const { epoch } = await this.#send({ end: { settings, time } })

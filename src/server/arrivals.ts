@@ -6,7 +6,7 @@ import { checkRoom, type Doors } from '../doors/doors.ts'
 import { ARRIVAL_BYTES_MAX, ARRIVAL_CURSORS_MAX } from '../doors/limits.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkTime } from '../event.ts'
-import type { ArrivalPiece } from '../log/arrival.ts'
+import { type ArrivalPiece, readArrival, refuseArrival } from '../log/arrival.ts'
 import { infoOrNone } from '../log/follow.ts'
 import type { Settings } from '../log/log.ts'
 import { type App, IMPORT_ROUTE } from './app.ts'
@@ -67,7 +67,7 @@ export function addArrivals(app: App, doors: Doors): void {
       if (isNew) await census.roomForChannel()
       const arrived = await log.arrive(channel, {
         ...(piece as ArrivalPiece),
-        ...(blocks !== undefined && { blocks: splitBlocks(Buffer.from(blocks, 'base64')) }),
+        ...(blocks !== undefined && { blocks: blocksOf(channel, blocks) }),
         ...(cursors && { cursors: cursors.map((cursor) => ({ ...cursor, time: checkTime(cursor.time) })) }),
         ...(end && { end: { settings: end.settings as Settings, time: end.time === null ? 0 : checkTime(end.time) } }),
       })
@@ -80,4 +80,12 @@ export function addArrivals(app: App, doors: Doors): void {
       return arrived
     },
   )
+}
+
+/** @throws bad-request */
+function blocksOf(channel: string, base64: string): Uint8Array[] {
+  const bytes = Buffer.from(base64, 'base64')
+  // What is no base64 is passed over by Node.
+  if (bytes.length !== Buffer.byteLength(base64, 'base64')) return refuseArrival(channel, 'its blocks are no base64')
+  return readArrival(channel, () => splitBlocks(bytes))
 }

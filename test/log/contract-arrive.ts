@@ -126,6 +126,8 @@ export function arriveContract(open: Open): void {
     await arriveIn(log)({})
     const flipped = Uint8Array.from(block!)
     flipped[40]! ^= 1
+    // Bytes that stand behind its last event, in its length and its crc.
+    const longer = sealBlock('c', [{ ...body(7), bytes: Buffer.concat([body(7).bytes, Buffer.of(0xc0)]) }], { after: 6, time: T }, crc32)
     const late = sealBlock('c', [body(7)], { after: 6, time: T + 50 }, crc32)
     const early = sealBlock('c', [body(8)], { after: 7, time: T + 49 }, crc32)
     const hidden = sealBlock(
@@ -136,8 +138,10 @@ export function arriveContract(open: Open): void {
     )
     for (const [code, piece] of [
       ['seq-conflict', { blocks: blocksOf(9, 12) }],
-      ['data-loss', { blocks: [flipped] }],
-      ['data-loss', { blocks: [sealBlock('other', [body(7)], { after: 6, time: T }, crc32)] }],
+      ['bad-request', { blocks: [flipped] }],
+      ['bad-request', { blocks: [sealBlock('other', [body(7)], { after: 6, time: T }, crc32)] }],
+      ['bad-request', { blocks: [longer] }],
+      ['bad-request', { blocks: [Uint8Array.of(1, 2, 3)] }],
       ['bad-request', { blocks: [late, early] }],
       ['bad-request', { blocks: blocksOf(6, 21) }],
       ['bad-request', { lostUpTo: 19 }],
@@ -146,7 +150,7 @@ export function arriveContract(open: Open): void {
       expect([piece, await refusal(arriveIn(log)(piece))]).toMatchObject([piece, { code }])
     expect(hidden[1]).toBe(4)
     hidden[1] = 0
-    expect(await refusal(arriveIn(log)({ blocks: [hidden] }))).toMatchObject({ code: 'data-loss' })
+    expect(await refusal(arriveIn(log)({ blocks: [hidden] }))).toMatchObject({ code: 'bad-request' })
     expect(await arriveIn(log)({})).toMatchObject({ head: 6 })
   })
 

@@ -1,8 +1,11 @@
 import { mkdirSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
+import { sealBlock } from '../../src/block.ts'
 import { GroupFigures } from '../../src/doors/counts.ts'
 import { ERRORS } from '../../src/errors.ts'
+import { verifyLog } from '../../src/log/verify.ts'
 import { body, tempDir, tempLog } from '../parts.ts'
 import { call, loggerTo, problemOf } from './calls.ts'
 import { startTestServer } from './serve.ts'
@@ -233,4 +236,35 @@ describe('append to several channels', () => {
     expect(problemOf(await append(request)).code).toBe(code)
     expect((await call(`${url}/v1/channels`)).json.channels).toEqual([])
   })
+})
+
+test('What is no block in an import is its caller’s mistake: the log is not told to be damaged, and takes the right ones', async () => {
+  const lines: Record<string, unknown>[] = []
+  const { url, log } = await startTestServer({ logger: loggerTo(lines) })
+  const block = (channel: string, after: number) => sealBlock(channel, [body(1, 2)], { after, time: 1_000 }, crc32)
+  const flipped = Uint8Array.from(block('c', 0))
+  flipped[40]! ^= 1
+  const piece = { channel: 'c', from: 'aaaaaaaaaa.bbbbbbbbbb', head: 4, trimmed: 0 }
+  const post = (more: object) => call(`${url}/v1/admin/import`, 'POST', { ...piece, ...more })
+  const blocks = (...of: Uint8Array[]) => ({ blocks: Buffer.concat(of).toString('base64') })
+  await post({})
+  await post(blocks(block('c', 0)))
+  for (const wrong of [
+    { blocks: '%%%%' },
+    blocks(Buffer.from('no block at all, but some bytes that are long enough')),
+    blocks(flipped),
+    blocks(block('other', 2)),
+    blocks(block('c', 2), Buffer.of(1)),
+    // The first one would go.
+    blocks(block('c', 2), flipped),
+  ]) {
+    const { status, json } = await post(wrong)
+    expect([wrong, status, json]).toMatchObject([wrong, 400, { code: 'bad-request', channel: 'c' }])
+    expect((await post({})).json).toMatchObject({ head: 2, isWhole: false })
+  }
+  expect((await call(`${url}/v1/readyz`)).status).toBe(200)
+  expect(lines.filter(({ level }) => Number(level) > 30)).toEqual([])
+  await post(blocks(block('c', 2)))
+  expect((await post({ end: { settings: {}, time: null } })).json).toMatchObject({ head: 4, isWhole: true })
+  expect(await verifyLog(log)).toMatchObject({ whole: true, events: 4 })
 })

@@ -1,15 +1,18 @@
 /** Archives that nobody's export wrote: whatever they say, they are refused as damaged, and nothing of them is taken in. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
 import { expect, test } from 'vitest'
+import { sealBlock } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
+import { putU32 } from '../../src/bytes.ts'
 import { Summing } from '../../src/log/carry.ts'
 import { openLog } from '../../src/log/open.ts'
 import { blocksCodec } from '../../tools/archive/blocks.ts'
 import { Archivist } from '../../tools/archive/file.ts'
 import { linesCodec } from '../../tools/archive/lines.ts'
 import { ARCHIVE_FORMAT, type Codec } from '../../tools/archive/record.ts'
-import { event, range, SEED, tempDir } from '../parts.ts'
+import { body, event, range, SEED, tempDir } from '../parts.ts'
 import { randomFrom } from './disk.ts'
 import { here as run } from './here.ts'
 
@@ -61,6 +64,88 @@ test.each(CASES)('%s', async (_, channel, pieces = []) => {
     expect([codec.name, await run(['import', file, '--check'])]).toMatchObject([codec.name, { code: 65 }])
     expect(await run(['import', file, '--data', into])).toMatchObject({ code: 65 })
     expect(existsSync(into)).toBe(false)
+  }
+})
+
+const T = 1_000
+const at = (after: number, time = T) => ({ after, time })
+const two = (channel: string, after: number, time = T) => sealBlock(channel, [body(1, 2)], at(after, time), crc32)
+const flipped = Uint8Array.from(two('c', 0))
+flipped[flipped.length - 1]! ^= 1
+const hidden = sealBlock('c', [encodeBody([event(1, { to: { users: ['u'], groups: [] } })])], at(0), crc32)
+hidden[1] = 0
+
+const BLOCK_CASES: readonly [what: string, channel: object, blocks: readonly Uint8Array[]][] = [
+  ['a block whose crc is another', { head: 2 }, [flipped]],
+  ['a block of another channel', { head: 2 }, [two('other', 0)]],
+  ['a block that hides whom it is for', { head: 1 }, [hidden]],
+  ['a block that comes twice', { head: 4 }, [two('c', 0), two('c', 0), two('c', 2)]],
+  ['blocks with seqs between them', { head: 6 }, [two('c', 0), two('c', 4)]],
+  ['blocks in another order', { head: 4 }, [two('c', 2), two('c', 0)]],
+  ['a block beyond the head', { head: 2 }, [two('c', 0), two('c', 2)]],
+  ['blocks whose time falls', { head: 4 }, [two('c', 0), two('c', 2, T - 1)]],
+]
+
+test.each(BLOCK_CASES)('Whole sums, and %s', async (_, channel, blocks) => {
+  const into = join(tempDir(), 'new')
+  // One behind the other, or at once.
+  for (const pieces of [[{ is: 'blocks', blocks }], blocks.map((block) => ({ is: 'blocks', blocks: [block] }))]) {
+    const file = await forged(blocksCodec, channel, pieces)
+    const told = { code: 65, err: expect.stringContaining('damaged at') }
+    expect(await run(['import', file, '--check'])).toMatchObject(told)
+    for (const command of ['import', 'restore']) expect(await run([command, file, '--data', into])).toMatchObject(told)
+    expect(existsSync(into)).toBe(false)
+  }
+})
+
+test('A frame of blocks that holds none', async () => {
+  const file = await forged(blocksCodec, { head: 2 }, [{ is: 'blocks', blocks: [two('c', 0)] }])
+  const bytes = readFileSync(file)
+  const start = bytes.indexOf(two('c', 0))
+  bytes.fill(0xff, start, start + two('c', 0).length)
+  putU32(bytes, start - 5, crc32(bytes.subarray(start - 1, start + two('c', 0).length)))
+  writeFileSync(file, bytes)
+  const told = { code: 65, err: expect.stringContaining('damaged at') }
+  expect(await run(['import', file, '--check'])).toMatchObject(told)
+})
+
+test('A channel that comes twice, cursors beyond its head', async () => {
+  const channel = { is: 'channel', channel: 'c', epoch: 'aaaaaaaaaa.bbbbbbbbbb', head: 0, trimmed: 0, time: 0, settings: {} }
+  for (const pieces of [
+    cursors({ epoch: channel.epoch, seq: 1 }),
+    [{ is: 'end', sum: new Summing().sum() }, channel],
+  ]) {
+    const file = await forged(blocksCodec, {}, pieces)
+    expect(await run(['import', file, '--check'])).toMatchObject({ code: 65 })
+  }
+})
+
+test('Lines that are no events, or none that could follow', async () => {
+  const line = (seq: number, more: object = {}) => ({ seq, time: '2026-01-01T00:00:00.000Z', type: 't', data: 1, ...more })
+  const good = [line(1), line(2)]
+  const write = (lines: readonly object[]): string => {
+    const head = { is: 'archive', format: ARCHIVE_FORMAT, by: 'us', time: 1, source: 'nowhere', channels: [] }
+    const channel = { is: 'channel', channel: 'c', epoch: 'a.b', head: 2, trimmed: 0, time: 0, settings: {} }
+    const text = [head, channel, ...lines].map((record) => `${JSON.stringify(record)}\n`).join('')
+    const file = join(tempDir(), 'lines')
+    writeFileSync(file, text)
+    return file
+  }
+  // Up to its missing end the good one is good.
+  const ended = async (lines: readonly object[]) => (await run(['import', write(lines), '--check'])).err
+  expect(await ended(good)).toContain('its last record is missing')
+  for (const [why, ...lines] of [
+    ['is 1–128 bytes', line(1, { type: 'a b' }), line(2)],
+    ['unknown', line(1, { unknown: 1 }), line(2)],
+    ['seq', line(0.5), line(2)],
+    ['time', line(1, { time: 'yesterday' }), line(2)],
+    ['time falls', line(1), line(2, { time: '2025-01-01T00:00:00.000Z' })],
+    ['do not rise', line(1), line(1)],
+    ['do not rise', line(2), line(1)],
+    ['beyond its head', line(1), line(2), line(3)],
+  ] as const) {
+    const err = await ended([...lines, { is: 'end', sum: new Summing().sum() }])
+    expect([why, err]).toEqual([why, expect.stringMatching(new RegExp(`damaged at \\d+.*${why}`))])
   }
 })
 

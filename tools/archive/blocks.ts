@@ -59,9 +59,18 @@ function* decode(input: Input): Generator<Entry> {
   }
 }
 
+/** @throws data-loss { offset } */
+function blocksIn(payload: Buffer, at: number): Uint8Array[] {
+  try {
+    return splitBlocks(payload)
+  } catch (error) {
+    throw cut(at, (error as Error).message)
+  }
+}
+
 function recordOf(body: Buffer, at: number): ArchiveRecord {
   const payload = body.subarray(1)
-  if (body[0] === BLOCKS) return { is: 'blocks', blocks: splitBlocks(payload) }
+  if (body[0] === BLOCKS) return { is: 'blocks', blocks: blocksIn(payload, at) }
   if (body[0] !== JSON_RECORD) throw cut(at, `frames of kind ${body[0]} are not known`)
   return recordFrom(payload.toString(), at)
 }

@@ -1,5 +1,6 @@
 /** A record as it came from a file: whoever made it, what it says is as it may be here, or it is refused. */
 import { z } from 'zod'
+import { ARRIVAL_CURSORS_MAX } from '../../src/doors/limits.ts'
 import { TidemarkError } from '../../src/errors.ts'
 import { CHANNEL_BYTES_MAX, isChannelName, SEQ_MAX, TIME_MAX } from '../../src/event.ts'
 import * as schemas from '../../src/server/schemas.ts'
@@ -29,7 +30,9 @@ const Known = z.discriminatedUnion('is', [
   z.object({ is: z.literal('lost'), after: Seq, upTo: Seq }),
   z.object({
     is: z.literal('cursors'),
-    cursors: z.array(z.object({ client: schemas.Client, epoch: schemas.Epoch, seq: Seq, time: Time })),
+    cursors: z
+      .array(z.object({ client: schemas.Client, epoch: schemas.Epoch, seq: Seq, time: Time }))
+      .max(ARRIVAL_CURSORS_MAX),
     damaged: z.array(schemas.Client).optional(),
   }),
   z.object({

@@ -44,7 +44,7 @@ export class Arriving implements Job {
   readonly #blocks: readonly CheckedBlock[]
   readonly #told: Told
 
-  /** @throws data-loss, bad-request, too-large */
+  /** @throws bad-request, too-large */
   constructor(means: ArrivingMeans, name: string, piece: ArrivalPiece, told: Told) {
     const { blocks, bytes } = checkPiece(name, piece)
     this.names = [name]

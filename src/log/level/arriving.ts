@@ -28,7 +28,7 @@ export class Arriving {
   readonly #piece: ArrivalPiece
   readonly #blocks: readonly CheckedBlock[]
 
-  /** @throws data-loss, bad-request, too-large */
+  /** @throws bad-request, too-large */
   constructor(channel: string, piece: ArrivalPiece) {
     const { blocks, bytes } = checkPiece(channel, piece)
     this.#channel = channel
