@@ -19,6 +19,8 @@ export interface TakeOptions {
   readonly older?: boolean
   /** Nobody else changes the taker: its cursors are looked at again, too. */
   readonly isAlone?: boolean
+  /** A channel of at most so many bytes is taken beside others, so that they share writes. Default 256 KiB. */
+  readonly smallBytes?: number
   readonly signal?: AbortSignal
 }
 
@@ -33,38 +35,90 @@ export interface Taken {
   lostCursors: number
 }
 
+const SMALL_BYTES = 256 * 1024
+/** So many small channels, and bytes of them, are taken at once. */
+const BESIDE = 64
+const BESIDE_BYTES = 4 * 1024 * 1024
+/** What a piece weighs beside its blocks, about; a cursor. */
+const PIECE_WEIGHT = 100
+
 /**
  * Takes what is given, going on where an earlier run came to. Each channel is read again when all of it is there, and
  * compared with what was given.
  * @throws as Log.arrive; data-loss when what came is not what was given
  */
 export async function take(pieces: AsyncIterable<Piece>, log: Taker, options: TakeOptions = {}): Promise<Taken> {
+  const { smallBytes: largest = SMALL_BYTES } = options
   const taken: Taken = { channels: 0, present: 0, events: 0, cursors: 0, lost: 0, lostCursors: 0 }
-  let taking: Taking | undefined
-  for await (const piece of pieces) {
+  /** Whole channels, for as long as they are few and small. */
+  let small: (readonly Piece[])[] = []
+  let smallBytes = 0
+  const takeSmall = async (): Promise<void> => {
+    const all = small.map(async (channel) => {
+      let taking: Taking | undefined
+      for (const piece of channel) taking = await takePiece(piece, taking)
+    })
+    small = []
+    smallBytes = 0
+    const outcomes = await Promise.allSettled(all)
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
+  }
+  /** The channel that it is of, unless that is at its end. */
+  const takePiece = async (piece: Piece, of: Taking | undefined): Promise<Taking | undefined> => {
     options.signal?.throwIfAborted()
-    if (piece.is === 'channel') {
-      taking = new Taking(log, piece, options)
-      await taking.begin()
-      continue
-    }
-    if (!taking) throw wrong('A piece belongs to no channel')
-    if (piece.is === 'void') await taking.drop()
+    const taking = piece.is === 'channel' ? new Taking(log, piece, options) : of!
+    if (piece.is === 'channel') await taking.begin()
+    else if (piece.is === 'void') await taking.drop()
     else if (piece.is === 'end') {
+      if (!(await taking.end(piece.sum))) taken.present++
       taken.channels++
       taken.events += piece.sum.events
       taken.cursors += piece.sum.cursors
       taken.lost += piece.sum.lost
       taken.lostCursors += piece.sum.lostCursors
-      if (!(await taking.end(piece.sum))) taken.present++
-    } else {
-      await taking.add(piece)
+    } else await taking.add(piece)
+    return isLast(piece) ? undefined : taking
+  }
+  /** What came of a channel before it is known to be large. */
+  let begun: Piece[] | undefined
+  let bytes = 0
+  let large: Taking | undefined
+  for await (const piece of pieces) {
+    options.signal?.throwIfAborted()
+    if ((begun || large) !== undefined && piece.is === 'channel') throw wrong('A channel has no end')
+    if (large) {
+      large = await takePiece(piece, large)
       continue
     }
-    taking = undefined
+    if (piece.is === 'channel') {
+      begun = []
+      bytes = 0
+    }
+    if (!begun) throw wrong('A piece belongs to no channel')
+    begun.push(piece)
+    bytes += weightOf(piece)
+    if (isLast(piece)) {
+      small.push(begun)
+      smallBytes += bytes
+      begun = undefined
+      // What is void may come anew.
+      if (piece.is === 'void' || small.length >= BESIDE || smallBytes >= BESIDE_BYTES) await takeSmall()
+    } else if (bytes > largest) {
+      await takeSmall()
+      for (const each of begun) large = await takePiece(each, large)
+      begun = undefined
+    }
   }
-  if (taking) throw wrong('The last channel has no end')
+  if (begun || large) throw wrong('The last channel has no end')
+  await takeSmall()
   return taken
+}
+
+const isLast = ({ is }: Piece): boolean => is === 'end' || is === 'void'
+
+function weightOf(piece: Piece): number {
+  if (piece.is === 'blocks') return piece.blocks.reduce((sum, { length }) => sum + length, PIECE_WEIGHT)
+  return PIECE_WEIGHT * (piece.is === 'cursors' ? piece.cursors.length + 1 : 1)
 }
 
 const wrong = (why: string): TidemarkError => new TidemarkError('data-loss', why)

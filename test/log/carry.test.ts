@@ -126,7 +126,9 @@ test('Amid appends, trims, deletes and compactions each channel comes as it was 
       }
     }
     const sameEpoch = run % 2 === 0
-    const taken = await take(watched(), takerOf(target), { sameEpoch, isAlone: true })
+    // Beside each other, or each as it comes.
+    const smallBytes = run % 3 === 0 ? 0 : 1_000_000
+    const taken = await take(watched(), takerOf(target), { sameEpoch, isAlone: true, smallBytes })
     expect(taken.channels).toBe(heads.size)
     const infos = await list(target.channels(''))
     expect(infos.map(({ channel }) => channel)).toEqual([...heads.keys()].sort())
@@ -157,6 +159,31 @@ test('Amid appends, trims, deletes and compactions each channel comes as it was 
 })
 
 const pick = ({ data, key }: NewEvent) => ({ data: data && Buffer.from(data), key })
+
+test('Small channels share writes, and each is whole or not there when one of them is refused', async () => {
+  const log = await tempLog()
+  const names = range(100, 299).map((i) => `c${i}`)
+  await Promise.all(names.map((name) => append(log, name, [name, name])))
+  for (const name of names) await log.commit('web', name, { seq: 1 })
+  let writes = 0
+  const target = await openLog({ dir: tempDir(), onGroup: () => void writes++ })
+  expect(await take(give(log), takerOf(target), { isAlone: true })).toMatchObject({ channels: 200, cursors: 200 })
+  // Each by itself takes four.
+  console.log(`${writes} writes`)
+  expect(writes).toBeLessThan(names.length / 2)
+  for (const name of names) expect((await readAll(target, name)).map(valueIn)).toEqual([name, name])
+  await target.close()
+  const other = await openLog({ dir: tempDir() })
+  await append(other, 'c150', ['mine'])
+  expect(await refusal(take(give(log), takerOf(other)))).toMatchObject({ code: 'epoch-changed', channel: 'c150' })
+  const there = await list(other.channels(''))
+  expect(there.map(({ channel }) => channel)).toEqual(names.slice(0, there.length))
+  expect(await verifyLog(other)).toMatchObject({ whole: true, events: 2 * there.length - 1 })
+  await other.delete('c150')
+  await take(give(log), takerOf(other))
+  expect(await verifyLog(other)).toMatchObject({ whole: true, events: 400, cursors: 200 })
+  await other.close()
+})
 
 test('Events that are lost are lost there, too, and all others come', async () => {
   const dir = tempDir()

@@ -46,6 +46,20 @@ async function fill(dir: string, channels: readonly string[], blocks: number): P
   await log.close()
 }
 
+/** Many channels of two events and a cursor each. */
+async function fillSmall(dir: string, count: number): Promise<readonly string[]> {
+  const names = range(1, count).map((i) => `small/${i}`)
+  await look(dir, (log) =>
+    Promise.all(
+      names.map(async (channel) => {
+        await log.append([{ channel, body: encodeBody([event(1), event(channel)]) }])
+        await log.commit('web', channel, { seq: 1 })
+      }),
+    ),
+  )
+  return names
+}
+
 test('A running server is backed up, wiped and restored: what comes back is what was there, and whoever was there is told', async () => {
   const home = tempDir()
   const dir = join(home, 'log')
@@ -222,6 +236,7 @@ test('A server that is killed amid an import has what was answered, and the impo
 test('A backup and a restore that are killed leave nothing under their names, and are gone on with', async () => {
   const home = tempDir()
   await fill(join(home, 'log'), ['a', 'b'], 25)
+  const names = ['a', 'b', ...(await fillSmall(join(home, 'log'), 2_000))]
   const server = await serving([], home)
   const file = join(tempDir(), 'all')
   let kills = 0
@@ -244,7 +259,10 @@ test('A backup and a restore that are killed leave nothing under their names, an
   await server.kill('SIGTERM')
   await look(join(home, 'log'), (was) =>
     look(back, async (log) => {
-      for (const channel of ['a', 'b']) expect(await eventsOf(log, channel)).toEqual(await eventsOf(was, channel))
+      for (const channel of names) {
+        expect(await eventsOf(log, channel)).toEqual(await eventsOf(was, channel))
+        expect(await list(log.cursors({ channel }))).toEqual(await list(was.cursors({ channel })))
+      }
     }),
   )
   expect(await run(['restore', file, '--data', back])).toMatchObject({ code: 73 })
