@@ -123,6 +123,14 @@ export const refuseArrival = (channel: string, why: string): never => {
 export const arrivalOutOfOrder = (channel: string, head: number, but: string): TidemarkError =>
   new TidemarkError('seq-conflict', `What came of ${channel} goes up to ${head}, but ${but}`, { channel, head })
 
+/** Seqs of an epoch are never used twice: what went on here under it, and is gone, may have been seen further than this goes. */
+export const epochIsOver = (channel: string, epoch: string): TidemarkError =>
+  new TidemarkError(
+    'epoch-changed',
+    `The epoch ${epoch} of ${channel} is over here: events of it may have been seen that do not come. Take it in under a new epoch`,
+    { channel },
+  )
+
 /** What is told to who would write to a name under which a history arrives. */
 export const nameArrives = (channel: string): TidemarkError =>
   new TidemarkError('unavailable', `${channel} is being imported: try again when all of it came`, {

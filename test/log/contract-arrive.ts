@@ -192,6 +192,19 @@ export function arriveContract(open: Open): void {
     }
   })
 
+  test('An epoch whose channel was made here and deleted is not gone on with: its seqs were seen', async () => {
+    const log = await open()
+    const { epoch: from } = await append(log, 'c', [1, 2, 3])
+    await log.delete('c')
+    const piece = { from, head: 2, trimmed: 0 }
+    expect(await refusal(log.arrive!('c', { ...piece, sameEpoch: true }))).toMatchObject({ code: 'epoch-changed' })
+    const { epoch } = await log.arrive!('c', piece)
+    expect(epoch).not.toBe(from)
+    // Nor is one that comes anew under this, while it comes: what came stays.
+    expect(await refusal(log.arrive!('c', { ...piece, sameEpoch: true }))).toMatchObject({ code: 'epoch-changed' })
+    expect(await log.arrive!('c', piece)).toMatchObject({ epoch, isWhole: false })
+  })
+
   test('An arrival that is dropped, deleted or begun anew leaves nothing, and its name is free', async () => {
     const log = await open()
     const cursors = [{ client: 'web', epoch: FROM, seq: 1, time: T }]

@@ -167,3 +167,19 @@ test('What came to where a log was to be made is left there', async () => {
   expect(existsSync(join(dir, 'precious'))).toBe(true)
   expect(existsSync(`${dir}.draft`)).toBe(true)
 })
+
+test('An archive with its epochs does not come back into the log that deleted its channels', async () => {
+  const dir = join(tempDir(), 'log')
+  const log = await openLog({ dir })
+  await log.append([{ channel: 'c', body: encodeBody([event(1)]) }])
+  await log.close()
+  const file = join(tempDir(), 'all')
+  expect(await run(['export', '-o', file, '--data', dir])).toMatchObject({ code: 0 })
+  const again = await openLog({ dir })
+  await again.append([{ channel: 'c', body: encodeBody([event('seen')]) }])
+  await again.delete('c')
+  await again.close()
+  const refused = { code: 1, err: expect.stringContaining('Take it in under a new epoch') }
+  expect(await run(['import', file, '--data', dir, '--same-epochs'])).toMatchObject(refused)
+  expect(await run(['import', file, '--data', dir])).toMatchObject({ code: 0 })
+})

@@ -12,6 +12,7 @@ import {
   arrivalOutOfOrder,
   type CheckedBlock,
   checkPiece,
+  epochIsOver,
   needHeld,
   partsOfEpoch,
   progressWith,
@@ -142,7 +143,9 @@ export class Arriving implements Job {
       return { record: known, isNew: false }
     if (blocks || lostUpTo !== undefined || cursors || end)
       throw arrivalOutOfOrder(this.#name, trimmed, 'it has to begin anew')
-    if (sameEpoch) partsOfEpoch(this.#name, from)
+    // It was made here, and is here no more.
+    if (sameEpoch && partsOfEpoch(this.#name, from).there === this.#means.link.facts.life)
+      throw epochIsOver(this.#name, from)
     const record: ChannelRecord = {
       ...{ life: randomBytes(5).toString('hex'), base: seq, head: trimmed, trimmed, time: 0, settings: {} },
       ...(sameEpoch && { epoch: from }),

@@ -12,6 +12,7 @@ import {
   arrivalOutOfOrder,
   type CheckedBlock,
   checkPiece,
+  epochIsOver,
   needHeld,
   partsOfEpoch,
   progressWith,
@@ -79,10 +80,17 @@ export class Arriving {
     if (goesOn && known.upTo <= upTo) return { ...known, upTo }
     if (blocks || lostUpTo !== undefined || cursors || end)
       throw arrivalOutOfOrder(this.#channel, trimmed, 'it has to begin anew')
+    const own = sameEpoch ? this.#kept(group, life) : { life: newLife(), run: 0 }
     if (known) group.dropArrival(this.#channel, known)
-    const own = sameEpoch ? partsOf(this.#channel, from, life) : { life: newLife(), run: 0 }
     const fresh = { from, upTo, sameEpoch, channel: group.newNumber(), ...own }
     return { ...fresh, head: trimmed, trimmed, time: 0, isWhole: false }
+  }
+
+  /** Life and run of a channel that keeps its epoch. @throws epoch-changed when that is over; bad-request */
+  #kept(group: Group, here: string): Pick<ArrivalRow, 'life' | 'run'> {
+    const { there, life, run } = partsOfEpoch(this.#channel, this.#piece.from)
+    if (group.isOver(this.#channel, there, life)) throw epochIsOver(this.#channel, this.#piece.from)
+    return { life: movedLife(life, there, here), run }
   }
 
   /** The arrival with this piece. @throws seq-conflict, bad-request */
@@ -105,10 +113,4 @@ export class Arriving {
       group.setCursor({ name: this.#channel, number }, client, { epoch, seq, time })
     group.setArrival(this.#channel, row)
   }
-}
-
-/** Life and run of a channel that keeps its epoch. */
-function partsOf(channel: string, epoch: string, here: string): Pick<ArrivalRow, 'life' | 'run'> {
-  const { there, life, run } = partsOfEpoch(channel, epoch)
-  return { life: movedLife(life, there, here), run }
 }

@@ -25,22 +25,29 @@ import {
   decodeArrival,
   decodeCursor,
   decodeNext,
+  decodeOver,
   encodeArrival,
   encodeCursor,
   encodeHead,
   encodeName,
   encodeNext,
+  encodeOver,
   encodeReceipt,
   encodeSweep,
   headKey,
+  keptEpoch,
   NEXT_KEY,
   nameKey,
+  overKey,
   type ReceiptRow,
   type SweepRow,
   sweepKey,
 } from './keys.ts'
 import { StateDrafts } from './state-drafts.ts'
 import { newLife, type Store } from './store.ts'
+
+/** Epochs that ended here, remembered of one name; with more none is kept any more. */
+const OVER_MAX = 100
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] }
 
@@ -77,6 +84,8 @@ export class Group {
   readonly #cursors = new Map<string, { draft: Numbered; client: string; row: CursorRow | undefined; isNew: boolean }>()
   /** As this group leaves them. */
   readonly #arrivals = new Map<string, ArrivalRow | undefined>()
+  /** Epochs that are over, of names of which one more is. */
+  readonly #over = new Map<string, readonly string[]>()
   #receipts: Map<string, ReceiptRow> | undefined
   readonly #deleted: Channel[] = []
   readonly #deletedNames = new Set<string>()
@@ -150,6 +159,20 @@ export class Group {
     this.setArrival(name, undefined)
   }
 
+  /** Whether seqs of this epoch may have been seen in a channel of this log that is gone. @param there of its store @param life its own */
+  isOver(name: string, there: string, life: string): boolean {
+    const over = this.#overOf(name)
+    return this.#store.lives.has(there) || over.length >= OVER_MAX || over.includes(`${there}.${life}`)
+  }
+
+  #overOf(name: string): readonly string[] {
+    const planned = this.#over.get(name)
+    if (planned) return planned
+    const key = overKey(name)
+    const row = this.#store.db.getSync(key)
+    return row === undefined ? [] : decodeOver(key, row).epochs
+  }
+
   /** The number that a name has, also of a history that still arrives. */
   numberOf(name: string): number | undefined {
     return this.find(name)?.number ?? this.arrival(name)?.channel
@@ -209,6 +232,8 @@ export class Group {
     this.del(nameKey(draft.name))
     this.del(headKey(draft.number))
     if (this.arrival(draft.name)) this.setArrival(draft.name, undefined)
+    const kept = keptEpoch(draft.life)
+    if (kept !== undefined) this.#over.set(draft.name, [...this.#overOf(draft.name), kept].slice(0, OVER_MAX))
     this.sweepLater(draft.number, { upTo: draft.head, deleted: draft.name })
     this.#drafts.delete(draft.name)
     this.#deleted.push(draft)
@@ -301,6 +326,7 @@ export class Group {
       if (row) this.put(key, encodeArrival(key, row))
       else this.del(key)
     }
+    for (const [name, epochs] of this.#over) this.put(overKey(name), encodeOver(overKey(name), { epochs }))
     // Behind the removal of a row that was done: more to do outlives it.
     for (const [channel, row] of this.#sweeps) this.put(sweepKey(channel), encodeSweep(sweepKey(channel), row))
     if (this.#next !== undefined) this.put(NEXT_KEY, encodeNext(this.#next))

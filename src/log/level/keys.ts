@@ -13,7 +13,8 @@
  *   f | channel u32 | key                 → state row: the newest event of a key, its seq and its time
  *   p | channel u32                       → place: how far the state rows of a channel go, how many, a sum over them
  *   y | channel u32                       → state rows that count no more, to be cleared
- *   m | store                             → store row: format, life
+ *   o | name                              → epochs that histories of this name kept from elsewhere, and that ended here
+ *   m | store                             → store row: format, life, the lives before
  *   m | commit                            → commit number of the newest write, and its time
  *   m | next                              → next channel number; numbers are never reused
  *
@@ -33,7 +34,7 @@ export const STORE_FORMAT = 1
 
 const PREFIX = {
   ...{ e: 0x65, f: 0x66, h: 0x68, n: 0x6e, c: 0x63, d: 0x64, i: 0x69 },
-  ...{ l: 0x6c, x: 0x78, a: 0x61, m: 0x6d, p: 0x70, y: 0x79 },
+  ...{ l: 0x6c, x: 0x78, a: 0x61, m: 0x6d, o: 0x6f, p: 0x70, y: 0x79 },
 } as const
 
 export const STORE_KEY = Buffer.from('mstore')
@@ -140,6 +141,8 @@ export const clearingKey = (channel: number): Uint8Array => numbered(PREFIX.y, c
 
 export const arrivalKey = (name: string): Uint8Array => named(PREFIX.a, name)
 
+export const overKey = (name: string): Uint8Array => named(PREFIX.o, name)
+
 export const sweepKey = (channel: number): Uint8Array => numbered(PREFIX.x, channel)
 export const SWEEPS: Range = startingWith(Buffer.from([PREFIX.x]))
 
@@ -224,8 +227,13 @@ const FROM = '@'
  * The life of a channel that keeps the epoch `<there>.<life>` it had in another store, for as long as this store's own
  * life is `here`: what makes every epoch another one makes this one another one, too.
  */
-export const movedLife = (life: string, there: string, here: string): string =>
-  there === here ? life : `${life}${FROM}${there}:${here}`
+export const movedLife = (life: string, there: string, here: string): string => `${life}${FROM}${there}:${here}`
+
+/** The epoch that a channel of this life has kept from elsewhere, without its run; undefined when it has its own. */
+export function keptEpoch(life: string): string | undefined {
+  const [own, places] = life.split(FROM)
+  return places && `${places.split(':')[0]}.${own}`
+}
 
 /** `<store life>.<channel life>`, with `~run` once compaction has removed tombstones. */
 export function epochOf(store: string, { life, run }: Pick<HeadRow, 'life' | 'run'>): string {
@@ -351,9 +359,18 @@ export function decodeState(key: Uint8Array, row: Uint8Array): StateValue {
 /** What a row adds to the sum of its kind, once its crc was found right. */
 export const crcOfRow = (row: Uint8Array): number => getU32(row, row.length - 4)
 
+/** Epochs without their runs. */
+export interface OverRow {
+  readonly epochs: readonly string[]
+}
+export const encodeOver = encode<OverRow>()
+export const decodeOver = decode<OverRow>('over')
+
 export interface StoreRow {
   readonly format: number
   readonly life: string
+  /** Lives that it had before an operator accepted a copy or a loss. */
+  readonly before?: readonly string[]
 }
 export const encodeStore = encode<StoreRow>()
 export const decodeStore = decode<StoreRow>('store')

@@ -20,12 +20,14 @@ import {
   cursorKey,
   decodeCursor,
   decodeHead,
+  decodeOver,
   decodeReceipt,
   encodeHead,
   encodeLoss,
   encodeName,
   encodeNext,
   encodePlace,
+  encodeStore,
   epochOf,
   type HeadRow,
   headKey,
@@ -35,6 +37,8 @@ import {
   nameOfKey,
   placeKey,
   rangeOf,
+  STORE_FORMAT,
+  STORE_KEY,
 } from './keys.ts'
 import type { Rows } from './merge.ts'
 import { makePlaceFor, nameDraft, storeDir } from './places.ts'
@@ -107,6 +111,12 @@ async function copyWhole(rows: Rows, dir: string, draft: string, options: Verify
     for (const [key, value] of rows.range(rangeOf('i')))
       if (isWhole(() => decodeReceipt(key, value))) await writer.put(key, value)
       else find('receipt', 'A receipt is damaged')
+    // What may not be used again, here neither.
+    for (const [key, value] of rows.range(rangeOf('o')))
+      if (isWhole(() => decodeOver(key, value))) await writer.put(key, value)
+    const { life, before = [] } = contents.store ?? {}
+    const lives = [...before, ...new Set([life, mark?.life])].filter((each) => each !== undefined)
+    await writer.put(STORE_KEY, encodeStore(STORE_KEY, { format: STORE_FORMAT, life: store.life, before: lives }))
     const next = Math.max(contents.next, 1 + Math.max(0, ...channels.map(({ number }) => number)))
     await writer.put(NEXT_KEY, encodeNext(next))
     await writer.end()

@@ -17,6 +17,7 @@ import {
   decodeHead,
   decodeLoss,
   decodeName,
+  decodeOver,
   decodeReceipt,
   decodeSweep,
   headKey,
@@ -81,7 +82,7 @@ export async function* scrubRows(
   for (const [kind, part, decode] of ROWS)
     for await (const [key, row] of rows(rangeOf(kind))) {
       const detail = faultOf(() => decode(key, row))
-      const channel = kind === 'i' || kind === 'a' ? undefined : names.get(channelOfKey(key))
+      const channel = kind === 'i' || kind === 'a' || kind === 'o' ? undefined : names.get(channelOfKey(key))
       const where = {
         ...(channel !== undefined && { channel }),
         ...(kind === 'c' && { client: clientOfCursorKey(key) }),
@@ -111,7 +112,7 @@ export async function* scrubStates(rows: StateRows, pace: (bytes: number) => Pro
 
 /** Kinds of rows beside names and heads. */
 const ROWS: readonly (readonly [
-  'c' | 'i' | 'l' | 'x' | 'a' | 'y',
+  'c' | 'i' | 'l' | 'x' | 'a' | 'y' | 'o',
   Finding['part'],
   (key: Uint8Array, row: Uint8Array) => unknown,
 ])[] = [
@@ -121,6 +122,7 @@ const ROWS: readonly (readonly [
   ['x', 'row', decodeSweep],
   ['a', 'row', decodeArrival],
   ['y', 'row', decodeClearing],
+  ['o', 'row', decodeOver],
 ]
 
 /** What a row's crc says against it. */

@@ -51,6 +51,8 @@ export class Store {
   #isMarkSynced = false
   /** The store's own part of every epoch. */
   life: string
+  /** That, and those that it had before. */
+  readonly lives: Set<string>
   #commit: number
   #time: number
   #newestLog: number
@@ -66,6 +68,7 @@ export class Store {
     this.#db = db
     this.#mark = mark
     this.life = rows.life
+    this.lives = new Set([...(rows.before ?? []), rows.life])
     this.#commit = rows.commit
     this.#time = rows.time
     this.#newestLog = newestLog(dir)
@@ -144,10 +147,13 @@ export class Store {
   /** Starts a life: the store row and the mark say so, at this commit. */
   async begin(life: string, commit: number): Promise<void> {
     const batch = this.#db.batch()
-    batch.put(STORE_KEY, encodeStore(STORE_KEY, { format: STORE_FORMAT, life }))
+    const before = [...this.lives].filter((other) => other !== life)
+    const row = { format: STORE_FORMAT, life, ...(before.length > 0 && { before }) }
+    batch.put(STORE_KEY, encodeStore(STORE_KEY, row))
     batch.put(COMMIT_KEY, encodeCommit({ commit, time: this.now() }))
     await batch.write({ sync: true })
     this.life = life
+    this.lives.add(life)
     this.#commit = commit
     this.#mark.write(life, commit)
     this.#mark.sync()
@@ -199,6 +205,7 @@ export class Store {
 
 interface StoreRows {
   readonly life: string
+  readonly before?: readonly string[] | undefined
   readonly commit: number
   readonly time: number
 }
@@ -246,6 +253,7 @@ async function openLocked(dir: string, lock: Lock, options: LogOptions): Promise
     if (complaint && !accepts(complaint, options)) throw complaint
     const store = new Store(dir, lock, options, db, mark ?? Mark.create(markPath(dir), onMarkError), rows)
     if (complaint) {
+      if (state) store.lives.add(state.life)
       // The commit number goes on past both, whatever was accepted.
       await store.begin(newLife(), Math.max(rows.commit, state?.commit ?? 0) + 1)
       notice('warn', 'Opened all the same; every channel has a new epoch', { why: complaint.message })
@@ -366,8 +374,8 @@ function readRows(db: Db): StoreRows | undefined {
   const row = db.getSync(STORE_KEY)
   const commit = db.getSync(COMMIT_KEY)
   if (row === undefined || commit === undefined) return undefined
-  const { format, life } = decodeStore(STORE_KEY, row)
+  const { format, life, before } = decodeStore(STORE_KEY, row)
   if (format > STORE_FORMAT)
     throw new TidemarkError('wrong-config', `The log has format ${format}; this version reads up to ${STORE_FORMAT}`)
-  return { life, ...decodeCommit(commit) }
+  return { life, before, ...decodeCommit(commit) }
 }

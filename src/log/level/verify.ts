@@ -28,6 +28,7 @@ import {
   decodeLoss,
   decodeName,
   decodeNext,
+  decodeOver,
   decodePlace,
   decodeReceipt,
   decodeState,
@@ -141,6 +142,10 @@ export function contentsOf(rows: Rows, dir: string, find: Tally['find']): Conten
     const found = read(() => decodeArrival(key, value))
     if ('why' in found) find('row', found.why)
     else if (!found.row.isWhole) unnamed.add(found.row.channel)
+  }
+  for (const [key, value] of rows.range(rangeOf('o'))) {
+    const found = read(() => decodeOver(key, value))
+    if ('why' in found) find('row', found.why)
   }
   const channels: StoredChannel[] = []
   for (const [key, value] of rows.range(rangeOf('n'))) {
