@@ -5,7 +5,7 @@
  */
 import { crc32 } from 'node:zlib'
 import { checkBlock, type Header, spansOf } from '../block.ts'
-import { BODIES_BYTES_MAX, FLAG } from '../body.ts'
+import { BODIES_BYTES_MAX } from '../body.ts'
 import { sameHistory } from '../epoch.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { APPEND_EVENTS_MAX, BLOCK_BYTES_MAX } from '../event.ts'
@@ -72,7 +72,10 @@ export function checkPiece(
       limit: BODIES_BYTES_MAX,
     })
   if (trimmed > head) refuseArrival(channel, `${trimmed} is beyond its head ${head}`)
-  return { blocks: readArrival(channel, () => blocks.map((block) => checked(channel, block))), bytes: bytes + cursors.length * CHANGE_BYTES }
+  return {
+    blocks: readArrival(channel, () => blocks.map((block) => checked(channel, block))),
+    bytes: bytes + cursors.length * CHANGE_BYTES,
+  }
 }
 
 /** How far a history came. */

@@ -97,7 +97,13 @@ export class Summing {
 
   sum(): Sum {
     return {
-      ...{ events: this.#events, bytes: this.#bytes, cursors: this.#cursors, lost: this.#lost, lostCursors: this.#lostCursors },
+      ...{
+        events: this.#events,
+        bytes: this.#bytes,
+        cursors: this.#cursors,
+        lost: this.#lost,
+        lostCursors: this.#lostCursors,
+      },
       digest: this.#hash.copy().digest('hex'),
       cursorsDigest: this.#cursorsHash.copy().digest('hex'),
     }

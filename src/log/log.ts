@@ -103,8 +103,9 @@ export interface Cursor {
   readonly time: number
 }
 
-/** Which cursor is meant. */
+/** Which cursor is meant, and which ones are. */
 export type CursorName = Pick<Cursor, 'client' | 'channel'>
+export type CursorsOf = { readonly channel: string } | { readonly client: string }
 
 /** Cursors with the channels that they are of, the one that lags most first. */
 export interface Lagging {
@@ -232,19 +233,12 @@ export interface Log {
    */
   forget(client: string, channel: string, idleSince?: number): Promise<boolean>
 
-  /**
-   * Cursors of one channel or of one client, by name; damaged ones are left out, and `scrub` tells them, too.
-   * @param onDamaged told each that is left out
-   */
-  cursors(
-    of: { readonly channel: string } | { readonly client: string },
-    onDamaged?: (cursor: CursorName) => void,
-  ): AsyncIterable<Cursor>
+  /** Cursors of one channel or of one client, by name; damaged ones are left out, and told to `onDamaged`. */
+  cursors(of: CursorsOf, onDamaged?: (cursor: CursorName) => void): AsyncIterable<Cursor>
 
   /**
-   * The `most` cursors that lag most (`lagOf`), of all channels or of one: only the engine knows how its rows lie.
-   * One walk over what is kept, in pieces between other work, with memory for `most` of them; damaged ones are left
-   * out. @throws no-channel
+   * The `most` cursors that lag most (`lagOf`), of all channels or of one: only the engine knows how its rows lie. One
+   * walk over what is kept, between other work, with memory for `most`; damaged ones are left out. @throws no-channel
    */
   lagging(most: number, channel?: string): Promise<Lagging>
 
@@ -269,10 +263,7 @@ export interface Log {
    */
   arrive?(channel: string, piece: ArrivalPiece): Promise<Arrived>
 
-  /**
-   * Channels by name, those after `after` that begin with `prefix`; damaged ones are left out as in `cursors`.
-   * @param onDamaged told the name of each that is left out
-   */
+  /** Channels by name, those after `after` that begin with `prefix`; damaged ones are left out as in `cursors`. */
   channels(prefix: string, after?: string, onDamaged?: (channel: string) => void): AsyncIterable<ChannelInfo>
 
   /**

@@ -6,6 +6,7 @@ import { checkRoom, type Doors } from '../doors/doors.ts'
 import { ARRIVAL_BYTES_MAX, ARRIVAL_CURSORS_MAX } from '../doors/limits.ts'
 import { TidemarkError } from '../errors.ts'
 import { checkTime } from '../event.ts'
+import { checkEvents } from '../formats/kept.ts'
 import { type ArrivalPiece, readArrival, refuseArrival } from '../log/arrival.ts'
 import { infoOrNone } from '../log/follow.ts'
 import type { Settings } from '../log/log.ts'
@@ -87,5 +88,9 @@ function blocksOf(channel: string, base64: string): Uint8Array[] {
   const bytes = Buffer.from(base64, 'base64')
   // What is no base64 is passed over by Node.
   if (bytes.length !== Buffer.byteLength(base64, 'base64')) return refuseArrival(channel, 'its blocks are no base64')
-  return readArrival(channel, () => splitBlocks(bytes))
+  return readArrival(channel, () => {
+    const blocks = splitBlocks(bytes)
+    for (const block of blocks) checkEvents(channel, block)
+    return blocks
+  })
 }

@@ -103,7 +103,12 @@ export function addCursors(app: App, doors: Doors): void {
       return sendAsIs(
         reply,
         JSON_TYPE,
-        cursorList(callerOf(raw), (onDamaged) => log.cursors({ channel }, onDamaged), 'client', () => info),
+        cursorList(
+          callerOf(raw),
+          (onDamaged) => log.cursors({ channel }, onDamaged),
+          'client',
+          () => info,
+        ),
       )
     },
   )

@@ -278,10 +278,7 @@ export const Cursor = z
 
 export const Cursors = z.object({
   cursors: z.array(Cursor),
-  damaged: z
-    .array(z.string())
-    .optional()
-    .meta({ description: 'Clients, or channels, whose cursors can not be told: their rows are damaged' }),
+  damaged: z.array(z.string()).optional().meta({ description: 'Clients, or channels, whose cursors are damaged' }),
 })
 
 // ── Channels ─────────────────────────────────────────────────────────────────────────────────────────────────────

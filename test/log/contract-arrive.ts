@@ -127,7 +127,12 @@ export function arriveContract(open: Open): void {
     const flipped = Uint8Array.from(block!)
     flipped[40]! ^= 1
     // Bytes that stand behind its last event, in its length and its crc.
-    const longer = sealBlock('c', [{ ...body(7), bytes: Buffer.concat([body(7).bytes, Buffer.of(0xc0)]) }], { after: 6, time: T }, crc32)
+    const longer = sealBlock(
+      'c',
+      [{ ...body(7), bytes: Buffer.concat([body(7).bytes, Buffer.of(0xc0)]) }],
+      { after: 6, time: T },
+      crc32,
+    )
     const late = sealBlock('c', [body(7)], { after: 6, time: T + 50 }, crc32)
     const early = sealBlock('c', [body(8)], { after: 7, time: T + 49 }, crc32)
     const hidden = sealBlock(

@@ -3,10 +3,11 @@ import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { sealBlock } from '../../src/block.ts'
+import { encodeBody } from '../../src/body.ts'
 import { GroupFigures } from '../../src/doors/counts.ts'
 import { ERRORS } from '../../src/errors.ts'
 import { verifyLog } from '../../src/log/verify.ts'
-import { body, tempDir, tempLog } from '../parts.ts'
+import { body, event, tempDir, tempLog } from '../parts.ts'
 import { call, loggerTo, problemOf } from './calls.ts'
 import { startTestServer } from './serve.ts'
 
@@ -255,6 +256,7 @@ test('What is no block in an import is its caller’s mistake: the log is not to
     blocks(flipped),
     blocks(block('other', 2)),
     blocks(block('c', 2), Buffer.of(1)),
+    blocks(sealBlock('c', [encodeBody([event(1, { data: Buffer.from('{') })])], { after: 2, time: 1_000 }, crc32)),
     // The first one would go.
     blocks(block('c', 2), flipped),
   ]) {
@@ -262,7 +264,7 @@ test('What is no block in an import is its caller’s mistake: the log is not to
     expect([wrong, status, json]).toMatchObject([wrong, 400, { code: 'bad-request', channel: 'c' }])
     expect((await post({})).json).toMatchObject({ head: 2, isWhole: false })
   }
-  expect((await call(`${url}/v1/readyz`)).status).toBe(200)
+  expect((await call(`${url}/readyz`)).status).toBe(200)
   expect(lines.filter(({ level }) => Number(level) > 30)).toEqual([])
   await post(blocks(block('c', 2)))
   expect((await post({ end: { settings: {}, time: null } })).json).toMatchObject({ head: 4, isWhole: true })

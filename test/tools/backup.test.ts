@@ -17,6 +17,9 @@ import { Program, run, serving } from './program.ts'
 /** Processes are started again and again, on a machine that may have other work, too. */
 vi.setConfig({ testTimeout: 150_000 })
 
+/** More of them are killed more often: `BACKUP_CHANNELS=2000` for the long form. */
+const SMALL_CHANNELS = Number(process.env.BACKUP_CHANNELS ?? 100)
+
 /** Opens a stopped log for a look, and closes it. */
 async function look<T>(dir: string, at: (log: Log) => Promise<T>): Promise<T> {
   const log = await openLog({ dir, create: false })
@@ -236,7 +239,7 @@ test('A server that is killed amid an import has what was answered, and the impo
 test('A backup and a restore that are killed leave nothing under their names, and are gone on with', async () => {
   const home = tempDir()
   await fill(join(home, 'log'), ['a', 'b'], 25)
-  const names = ['a', 'b', ...(await fillSmall(join(home, 'log'), 2_000))]
+  const names = ['a', 'b', ...(await fillSmall(join(home, 'log'), SMALL_CHANNELS))]
   const server = await serving([], home)
   const file = join(tempDir(), 'all')
   let kills = 0

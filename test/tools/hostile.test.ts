@@ -6,6 +6,7 @@ import { expect, test } from 'vitest'
 import { sealBlock } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import { putU32 } from '../../src/bytes.ts'
+import type { NewEvent } from '../../src/event.ts'
 import { Summing } from '../../src/log/carry.ts'
 import { openLog } from '../../src/log/open.ts'
 import { blocksCodec } from '../../tools/archive/blocks.ts'
@@ -71,9 +72,12 @@ const T = 1_000
 const at = (after: number, time = T) => ({ after, time })
 const two = (channel: string, after: number, time = T) => sealBlock(channel, [body(1, 2)], at(after, time), crc32)
 const flipped = Uint8Array.from(two('c', 0))
-flipped[flipped.length - 1]! ^= 1
+flipped[flipped.length - 2]! ^= 1
 const hidden = sealBlock('c', [encodeBody([event(1, { to: { users: ['u'], groups: [] } })])], at(0), crc32)
 hidden[1] = 0
+
+const one = (more: Partial<NewEvent>) => sealBlock('c', [encodeBody([event(1, more)])], at(0), crc32)
+const text = (text: string) => ({ data: Buffer.from(text) })
 
 const BLOCK_CASES: readonly [what: string, channel: object, blocks: readonly Uint8Array[]][] = [
   ['a block whose crc is another', { head: 2 }, [flipped]],
@@ -83,6 +87,16 @@ const BLOCK_CASES: readonly [what: string, channel: object, blocks: readonly Uin
   ['blocks with seqs between them', { head: 6 }, [two('c', 0), two('c', 4)]],
   ['blocks in another order', { head: 4 }, [two('c', 2), two('c', 0)]],
   ['a block beyond the head', { head: 2 }, [two('c', 0), two('c', 2)]],
+  ['an event whose JSON is none', { head: 1 }, [one(text('{"a":'))]],
+  ['an event whose JSON stands on two lines', { head: 1 }, [one(text('[1,\n2]'))]],
+  ['an event whose JSON is no UTF-8', { head: 1 }, [one({ data: Uint8Array.of(0x22, 0xff, 0x22) })]],
+  ['a type that speaks to EventSource', { head: 1 }, [one({ type: 'a\ndata: b' })]],
+  ['a type of the server', { head: 1 }, [one({ type: 'tidemark.gap' })]],
+  ['a key that speaks to terminals', { head: 1 }, [one({ key: '\u001b[31m' })]],
+  ['an id without an end', { head: 1 }, [one({ id: 'x'.repeat(10_000) })]],
+  ['JSON that says what it is', { head: 1 }, [one({ contentType: 'application/json' })]],
+  ['an event of nothing', { head: 1 }, [one({ data: null })]],
+  ['a key for some', { head: 1 }, [one({ key: 'k', to: { users: ['u'], groups: [] } })]],
   ['blocks whose time falls', { head: 4 }, [two('c', 0), two('c', 2, T - 1)]],
 ]
 
@@ -110,7 +124,15 @@ test('A frame of blocks that holds none', async () => {
 })
 
 test('A channel that comes twice, cursors beyond its head', async () => {
-  const channel = { is: 'channel', channel: 'c', epoch: 'aaaaaaaaaa.bbbbbbbbbb', head: 0, trimmed: 0, time: 0, settings: {} }
+  const channel = {
+    is: 'channel',
+    channel: 'c',
+    epoch: 'aaaaaaaaaa.bbbbbbbbbb',
+    head: 0,
+    trimmed: 0,
+    time: 0,
+    settings: {},
+  }
   for (const pieces of [
     cursors({ epoch: channel.epoch, seq: 1 }),
     [{ is: 'end', sum: new Summing().sum() }, channel],
@@ -121,7 +143,13 @@ test('A channel that comes twice, cursors beyond its head', async () => {
 })
 
 test('Lines that are no events, or none that could follow', async () => {
-  const line = (seq: number, more: object = {}) => ({ seq, time: '2026-01-01T00:00:00.000Z', type: 't', data: 1, ...more })
+  const line = (seq: number, more: object = {}) => ({
+    seq,
+    time: '2026-01-01T00:00:00.000Z',
+    type: 't',
+    data: 1,
+    ...more,
+  })
   const good = [line(1), line(2)]
   const write = (lines: readonly object[]): string => {
     const head = { is: 'archive', format: ARCHIVE_FORMAT, by: 'us', time: 1, source: 'nowhere', channels: [] }
@@ -139,10 +167,11 @@ test('Lines that are no events, or none that could follow', async () => {
     ['unknown', line(1, { unknown: 1 }), line(2)],
     ['seq', line(0.5), line(2)],
     ['time', line(1, { time: 'yesterday' }), line(2)],
-    ['time falls', line(1), line(2, { time: '2025-01-01T00:00:00.000Z' })],
-    ['do not rise', line(1), line(1)],
-    ['do not rise', line(2), line(1)],
-    ['beyond its head', line(1), line(2), line(3)],
+    ['time falls', line(1), line(2, { time: '2025-12-31T23:59:59.999Z' })],
+    ['too far apart', line(1), line(2, { time: '2025-01-01T00:00:00.000Z' })],
+    ['the sum of c', line(1), line(1)],
+    ['the sum of c', line(2), line(1)],
+    ['counts 3 events', line(1), line(2), line(3)],
   ] as const) {
     const err = await ended([...lines, { is: 'end', sum: new Summing().sum() }])
     expect([why, err]).toEqual([why, expect.stringMatching(new RegExp(`damaged at \\d+.*${why}`))])

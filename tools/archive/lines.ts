@@ -37,7 +37,7 @@ function* decode(input: Input): Generator<Entry> {
     const found = readAt(line, at)
     if ('span' in found) {
       if (!events.fits(found.span)) yield* events.upTo(events.last)
-      events.add(found.span, line)
+      events.add(found.span, line, at)
       continue
     }
     const { record } = found
@@ -57,6 +57,8 @@ class Events {
   #spans: Span[] = []
   #lines: Uint8Array[] = []
   #size = HEADER_BYTES
+  /** Where the first of them stands. */
+  #at = 0
   /** Where the block begins that they will be. */
   #after = 0
   #time = 0
@@ -75,7 +77,8 @@ class Events {
     return this.#spans.length < APPEND_EVENTS_MAX && size <= BLOCK_BYTES_MAX && time - first.time <= TIMES_APART
   }
 
-  add(span: Span, line: Uint8Array): void {
+  add(span: Span, line: Uint8Array, at: number): void {
+    if (this.#spans.length === 0) this.#at = at
     this.#spans.push(span)
     this.#lines.push(line)
     this.#size += span.bytes.length + TABLE_ENTRY
@@ -98,7 +101,7 @@ class Events {
     if (last <= this.#after) return
     const range = { after: this.#after, last, time: this.#spans[0]?.time ?? this.#time }
     const block = buildBlock(this.#channel, range, this.#spans, crc32)
-    if (!block) throw new TidemarkError('data-loss', `Seqs of ${this.#channel} lie too far apart behind ${range.after}`)
+    if (!block) throw cut(this.#at, `seqs or times of ${this.#channel} lie too far apart behind ${range.after}`)
     const bytes = Buffer.concat(this.#lines)
     this.#spans = []
     this.#lines = []

@@ -1,8 +1,10 @@
 /** Archives read: every checksum and sum of one, and whether a log could keep what it holds. */
 import { createHash, type Hash } from 'node:crypto'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import { readHeader } from '../../src/block.ts'
 import { sameHistory } from '../../src/epoch.ts'
 import { hasCode, TidemarkError } from '../../src/errors.ts'
+import { checkEvents } from '../../src/formats/kept.ts'
 import { type ArrivalPiece, checkPiece, type Progress, progressWith } from '../../src/log/arrival.ts'
 import { isSame, type Piece, type Sum, Summing } from '../../src/log/carry.ts'
 import type { Begun } from '../../src/log/give.ts'
@@ -197,8 +199,11 @@ class OpenChannel {
     } else if (piece.is === 'grown') {
       if (piece.head < this.info.head) throw wrong(`its head falls to ${piece.head}`)
       this.info = { ...this.info, head: piece.head, time: piece.time }
-    } else if (piece.is === 'blocks') this.#goOn({ blocks: piece.blocks })
-    else {
+    } else if (piece.is === 'blocks') {
+      this.#needChain(piece.blocks)
+      this.#goOn({ blocks: piece.blocks })
+      for (const block of piece.blocks) checkEvents(this.info.channel, block)
+    } else {
       const { head } = this.#progress
       if (piece.is === 'lost' ? piece.after !== head || piece.upTo <= head : piece.upTo < head)
         throw wrong(`it goes on at ${head}, not at ${piece.upTo}`)
@@ -211,6 +216,16 @@ class OpenChannel {
     const { channel, epoch: from, head } = this.info
     const piece = { from, head, trimmed: this.#progress.trimmed, ...more }
     this.#progress = progressWith(channel, this.#progress, piece, checkPiece(channel, piece).blocks)
+  }
+
+  /** A log passes over what it has; in an archive nothing comes twice. */
+  #needChain(blocks: readonly Uint8Array[]): void {
+    let { head } = this.#progress
+    for (const block of blocks) {
+      const { after, last } = readHeader(block)
+      if (after !== head) throw wrong(`a block follows ${after}, not ${head}`)
+      head = last
+    }
   }
 
   #needKept({ cursors }: Extract<Piece, { is: 'cursors' }>): void {

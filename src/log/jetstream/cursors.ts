@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import { sameHistory } from '../../epoch.ts'
 import { TidemarkError } from '../../errors.ts'
-import { CURSOR_RENEW_MS, type Cursor, type CursorMove, type CursorName } from '../log.ts'
+import { CURSOR_RENEW_MS, type Cursor, type CursorMove, type CursorName, type CursorsOf } from '../log.ts'
 import { type Channel, type Channels, checkEpoch } from './channels.ts'
 import { isConflict, isUnreachable, isUnsent, told, unavailable } from './failures.ts'
 import type { Link, Stored } from './link.ts'
@@ -231,10 +231,7 @@ export class Cursors {
   }
 
   /** Cursors of a channel or of a client, in the order of their names. */
-  async *list(
-    of: { readonly channel: string } | { readonly client: string },
-    onDamaged?: (cursor: CursorName) => void,
-  ): AsyncIterable<Cursor> {
+  async *list(of: CursorsOf, onDamaged?: (cursor: CursorName) => void): AsyncIterable<Cursor> {
     if ('channel' in of) {
       for await (const { life: _, ...cursor } of this.ofChannel(of.channel, onDamaged)) yield cursor
       return

@@ -15,6 +15,7 @@ import {
   type Cursor,
   type CursorMove,
   type CursorName,
+  type CursorsOf,
   type Durability,
   type Health,
   type Lagging,
@@ -204,10 +205,7 @@ class JetStreamLog implements Log {
     return this.#asked(() => this.#cursors.forget(client, name, idleSince))
   }
 
-  cursors(
-    of: { readonly channel: string } | { readonly client: string },
-    onDamaged?: (cursor: CursorName) => void,
-  ): AsyncIterable<Cursor> {
+  cursors(of: CursorsOf, onDamaged?: (cursor: CursorName) => void): AsyncIterable<Cursor> {
     return this.#listed(() => this.#cursors.list(of, onDamaged))
   }
 

@@ -17,7 +17,6 @@ import {
   CURSOR_RENEW_MS,
   type Cursor,
   type CursorMove,
-  type CursorName,
   type Finding,
   type Health,
   type Lagging,
@@ -234,11 +233,8 @@ class LevelLog implements Log {
     })
   }
 
-  cursors(
-    of: { readonly channel: string } | { readonly client: string },
-    onDamaged?: (cursor: CursorName) => void,
-  ): AsyncIterable<Cursor> {
-    return this.#lists.cursors(of, onDamaged)
+  cursors(...of: Parameters<Log['cursors']>): AsyncIterable<Cursor> {
+    return this.#lists.cursors(...of)
   }
 
   lagging(most: number, channel?: string): Promise<Lagging> {

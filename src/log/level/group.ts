@@ -170,7 +170,7 @@ export class Group {
     if (planned) return planned
     const key = overKey(name)
     const row = this.#store.db.getSync(key)
-    return row === undefined ? [] : decodeOver(key, row).epochs
+    return row === undefined ? [] : decodeOver(key, row)
   }
 
   /** The number that a name has, also of a history that still arrives. */
@@ -326,7 +326,7 @@ export class Group {
       if (row) this.put(key, encodeArrival(key, row))
       else this.del(key)
     }
-    for (const [name, epochs] of this.#over) this.put(overKey(name), encodeOver(overKey(name), { epochs }))
+    for (const [name, epochs] of this.#over) this.put(overKey(name), encodeOver(overKey(name), epochs))
     // Behind the removal of a row that was done: more to do outlives it.
     for (const [channel, row] of this.#sweeps) this.put(sweepKey(channel), encodeSweep(sweepKey(channel), row))
     if (this.#next !== undefined) this.put(NEXT_KEY, encodeNext(this.#next))

@@ -360,11 +360,8 @@ export function decodeState(key: Uint8Array, row: Uint8Array): StateValue {
 export const crcOfRow = (row: Uint8Array): number => getU32(row, row.length - 4)
 
 /** Epochs without their runs. */
-export interface OverRow {
-  readonly epochs: readonly string[]
-}
-export const encodeOver = encode<OverRow>()
-export const decodeOver = decode<OverRow>('over')
+export const encodeOver = encode<readonly string[]>()
+export const decodeOver = decode<readonly string[]>('over')
 
 export interface StoreRow {
   readonly format: number

@@ -4,7 +4,7 @@
  */
 import { hasCode } from '../../errors.ts'
 import { lagOf, Worst } from '../lag.ts'
-import type { ChannelInfo, Cursor, CursorName, Lagging } from '../log.ts'
+import type { ChannelInfo, Cursor, CursorName, CursorsOf, Lagging } from '../log.ts'
 import type { Channels } from './channels.ts'
 import {
   type CursorRow,
@@ -71,10 +71,7 @@ export class Lists {
     }
   }
 
-  async *cursors(
-    of: { readonly channel: string } | { readonly client: string },
-    onDamaged?: (cursor: CursorName) => void,
-  ): AsyncIterable<Cursor> {
+  async *cursors(of: CursorsOf, onDamaged?: (cursor: CursorName) => void): AsyncIterable<Cursor> {
     await this.#opened()
     if ('channel' in of) {
       const { number } = this.#channels.need(of.channel)
