@@ -12,7 +12,7 @@ export interface Bar {
 }
 
 /** @param work what is done, in a word @param total how many there are to do, about @param unit what is counted */
-export function startBar({ screen }: Terminal, work: string, total: number, unit: string): Bar {
+export function startBar({ screen }: Pick<Terminal, 'screen'>, work: string, total: number, unit: string): Bar {
   if (!screen) return { at: () => {}, end: () => {} }
   const bar = new cliProgress.SingleBar({
     stream: screen,

@@ -40,7 +40,11 @@ export async function openPlace(run: Run, at: string, create: boolean): Promise<
     return { log, name: at, isAlone: false, close: async () => {} }
   }
   const dir = resolve(at)
-  if (!create && !existsSync(dir)) throw new TidemarkError('not-found', `There is no log in ${dir}`)
+  if (!create && !existsSync(dir))
+    throw new TidemarkError(
+      'not-found',
+      `There is no log in ${dir}: --data names the directory of a stopped one, --url a running server`,
+    )
   const log = await openLog({ dir, create, onNotice: (level, message) => tellNotice(terminal, level, message) })
   const { arrive } = log
   if (!arrive) {
@@ -89,6 +93,9 @@ export function meantBy(patterns: readonly string[]): (channel: string) => boole
     read.length === 0 ? !isSystemChannel(channel) : read.some((pattern) => matches(pattern, channel))
 }
 
+/** A file that is read without a bar: it takes a moment. */
+const BAR_BYTES = 4 * MIB
+
 /** Reads a file of an archive with a bar of how far that is. @param scan is told what the bar and a Ctrl-C need */
 export async function withBar<T>(
   terminal: Terminal,
@@ -97,7 +104,8 @@ export async function withBar<T>(
   scan: (options: ScanOptions) => Promise<T>,
 ): Promise<T> {
   const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0
-  const bar = startBar(terminal, work, Math.ceil(size / MIB), 'MiB')
+  const isLong = size >= BAR_BYTES
+  const bar = startBar(isLong ? terminal : {}, work, Math.ceil(size / MIB), 'MiB')
   const onProgress = (bytes: number): void => bar.at(Math.floor(bytes / MIB), basename(path))
   try {
     return await scan({ signal: terminal.stopped(), onProgress })

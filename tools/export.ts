@@ -37,7 +37,7 @@ export const exportCommand = (terminal: Terminal): Command =>
       settings: ['data', 'url', 'tokenFile', 'patience', 'json'],
       options: [
         new Option('-o, --out <FILE>', 'the archive; it must not exist'),
-        new Option('--format <FORMAT>', 'whatever its name says').choices(['blocks', 'lines']),
+        new Option('--format <FORMAT>', 'how it is written; else its name says').choices(['blocks', 'lines']),
       ],
       examples: [
         ['tidemark export -o all.tidemark', 'all channels of the log in data/log'],

@@ -276,10 +276,7 @@ export const Cursor = z
   .object({ client: Client, channel: Channel, epoch: Epoch, seq: Seq, lag: Seq, time: Time })
   .meta({ id: 'Cursor' })
 
-export const Cursors = z.object({
-  cursors: z.array(Cursor),
-  damaged: z.array(z.string()).optional().meta({ description: 'Clients, or channels, whose cursors are damaged' }),
-})
+export const Cursors = z.object({ cursors: z.array(Cursor), damaged: z.array(z.string()).optional() })
 
 // ── Channels ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

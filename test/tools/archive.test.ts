@@ -298,3 +298,17 @@ test('What is lost in a log is lost in its archive, and told, and all else comes
     expect(await verifyStopped(into)).toMatchObject({ whole: true, events: 8, losses: [{ after: 4, upTo: 5 }] })
   }
 })
+
+test('Where there is no log, no archive or no directory for one, that is said', async () => {
+  const dir = join(tempDir(), 'log')
+  await (await openLog({ dir })).close()
+  const none = join(tempDir(), 'none')
+  for (const [code, said, ...args] of [
+    [1, '--url a running server', 'backup', `${none}.tidemark`, '--data', none],
+    [73, 'There is no directory', 'backup', join(none, 'all'), '--data', dir],
+    [1, 'There is no file', 'restore', none, '--data', `${none}.log`],
+    [1, 'There is no file', 'import', none, '--check'],
+    [2, 'is no archive', 'import', import.meta.filename, '--check'],
+  ] as const)
+    expect([args, await run(args)]).toMatchObject([args, { code, err: expect.stringContaining(said) }])
+})

@@ -7,7 +7,7 @@ import { sealBlock } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import { putU32 } from '../../src/bytes.ts'
 import type { NewEvent } from '../../src/event.ts'
-import { Summing } from '../../src/log/carry.ts'
+import { type Sum, Summing } from '../../src/log/carry.ts'
 import { openLog } from '../../src/log/open.ts'
 import { blocksCodec } from '../../tools/archive/blocks.ts'
 import { Archivist } from '../../tools/archive/file.ts'
@@ -20,7 +20,12 @@ import { here as run } from './here.ts'
 type Piece = Parameters<Summing['add']>[0]
 
 /** An archive whose sums are right, of one channel that is as it is told. */
-async function forged(codec: Codec, channel: object, pieces: readonly object[] = []): Promise<string> {
+async function forged(
+  codec: Codec,
+  channel: object,
+  pieces: readonly object[] = [],
+  sum: Partial<Sum> = {},
+): Promise<string> {
   const file = join(tempDir(), 'forged')
   const parts: Uint8Array[] = []
   const archivist = new Archivist({ write: (bytes) => void parts.push(bytes) }, codec)
@@ -32,7 +37,7 @@ async function forged(codec: Codec, channel: object, pieces: readonly object[] =
     summing.add(piece)
     await archivist.write(piece)
   }
-  await archivist.write({ is: 'end', sum: summing.sum() })
+  await archivist.write({ is: 'end', sum: { ...summing.sum(), ...sum } })
   await archivist.end()
   writeFileSync(file, Buffer.concat(parts))
   return file
@@ -110,6 +115,21 @@ test.each(BLOCK_CASES)('Whole sums, and %s', async (_, channel, blocks) => {
     for (const command of ['import', 'restore']) expect(await run([command, file, '--data', into])).toMatchObject(told)
     expect(existsSync(into)).toBe(false)
   }
+})
+
+test('A sum that is another, whatever of it', async () => {
+  const pieces = [{ is: 'blocks', blocks: [two('c', 0)] }, ...cursors({ seq: 1 })]
+  const digest = 'a'.repeat(64)
+  for (const sum of [
+    ...[{ digest }, { cursorsDigest: digest }, { events: 3 }, { bytes: 3 }, { cursors: 2 }, { lost: 1 }],
+    { lostCursors: 1 },
+  ])
+    for (const codec of [blocksCodec, linesCodec]) {
+      const file = await forged(codec, { head: 2 }, pieces, sum)
+      const told = { code: 65, err: expect.stringContaining('the sum of c is another') }
+      expect([sum, await run(['import', file, '--check'])]).toMatchObject([sum, told])
+    }
+  expect(await run(['import', await forged(blocksCodec, { head: 2 }, pieces), '--check'])).toMatchObject({ code: 0 })
 })
 
 test('A frame of blocks that holds none', async () => {

@@ -88,6 +88,8 @@ export class PartFile implements Out {
   static async open(name: string, codec: Codec, asked: Asked, options: ScanOptions): Promise<PartFile> {
     const target = resolve(name)
     const path = `${target}.part`
+    if (!existsSync(dirname(target)))
+      throw new TidemarkError('cannot-create', `There is no directory ${dirname(target)}`)
     const needNone = (): void => {
       if (existsSync(target)) throw new TidemarkError('cannot-create', `${name} is there already`)
     }
