@@ -11,7 +11,7 @@ import { dice } from '../crash/dice.ts'
 import { body, event, range, SEED, tempDir } from '../parts.ts'
 import { startTestServer } from '../server/serve.ts'
 import { Cable } from './cable.ts'
-import { startVictim } from './storm.ts'
+import { startVictim } from './victims.ts'
 
 function client(url: string, options: TidemarkOptions = {}): Tidemark {
   const tidemark = connect(url, options)

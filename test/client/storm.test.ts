@@ -3,10 +3,9 @@
  */
 import type { Browser } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { connect } from '../../src/client/node.ts'
 import { CHROMIUM, launch } from '../chromium.ts'
 import { range, SEED } from '../parts.ts'
-import { CHANNEL_NAMES, CLIENT, EVENTS, type Follow, type Storm, storm } from './storm.ts'
+import { CHANNEL_NAMES, CLIENT, EVENTS, type Follow, inNode, storm } from './storm.ts'
 
 const LONG = Number(process.env.SEAM_RUNS ?? 0)
 const NODE_RUNS = LONG || 10
@@ -17,7 +16,7 @@ const RUN_MS = 60_000
 const AT_ONCE = 5
 
 async function runs(count: number, first: number, follow: Follow): Promise<void> {
-  const all: Storm = { cuts: 0, switches: 0, kills: 0 }
+  const all = { cuts: 0, switches: 0, kills: 0 }
   const seeds = range(first, first + count - 1)
   const run = async (): Promise<void> => {
     for (let seed = seeds.shift(); seed !== undefined; seed = seeds.shift())
@@ -38,40 +37,6 @@ async function runs(count: number, first: number, follow: Follow): Promise<void>
     `seed ${first}: ${count} storms of ${EVENTS} events: ${cuts} cuts, ${switches} switches, ${kills} kills; each event once, in order`,
   )
   expect(kills).toBeGreaterThanOrEqual(count)
-}
-
-const inNode: Follow = async (url, random) => {
-  const tidemark = connect(url, { client: CLIENT, subprotocol: random(2) === 0 ? 'json' : 'msgpack' })
-  onTestFinished(() => tidemark.close().catch(() => {}))
-  const handled: Record<string, number> = {}
-  const wrong: string[] = []
-  const passes = new Map<string, number>()
-  let still: Promise<void> | undefined
-  let goOn: (() => void) | undefined
-  const loops = CHANNEL_NAMES.map(async (channel) => {
-    handled[channel] = 0
-    for await (const { seq, data } of tidemark.channel(channel).follow({ cursor: true })) {
-      if (seq !== handled[channel]! + 1 || data !== seq) wrong.push(`${channel}: ${seq} after ${handled[channel]}`)
-      if (still && (passes.get(channel) ?? 0) <= 0) await still
-      passes.set(channel, (passes.get(channel) ?? 0) - 1)
-      handled[channel] = seq
-    }
-  })
-  for (const loop of loops) loop.catch((error) => wrong.push(String(error)))
-  return {
-    handled: async () => ({ ...handled }),
-    hold: async (wanted, after) => {
-      goOn?.()
-      for (const channel of CHANNEL_NAMES) passes.set(channel, after)
-      still = wanted
-        ? new Promise((resolve) => {
-            goOn = resolve
-          })
-        : undefined
-    },
-    wrong: async () => wrong,
-    close: () => tidemark.close(),
-  }
 }
 
 test(

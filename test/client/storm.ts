@@ -1,20 +1,18 @@
 /**
- * The seam torture: while events are appended to many channels, the line is cut in the middle of frames, the streamer
- * is switched, the server is killed and started again; followers in this process or in a browser's page watch that
- * each event comes once and in order. What happens is a function of the seed; when it happens is up to the machine.
+ * The seam torture: while events are appended to many channels, the lines are cut in the middle of frames, the streamer
+ * is switched, servers are killed and started again, clients led from one to another; followers in this process or in a
+ * browser's page watch that each event comes once and in order. What happens is a function of the seed; when it happens
+ * is up to the machine.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createInterface } from 'node:readline'
 import { expect, onTestFinished } from 'vitest'
 import { connect } from '../../src/client/node.ts'
 import { type Dice, dice } from '../crash/dice.ts'
 import { range, tempDir } from '../parts.ts'
 import { Cable } from './cable.ts'
+import { type Servers, Victims } from './victims.ts'
 
 export const CHANNELS = 20
 export const EVENTS = 20_000
-const PER_CHANNEL = EVENTS / CHANNELS
 /** Largest batch of one append. */
 const BATCH_MAX = 60
 /** Appends that wait for an answer while the storm goes on. */
@@ -43,38 +41,54 @@ export interface Storm {
   cuts: number
   switches: number
   kills: number
+  /** Times that clients were led to another server. */
+  moves: number
+  /** The longest that an append took, with all its tries, ms. */
+  longest: number
 }
 
-export async function startVictim(dir: string): Promise<{ child: ChildProcess; port: number }> {
-  const child = spawn(process.execPath, ['dist/test/client/victim.js', dir], { stdio: ['ignore', 'pipe', 'inherit'] })
-  onTestFinished(() => void child.kill('SIGKILL'))
-  const [line] = await once(createInterface(child.stdout!), 'line')
-  return { child, port: Number(line) }
-}
-
-/** The server's own word, past the line that is being cut. */
+/** A server's own word, past the lines that are being cut. One that is without its log for a moment is asked again. */
 async function ask<T>(port: number, path: string, put?: object): Promise<T> {
-  const response = await fetch(`http://127.0.0.1:${port}/v1/${path}`, {
-    ...(put && { method: 'PUT', headers: { 'content-type': 'application/json' }, body: JSON.stringify(put) }),
-  })
-  expect(response.status).toBe(200)
-  return (await response.json()) as T
+  for (;;) {
+    const response = await fetch(`http://127.0.0.1:${port}/v1/${path}`, {
+      ...(put && { method: 'PUT', headers: { 'content-type': 'application/json' }, body: JSON.stringify(put) }),
+    })
+    const answer = (await response.json()) as T
+    if (response.status === 503) continue
+    expect(response.status).toBe(200)
+    return answer
+  }
 }
 
-/** One storm. Throws what went wrong. */
-export async function storm(seed: number, follow: Follow): Promise<Storm> {
-  const random = dice(seed)
-  const done: Storm = { cuts: 0, switches: 0, kills: 0 }
-  const dir = tempDir()
-  let { child, port } = await startVictim(dir)
-  const cable = await Cable.start(port)
-  const followers = await follow(cable.url, random)
+/**
+ * One storm. Throws what went wrong.
+ * @param servers what it is over, which ends with it; default: one server on a directory of its own
+ * @param events in all, over CHANNELS
+ */
+export async function storm(seed: number, follow: Follow, servers?: Servers, events = EVENTS): Promise<Storm> {
+  const over = servers ?? (await Victims.start([[tempDir()]]))
+  try {
+    return await run(seed, follow, over, events / CHANNELS)
+  } finally {
+    // Of two hundred storms not all servers are to stay until the last one is over.
+    await over.end()
+  }
+}
 
-  const appending = append(cable.url, random)
+async function run(seed: number, follow: Follow, servers: Servers, perChannel: number): Promise<Storm> {
+  const random = dice(seed)
+  const done: Storm = { cuts: 0, switches: 0, kills: 0, moves: 0, longest: 0 }
+  const events = perChannel * CHANNELS
+  /** Of the followers, and of those who append: each may be with another server. */
+  const cables = [await Cable.start(servers.any(random)), await Cable.start(servers.any(random))] as const
+  const followers = await follow(cables[0].url, random)
+
+  const appending = append(cables[1].url, random, perChannel, done)
   // A failure is thrown where it is awaited, below; until then it is nobody's unhandled rejection.
   appending.catch(() => {})
 
   const cutSoon = (): void => {
+    const cable = cables[random(2)]!
     let left = 1 + random(60_000)
     cable.cuts = (piece) => {
       left -= piece.length
@@ -84,12 +98,21 @@ export async function storm(seed: number, follow: Follow): Promise<Storm> {
       return true
     }
   }
+  const cut = (): void => {
+    const cable = cables[random(2)]!
+    const target = servers.any(random)
+    if (target !== cable.target) done.moves++
+    cable.target = target
+    done.cuts++
+    cable.cut()
+  }
   /** While the app stands still, cursors come as far as what it has finished, and never further. */
   const expectCursors = async (): Promise<void> => {
     // So that they stand amid their batches.
     await followers.hold(true, random(30))
     for (;;) {
-      const { cursors } = await ask<{ cursors: { channel: string; seq: number }[] }>(port, `cursors/${CLIENT}`)
+      const path = `cursors/${CLIENT}`
+      const { cursors } = await ask<{ cursors: { channel: string; seq: number }[] }>(servers.any(random), path)
       // Some may still be on their way to where they stand.
       const handled = await followers.handled()
       for (const { channel, seq } of cursors) expect(seq, `cursor of ${channel}`).toBeLessThanOrEqual(handled[channel]!)
@@ -101,54 +124,51 @@ export async function storm(seed: number, follow: Follow): Promise<Storm> {
   }
   const restart = async (): Promise<void> => {
     if (random(2) === 0) await expectCursors()
-    cable.target = 0
-    child.kill('SIGKILL')
-    await once(child, 'exit')
     done.kills++
-    ;({ child, port } = await startVictim(dir))
-    cable.target = port
+    await servers.restart(random, (gone, other) => {
+      for (const cable of cables)
+        if (cable.target === gone || cable.target === 0) {
+          if (gone !== 0 && other !== 0) done.moves++
+          cable.target = other
+        }
+    })
   }
   const doSomething = async (): Promise<void> => {
     const what = random(10)
     if (what < 3) cutSoon()
-    else if (what < 5) {
-      done.cuts++
-      cable.cut()
-    } else if (what < 9) {
+    else if (what < 5) cut()
+    else if (what < 9) {
       done.switches++
-      await ask(port, 'admin/streamer', { on: random(2) === 0 })
+      await ask(servers.any(random), 'admin/streamer', { on: random(2) === 0 })
     } else await restart()
   }
 
   const sum = (counts: Record<string, number>): number => Object.values(counts).reduce((a, b) => a + b, 0)
   /** Waits until so many events were handled in all. */
-  const handled = async (events: number): Promise<void> => {
-    while (sum(await followers.handled()) < events) {
+  const handled = async (count: number): Promise<void> => {
+    while (sum(await followers.handled()) < count) {
       expect(await followers.wrong()).toEqual([])
       await new Promise((resolve) => setTimeout(resolve, 5))
     }
   }
-  for (let at = 0; at < EVENTS; ) {
-    at = Math.min(EVENTS, at + 100 + random(1_500))
+  for (let at = 0; at < events; ) {
+    at = Math.min(events, at + 100 + random(1_500))
     await handled(at)
-    if (at < EVENTS) await doSomething()
+    if (at < events) await doSomething()
   }
   if (done.kills === 0) await restart()
   await appending
   await expectCursors()
   expect(await followers.wrong()).toEqual([])
-  expect(await followers.handled()).toEqual(Object.fromEntries(CHANNEL_NAMES.map((channel) => [channel, PER_CHANNEL])))
+  expect(await followers.handled()).toEqual(Object.fromEntries(CHANNEL_NAMES.map((channel) => [channel, perChannel])))
   await followers.close()
   for (const channel of CHANNEL_NAMES)
-    expect(await ask(port, `channels/${channel}`)).toMatchObject({ head: PER_CHANNEL, trimmed: 0 })
-  // Of two hundred storms not all servers are to stay until the last one is over.
-  child.kill('SIGKILL')
-  await once(child, 'exit')
+    expect(await ask(servers.any(random), `channels/${channel}`)).toMatchObject({ head: perChannel, trimmed: 0 })
   return done
 }
 
-/** Appends all events, each channel's in order, in batches of any size, through the same line. */
-async function append(url: string, random: Dice): Promise<void> {
+/** Appends all events, each channel's in order, in batches of any size, through one line. */
+async function append(url: string, random: Dice, perChannel: number, done: Storm): Promise<void> {
   const tidemark = connect(url)
   const next = new Map(CHANNEL_NAMES.map((channel) => [channel, 1]))
   const open = new Set<Promise<unknown>>()
@@ -156,13 +176,17 @@ async function append(url: string, random: Dice): Promise<void> {
     while (next.size > 0) {
       const channel = [...next.keys()][random(next.size)]!
       const first = next.get(channel)!
-      const last = Math.min(PER_CHANNEL, first + random(BATCH_MAX))
-      if (last === PER_CHANNEL) next.delete(channel)
+      const last = Math.min(perChannel, first + random(BATCH_MAX))
+      if (last === perChannel) next.delete(channel)
       else next.set(channel, last + 1)
+      const started = performance.now()
       const answer = tidemark
         .channel(channel)
         .append(range(first, last).map((n) => ({ data: n })))
-        .then((appended) => expect(appended).toMatchObject({ first, last }))
+        .then((appended) => {
+          done.longest = Math.max(done.longest, performance.now() - started)
+          expect(appended).toMatchObject({ first, last })
+        })
         .finally(() => open.delete(answer))
       open.add(answer)
       if (open.size >= IN_FLIGHT) await Promise.race(open)
@@ -170,5 +194,40 @@ async function append(url: string, random: Dice): Promise<void> {
     await Promise.all(open)
   } finally {
     await tidemark.close()
+  }
+}
+
+/** Followers in this process. */
+export const inNode: Follow = async (url, random) => {
+  const tidemark = connect(url, { client: CLIENT, subprotocol: random(2) === 0 ? 'json' : 'msgpack' })
+  onTestFinished(() => tidemark.close().catch(() => {}))
+  const handled: Record<string, number> = {}
+  const wrong: string[] = []
+  const passes = new Map<string, number>()
+  let still: Promise<void> | undefined
+  let goOn: (() => void) | undefined
+  const loops = CHANNEL_NAMES.map(async (channel) => {
+    handled[channel] = 0
+    for await (const { seq, data } of tidemark.channel(channel).follow({ cursor: true })) {
+      if (seq !== handled[channel]! + 1 || data !== seq) wrong.push(`${channel}: ${seq} after ${handled[channel]}`)
+      if (still && (passes.get(channel) ?? 0) <= 0) await still
+      passes.set(channel, (passes.get(channel) ?? 0) - 1)
+      handled[channel] = seq
+    }
+  })
+  for (const loop of loops) loop.catch((error) => wrong.push(String(error)))
+  return {
+    handled: async () => ({ ...handled }),
+    hold: async (wanted, after) => {
+      goOn?.()
+      for (const channel of CHANNEL_NAMES) passes.set(channel, after)
+      still = wanted
+        ? new Promise((resolve) => {
+            goOn = resolve
+          })
+        : undefined
+    },
+    wrong: async () => wrong,
+    close: () => tidemark.close(),
   }
 }

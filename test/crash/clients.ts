@@ -29,6 +29,8 @@ type Answer = { readonly status: number; readonly value: unknown } | typeof NO_A
 const PAUSE_MS = 6
 /** After a call without an answer, ms. */
 const REST_MS = 30
+/** There is no such channel yet, or no log behind the server just now. */
+const LATER: readonly number[] = [404, 503]
 /** How long an answer is waited for: short enough that a server that stands still is left and asked again. */
 const PATIENCE_MS = 400
 
@@ -152,7 +154,7 @@ export async function reader(world: World, who: string, channel: string, wait: b
       const page = answer.value as PageJson
       world.calls.push({ op: 'read', who, start, end: now(), ...page, events: seenOf(page.events) })
       learn(world, channel, page.head)
-    } else if (answer !== NO_ANSWER && answer.status !== 404) throw new Error(JSON.stringify(answer.value))
+    } else if (answer !== NO_ANSWER && !LATER.includes(answer.status)) throw new Error(JSON.stringify(answer.value))
     else await delay(random(REST_MS))
     if (!wait) await delay(random(PAUSE_MS))
   }
@@ -246,7 +248,7 @@ export async function committer(world: World, who: string, channel: string, habi
     else if (answer.status === 200) world.calls[at] = { ...call, end: now(), seq: (answer.value as CursorJson).seq }
     else if (answer.status === 404 && asked === undefined && (answer.value as Problem).code === 'not-found')
       world.calls[at] = { ...call, end: now(), seq: -1 }
-    else if (answer.status !== 404) throw new Error(JSON.stringify(answer.value))
+    else if (!LATER.includes(answer.status)) throw new Error(JSON.stringify(answer.value))
     await delay(random(PAUSE_MS))
   }
 }

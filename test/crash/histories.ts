@@ -1,13 +1,15 @@
 /**
  * Concurrent clients over HTTP, server-sent events and WebSocket, while the server is killed, started again and made to
- * stand still; then what they were told is checked (history.ts) against what is on disk.
+ * stand still; then what they were told is checked (history.ts) against what is kept. The same over other grounds:
+ * test/crash/cluster.test.ts.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { decodeBlock } from '../../src/block.ts'
 import { connect } from '../../src/client/node.ts'
+import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { committer, follower, listener, pipeliner, producer, reader, type World } from './clients.ts'
-import { dice } from './dice.ts'
+import { type Dice, dice } from './dice.ts'
 import { type Broken, check, type Final } from './history.ts'
 import { Server } from './server.ts'
 import { type FaultClass, NOTHING, retries, type Tally } from './tally.ts'
@@ -22,6 +24,16 @@ const CATCH_UP_MS = 30_000
 const LOST: readonly Broken[] = ['lost', 'cursor-behind']
 const DUPLICATED: readonly Broken[] = ['duplicated', 'answered-twice']
 
+/** What a history is played on. */
+export interface Ground {
+  /** Where the next call goes. */
+  readonly url: string
+  /** Where clients with a socket go. */
+  readonly streamerUrl: string
+  /** What befalls it while clients are there. */
+  trouble(world: World, random: Dice): Promise<void>
+}
+
 export const histories: FaultClass = {
   name: 'histories',
   missing: () => undefined,
@@ -30,22 +42,45 @@ export const histories: FaultClass = {
     const server = new Server(data)
     try {
       await server.start()
-      const world = await live(seed, server)
+      const { url } = server
+      const world = await play(seed, {
+        url,
+        streamerUrl: url,
+        trouble: (world, random) => befall(server, world, random),
+      })
       await server.kill()
-      return await judge(seed, world, data)
+      return judge(seed, world, await finalOf(await openLog({ dir: data })))
     } finally {
       await server.kill()
     }
   },
 }
 
-async function live(seed: number, server: Server): Promise<World> {
+async function befall(server: Server, world: World, random: Dice): Promise<void> {
+  for (let fault = 0; fault < FAULTS && !world.over.aborted; fault++) {
+    await answered(world, 50 + random(100))
+    await delay(random(30))
+    if (fault > 0 && random(3) > 0) await server.pause(50 + random(600))
+    else {
+      await server.kill()
+      await server.start()
+    }
+  }
+}
+
+/** What concurrent clients asked and were told, until trouble was over and every follower at the head. */
+export async function play(seed: number, ground: Ground): Promise<World> {
   const random = dice(seed)
   const [over, end] = [new AbortController(), new AbortController()]
-  const shared = { calls: [], heads: new Map(), followed: new Map(), appends: { answered: 0, retried: 0 } }
-  const world: World = { url: server.url, seed, over: over.signal, end: end.signal, ...shared }
+  const world: World = {
+    ...{ seed, over: over.signal, end: end.signal },
+    ...{ calls: [], heads: new Map(), followed: new Map(), appends: { answered: 0, retried: 0 } },
+    get url() {
+      return ground.url
+    },
+  }
   const subprotocol = random(2) === 0 ? 'json' : 'msgpack'
-  const sockets = ['w1', 'w2'].map((client) => connect(server.url, { client, subprotocol }))
+  const sockets = ['w1', 'w2'].map((client) => connect(ground.streamerUrl, { client, subprotocol }))
   const producing = [
     producer(world, { who: 'plain', channels: ['a'], keyed: 0 }),
     producer(world, { who: 'keyed', channels: ['a'], keyed: 1 }),
@@ -68,15 +103,7 @@ async function live(seed: number, server: Server): Promise<World> {
   // A client that fails ends the history; it is heard of below.
   all.catch(() => over.abort())
   try {
-    for (let fault = 0; fault < FAULTS && !over.signal.aborted; fault++) {
-      await answered(world, 50 + random(100))
-      await delay(random(30))
-      if (fault > 0 && random(3) > 0) await server.pause(50 + random(600))
-      else {
-        await server.kill()
-        await server.start()
-      }
-    }
+    await ground.trouble(world, random)
     await answered(world, 50 + random(100))
     over.abort()
     await Promise.race([Promise.all(producing), all])
@@ -91,7 +118,7 @@ async function live(seed: number, server: Server): Promise<World> {
 }
 
 /** So many appends more are answered. */
-async function answered({ over, appends }: World, more: number): Promise<void> {
+export async function answered({ over, appends }: World, more: number): Promise<void> {
   const enough = appends.answered + more
   while (appends.answered < enough && !over.aborted) await delay(2)
 }
@@ -106,8 +133,8 @@ async function caughtUp({ followed, heads }: World): Promise<void> {
     }
 }
 
-async function judge(seed: number, { calls, appends }: World, data: string): Promise<Tally> {
-  const final = await readAll(data)
+/** @param final what is kept in the end @throws Broken */
+export function judge(seed: number, { calls, appends }: World, final: ReadonlyMap<string, Final>): Tally {
   const violations = check(calls, final)
   retries.answered += appends.retried
   const ids = new Set<string>()
@@ -125,8 +152,8 @@ async function judge(seed: number, { calls, appends }: World, data: string): Pro
   return mustHold(`history ${seed}`, tally, violations)
 }
 
-async function readAll(dir: string): Promise<Map<string, Final>> {
-  const log = await openLog({ dir })
+/** All that a log holds; closes it. */
+export async function finalOf(log: Log): Promise<Map<string, Final>> {
   try {
     const final = new Map<string, Final>()
     for await (const { channel, epoch, head } of log.channels('')) {

@@ -79,6 +79,18 @@ const BAD: readonly [what: string, broken: Broken, calls: readonly Call[], final
   ['an answered append is there twice', 'duplicated', [], ending(['A', 'B', 'C', 'D', 'C'])],
   ['an unanswered append is there twice', 'duplicated', [], ending(['A', 'B', 'C', 'D', 'D'])],
   ['an append is elsewhere than answered', 'misplaced', [], ending(['A', 'B', 'D', 'C'])],
+  [
+    'an append is answered with another channel',
+    'misplaced',
+    [
+      {
+        ...unanswered('r-0', 20, 'D'),
+        end: 21,
+        outcome: 'answered',
+        placed: [{ channel: 'd', epoch: 'y', first: 1, last: 1 }],
+      },
+    ],
+  ],
   ['half of an append is there', 'torn', [unanswered('r-2', 20, 'F', 'G')], ending(['A', 'B', 'C', 'D', 'F'])],
   ['one of two channels has its part', 'torn', [several('unknown')]],
   ['a refused append is there', 'refused-but-there', [], ending(['A', 'B', 'C', 'D', 'refused'])],

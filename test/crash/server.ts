@@ -11,13 +11,15 @@ const START_TRIES = 20
 export class Server {
   readonly #data: string
   readonly #env: Readonly<Record<string, string>>
+  readonly #flags: readonly string[]
   #child: ChildProcess | undefined
   #port = 0
 
-  /** `env`: more of its surroundings, as a clock of its own. */
-  constructor(data: string, env: Readonly<Record<string, string>> = {}) {
+  /** `env`: more of its surroundings, as a clock of its own; `flags`: of every start. */
+  constructor(data: string, env: Readonly<Record<string, string>> = {}, flags: readonly string[] = []) {
     this.#data = data
     this.#env = env
+    this.#flags = flags
   }
 
   get url(): string {
@@ -36,7 +38,17 @@ export class Server {
 
   /** What it said when it ended before it was serving; undefined when it is. */
   async #spawn(options: readonly string[]): Promise<string | undefined> {
-    const args = ['serve', '--port', `${this.#port}`, '--data', this.#data, '--log-level', 'info', ...options]
+    const args = [
+      'serve',
+      '--port',
+      `${this.#port}`,
+      '--data',
+      this.#data,
+      '--log-level',
+      'info',
+      ...this.#flags,
+      ...options,
+    ]
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('TIDEMARK_')))
     const child = spawn(process.execPath, [PROGRAM, ...args], { env: { ...env, ...this.#env } })
     this.#child = child
@@ -48,6 +60,8 @@ export class Server {
       child.once('close', () => resolve(out + err))
       child.stdout.setEncoding('utf8').on('data', (text) => {
         out += text
+        // A fault of its own, which its callers are told nothing of.
+        if (text.includes('"level":50')) console.error(text)
         const port = /"url":"http:\/\/127\.0\.0\.1:(\d+)\/v1"[^\n]*"msg":"Serving"/.exec(out)?.[1]
         if (port === undefined) return
         this.#port = Number(port)
@@ -66,10 +80,10 @@ export class Server {
     }
   }
 
-  async kill(): Promise<void> {
+  async kill(signal: 'SIGKILL' | 'SIGTERM' = 'SIGKILL'): Promise<void> {
     const child = this.#child
     if (!child || child.exitCode !== null || child.signalCode !== null) return
-    child.kill('SIGKILL')
+    child.kill(signal)
     await once(child, 'close')
   }
 }

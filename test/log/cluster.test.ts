@@ -1,55 +1,120 @@
+/**
+ * Three nats-servers and two gateways: the contract, the model, and appends while the stream's leader is killed.
+ * `CLUSTER_MINUTES=5 npm run torture:cluster` is the long tier: for so long each, while nodes are killed and stopped.
+ */
 import { setTimeout as delay } from 'node:timers/promises'
-import { connect } from '@nats-io/transport-node'
-import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import fc from 'fast-check'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { hasCode } from '../../src/errors.ts'
 import type { Appended, Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
-import { range } from '../parts.ts'
+import { dice } from '../crash/dice.ts'
+import { range, SEED } from '../parts.ts'
+import { alternating, Patience } from './alternating.ts'
+import { amidUnrest, Cluster, IS_LONG, MINUTES, unrest } from './cluster.ts'
 import { logContract, type Open } from './contract.ts'
-import { natsCluster, natsProgram } from './nats.ts'
-import { ALL, append, eventsOf, readAll, valueIn } from './reading.ts'
+import { natsProgram } from './nats.ts'
+import { Pair } from './pair.ts'
+import { ALL, append, eventsOf, list, readAll, valueIn } from './reading.ts'
+import { step } from './steps.ts'
 
 const program = await natsProgram()
-const cluster = program === undefined ? undefined : await natsCluster(program)
-afterAll(() => Promise.all([...(cluster?.values() ?? [])].map((server) => server.end())))
+const cluster = program === undefined ? undefined : await Cluster.start(program)
+afterAll(() => cluster?.end())
 
+const GATEWAYS = 2
+/** Histories of the small form. */
+const HISTORIES = 5
+const random = dice(SEED)
 let places = 0
 
-/** Opens a log that is closed when the test ends. */
+/** Opens a log; in the long tier, as soon as it can be. */
 async function opened(namespace: string): Promise<Log> {
-  const servers = [...cluster!.values()].map(({ url }) => url)
-  const log = await openLog({ dir: 'nowhere', nats: { servers, namespace, durability: 'fsync' } })
-  onTestFinished(() => log.close())
-  return log
+  const nats = { servers: cluster!.urls, namespace, durability: 'fsync' } as const
+  for (;;)
+    try {
+      return await openLog({ dir: 'nowhere', nats })
+    } catch (error) {
+      if (!IS_LONG || !hasCode(error, 'unavailable')) throw error
+    }
 }
 
-const open: Open = (() => {
+/** Two gateways as one log. */
+const both = async (namespace: string, patience?: Patience): Promise<Log> =>
+  alternating(await Promise.all(range(1, GATEWAYS).map(() => opened(namespace))), patience)
+
+const emptied = async (log: Log): Promise<void> => {
+  for (const { channel } of await list(log.channels(''))) await log.delete(channel)
+}
+
+const told = ({ refused, longest, calls }: Patience): string =>
+  `${calls} calls, longest ${(longest / 1_000).toFixed(1)} s, refused and tried again ${JSON.stringify(refused)}`
+
+describe.skipIf(!cluster)('three nats-servers and two gateways', { timeout: IS_LONG ? 300_000 : 60_000 }, () => {
+  const patience = IS_LONG ? new Patience() : undefined
+  /** To make streams takes longer than to empty them. */
+  const free: string[] = []
   const names = new Map<string, string>()
-  return ({ at } = {}) => {
-    const name = (at !== undefined && names.get(at)) || `r${++places}`
+  const open: Open = async ({ at } = {}) => {
+    const known = at === undefined ? undefined : names.get(at)
+    const name = known ?? free.pop() ?? `r${++places}`
     if (at !== undefined) names.set(at, name)
-    return opened(name)
+    const log = await both(name, patience)
+    onTestFinished(async () => {
+      await log.close()
+      if (known === undefined) free.push(name)
+    })
+    if (known === undefined) await emptied(log)
+    return log
   }
-})()
+  describe('as one log', () => {
+    const over = new AbortController()
+    let troubling: Promise<Record<string, number>> | undefined
+    beforeAll(() => {
+      if (patience) troubling = unrest(cluster!.faults(random), random, over.signal)
+      // It is awaited in the end.
+      troubling?.catch(() => undefined)
+    })
+    afterAll(async () => {
+      over.abort()
+      if (patience) console.log(`contract: ${JSON.stringify(await troubling)}; ${told(patience)}`)
+    }, 300_000)
+    logContract('jetstream in a cluster', open, ['multiChannel'])
+  })
 
-/** The server that leads the stream of a log's events. */
-async function leaderOf(namespace: string): Promise<string> {
-  const nc = await connect({ servers: [...cluster!.values()].map(({ url }) => url) })
-  try {
-    const answer = await nc.request(`$JS.API.STREAM.INFO.TIDEMARK_${namespace}`, '', { timeout: 5_000 })
-    return answer.json<{ cluster: { leader: string } }>().cluster.leader
-  } finally {
-    await nc.close()
-  }
-}
+  test('Random histories through both, reopened amid them, are as the model says', {
+    timeout: 120_000 + MINUTES * 120_000,
+  }, async () => {
+    const patience = IS_LONG ? new Patience() : undefined
+    const until = performance.now() + MINUTES * 60_000
+    let runs = 0
+    const open = () => both('model', patience)
+    const one = fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 40, size: 'max' }), async (steps) => {
+      if (IS_LONG && performance.now() > until) return
+      runs++
+      const log = await open()
+      await emptied(log)
+      const pair = new Pair(log, open, { isRemote: true, isTroubled: IS_LONG })
+      try {
+        for (const step of steps) await pair.take(step)
+        await pair.whole()
+      } finally {
+        await pair.log.close()
+      }
+    })
+    const numRuns = IS_LONG ? 10_000 : HISTORIES
+    const work = () => fc.assert(one, { seed: SEED, numRuns, endOnFailure: IS_LONG })
+    await (await opened('model')).close()
+    const befallen = await amidUnrest(cluster!.faults(random, 'model'), random, work)
+    console.log(`model: TEST_SEED=${SEED}, ${runs} histories; ${befallen}; ${patience ? told(patience) : ''}`)
+  })
 
-describe.skipIf(!cluster)('three nats-servers', { timeout: 60_000 }, () => {
-  logContract('jetstream in a cluster', open, ['multiChannel'])
-
-  test('While the leader is killed again and again appends go on: 0 answered lost, none twice, order kept', {
-    timeout: 150_000,
+  test('While the leader is killed appends go on: 0 answered lost, none twice, order kept', {
+    timeout: 150_000 + MINUTES * 120_000,
   }, async () => {
     const namespace = 'kills'
-    const logs = [await opened(namespace), await opened(namespace)]
+    const logs = await Promise.all(range(1, GATEWAYS).map(() => opened(namespace)))
+    for (const log of logs) onTestFinished(() => log.close())
     const acked = new Map<string, Appended>()
     const refusals: Record<string, number> = {}
     let longest = 0
@@ -85,17 +150,15 @@ describe.skipIf(!cluster)('three nats-servers', { timeout: 60_000 }, () => {
     })()
     const goesOn = async (): Promise<void> => {
       const before = acked.size
-      await vi.waitFor(() => expect(acked.size).toBeGreaterThan(before + 40), { timeout: 40_000 })
+      await vi.waitFor(() => expect(acked.size).toBeGreaterThan(before + 40), { timeout: 120_000 })
     }
-    const killed: string[] = []
-    for (const _ of range(1, 2)) {
-      await goesOn()
-      const leader = await leaderOf(namespace)
-      killed.push(leader)
-      await cluster!.get(leader)!.kill()
-      await goesOn()
-      await cluster!.get(leader)!.start()
-    }
+    await goesOn()
+    const leader = await cluster!.leaderOf(namespace)
+    await cluster!.kill(leader)
+    await goesOn()
+    await cluster!.restart(leader)
+    await cluster!.whole()
+    const befallen = await amidUnrest(cluster!.faults(random, namespace), random, () => delay(MINUTES * 60_000))
     await goesOn()
     isOver = true
     await Promise.all(producing)
@@ -108,7 +171,7 @@ describe.skipIf(!cluster)('three nats-servers', { timeout: 60_000 }, () => {
     await following
     expect(seen).toEqual(values)
     console.log(
-      `leaders ${killed.join(', ')} killed: ${acked.size} answered, 0 lost, 0 twice; ` +
+      `leader ${leader} killed, ${befallen}: ${acked.size} answered, 0 lost, 0 twice; ` +
         `longest stall ${(longest / 1_000).toFixed(1)} s; refused ${JSON.stringify(refusals)}`,
     )
   })

@@ -1,7 +1,7 @@
 import { expect, test, vi } from 'vitest'
-import { BODY_BYTES_MAX, encodeBody } from '../../src/body.ts'
+import { BODY_BYTES_MAX, type Body, encodeBody } from '../../src/body.ts'
 import { APPEND_EVENTS_MAX, formatTime } from '../../src/event.ts'
-import type { Capability } from '../../src/log/log.ts'
+import type { Appended, Capability } from '../../src/log/log.ts'
 import { body, event, range } from '../parts.ts'
 import { plain } from '../random.ts'
 import { type Open, somewhere } from './contract.ts'
@@ -144,6 +144,35 @@ export function appendContract(open: Open, capabilities: readonly Capability[]):
       [2, 'b'],
       [3, 'c'],
     ])
+  })
+
+  test('A submission may be of any class: what it says through its getters counts as what it holds', async () => {
+    const log = await open()
+    const submit = (expectedSeq: number): Promise<Appended> =>
+      new Promise((appended, failed) => {
+        class Lazy {
+          readonly appended = appended
+          readonly failed = failed
+          get channel(): string {
+            return 'c'
+          }
+          get body(): Body {
+            return body('it')
+          }
+          get expectedSeq(): number {
+            return expectedSeq
+          }
+          get idempotencyKey(): undefined {
+            return undefined
+          }
+          get create(): boolean {
+            return true
+          }
+        }
+        log.submit(new Lazy())
+      })
+    expect(await submit(0)).toMatchObject({ channel: 'c', first: 1 })
+    expect(await refusal(submit(0))).toMatchObject({ code: 'seq-conflict', head: 1 })
   })
 
   test('expectedSeq 0 is the head of a channel that does not exist; a refusal does not make it', async () => {

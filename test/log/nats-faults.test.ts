@@ -291,6 +291,20 @@ describe.skipIf(!nats)('a NATS that does its worst', () => {
     expect((await jsm.streams.info(`KV_TIDEMARK_${namespace}_CURSORS`)).state.messages).toBe(0)
   })
 
+  test('A key of a channel that another gateway deleted is free, also when what it was used for has gone', async () => {
+    const namespace = newPlace()
+    const [a, b] = [await opened({ namespace }), await opened({ namespace })]
+    const jsm = await jetstreamManager(await operator())
+    const first = await append(b, 'c', [1], { idempotencyKey: 'k' })
+    // The other one is not told: it does not follow the channel.
+    await a.delete('c')
+    await vi.waitFor(async () => expect((await jsm.streams.info(`TIDEMARK_${namespace}`)).state.messages).toBe(1))
+    const anew = await append(b, 'c', [2], { idempotencyKey: 'k' })
+    expect(anew).toMatchObject({ first: 1 })
+    expect(anew.duplicate).toBeUndefined()
+    expect(anew.epoch).not.toBe(first.epoch)
+  })
+
   test('Refused credentials after a reconnect are not for ever', async () => {
     const users = (password: string) => `authorization { user: u, password: ${password} }`
     const server = await serverOf({ more: users('old') })

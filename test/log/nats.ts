@@ -6,8 +6,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { newerDebian } from '../../tools/bench/packages.ts'
-import { freePort } from '../../tools/bench/peer.ts'
-import { range } from '../parts.ts'
 
 /** The program: named by NATS_SERVER_BIN, or fetched through apt; undefined, and said loudly, where neither works. */
 export async function natsProgram(): Promise<string | undefined> {
@@ -105,18 +103,4 @@ export class NatsServer {
     await this.kill()
     rmSync(this.#dir, { recursive: true, force: true })
   }
-}
-
-/** Servers that are one cluster, by their names in it: `n1`, `n2`, `n3`. */
-export async function natsCluster(program: string, size = 3): Promise<ReadonlyMap<string, NatsServer>> {
-  const ports = await Promise.all(range(1, size).map(freePort))
-  const routes = ports.map((port) => `"nats://127.0.0.1:${port}"`).join(', ')
-  const servers = new Map(
-    ports.map((port, i) => {
-      const cluster = `cluster { name: c, listen: "127.0.0.1:${port}", routes: [${routes}] }`
-      return [`n${i + 1}`, new NatsServer(program, { more: `server_name: n${i + 1}\n${cluster}` })]
-    }),
-  )
-  await Promise.all([...servers.values()].map((server) => server.start()))
-  return servers
 }

@@ -5,11 +5,11 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
-import { type AddressInfo, connect } from 'node:net'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { debian, UNPACKED_ENV, versionOf } from '../../tools/bench/packages.ts'
+import { freePort } from '../../tools/bench/peer.ts'
 import { tempDir } from '../parts.ts'
 
 /** A path with this in it is refused by the proxy: the server sees it only when it was smuggled past. */
@@ -78,24 +78,31 @@ backend out
   },
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
 /** Before the server at this port, until the test ends. @throws when it can not be had or does not start */
 export async function startProxy(name: keyof typeof PROXIES, server: number): Promise<Proxy> {
   const kind = PROXIES[name]
+  const port = await freePort()
+  const program = await startProgram(name, `${name}.conf`, kind.config(port, server), kind.args, port)
+  return { port, version: await versionOf(program, kind.versionFlag) }
+}
+
+/**
+ * A program of Debian's in a directory of its own with this configuration, until the test ends; returns where it is when
+ * it takes connections. @throws when it can not be had or does not start
+ */
+export async function startProgram(
+  name: string,
+  configName: string,
+  config: string,
+  args: (dir: string, file: string) => readonly string[],
+  port: number,
+): Promise<string> {
   const program = await debian(name, [name])
   const dir = tempDir()
-  const file = join(dir, `${name}.conf`)
-  const port = await freePort()
-  writeFileSync(file, kind.config(port, server))
-  const child = spawn(program, kind.args(dir, file), { cwd: dir, env: UNPACKED_ENV, stdio: ['ignore', 'pipe', 'pipe'] })
+  const file = join(dir, configName)
+  writeFileSync(file, config)
+  const env = { ...UNPACKED_ENV, HOME: dir, XDG_DATA_HOME: dir, XDG_CONFIG_HOME: dir }
+  const child = spawn(program, args(dir, file), { cwd: dir, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let said = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (text: Buffer) => (said += text))
   const ended = once(child, 'close')
@@ -110,7 +117,7 @@ export async function startProxy(name: keyof typeof PROXIES, server: number): Pr
       socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
     })
     socket.destroy()
-    if (isThere) return { port, version: await versionOf(program, kind.versionFlag) }
+    if (isThere) return program
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
 }

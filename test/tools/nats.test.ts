@@ -3,7 +3,8 @@ import { join } from 'node:path'
 import { afterAll, describe, expect, test, vi } from 'vitest'
 import { NatsServer, natsProgram } from '../log/nats.ts'
 import { range, tempDir } from '../parts.ts'
-import { Program, serving } from './program.ts'
+import { expectEveryPlace, filled, heldBy } from './held.ts'
+import { Program, run, serving } from './program.ts'
 
 const program = await natsProgram()
 const nats = program === undefined ? undefined : new NatsServer(program)
@@ -67,6 +68,31 @@ describe.skipIf(!nats)('serve over NATS', () => {
     await vi.waitFor(async () => expect((await fetch(`${url}/readyz`)).status).toBe(200), { timeout: 10_000 })
     expect(await append(url, 'c', 2)).toMatchObject({ status: 201, first: 2 })
     expect(await read(url, 'c')).toEqual([1, 2])
+  })
+
+  test('A log is carried into NATS and back: every event, time, epoch and cursor is what it was, at every gateway', async () => {
+    const dir = await filled()
+    const before = await heldBy(dir, true)
+    const flags = ['--engine', nats!.url, '--nats-namespace', 'carried']
+    const [a, b] = await Promise.all(range(1, 2).map(() => serving(flags, tempDir())))
+    expect(await run(['copy', dir, a!.url, '--same-epochs', '--json'])).toMatchObject({ code: 0 })
+    // Whoever holds a position goes on with it.
+    for (const { info, cursors } of before)
+      for (const { client, seq, epoch } of cursors) {
+        const url = `${b!.url}/v1/channels/${info.channel}`
+        const cursor = (await (await fetch(`${url}/cursors/${encodeURIComponent(client)}`)).json()) as object
+        expect(cursor).toMatchObject({ seq, epoch })
+        const after = Math.max(seq, info.trimmed)
+        const { status } = await fetch(`${url}/events?after=${after}&epoch=${encodeURIComponent(epoch)}`)
+        expect(status).toBe(epoch === info.epoch ? 200 : 409)
+      }
+    const again = await run(['copy', dir, b!.url, '--same-epochs', '--json'])
+    expect(JSON.parse(again.out)).toMatchObject({ present: before.length })
+    const back = join(tempDir(), 'back')
+    expect(await run(['copy', b!.url, back, '--same-epochs'])).toMatchObject({ code: 0 })
+    expect(await heldBy(back, true)).toEqual(before)
+    await expectEveryPlace(back, dir)
+    expect(await run(['verify', '--data', back])).toMatchObject({ code: 0 })
   })
 
   test('A durability that is asked for and not there is refused with 78', async () => {

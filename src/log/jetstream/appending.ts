@@ -98,7 +98,7 @@ export class Appending implements Job {
       const tell = (): void => {
         for (const job of failed) job.reject(planned?.refused.get(job) ?? error)
       }
-      return { jobs: failed.length, tell }
+      return { jobs: failed.length, tell, failed: error }
     }
   }
 
@@ -110,7 +110,8 @@ export class Appending implements Job {
     let { record } = known
     const start = record ?? newRecord(known)
     for (const job of group) {
-      const { body, ...entry } = job.#entries[0]!
+      const entry = job.#entries[0]!
+      const { body } = entry
       const refusal = job.#refusal(entry, record)
       if (refusal) {
         refused.set(job, refusal)

@@ -8,6 +8,8 @@ const RETRY_AFTER_MS = 1_000
 const WRONG_LAST = new Set([10071, 10164])
 /** A message of the same id is on its way: soon it is stored, or not. */
 const SAME_ON_ITS_WAY = new Set([10158])
+/** Of a batch not all came to one leader: nothing of it is stored. */
+const HALF_A_BATCH = new Set([10176])
 /** Within a batch: another append came first. */
 const SAME_IN_BATCH = new Set([10201])
 /** Limits of the account, the server or the stream: bytes, memory, messages. */
@@ -31,6 +33,7 @@ export const isNoRoom = (error: unknown): boolean => NO_ROOM.has(codeOf(error))
 export const isUnsent = (error: unknown): boolean =>
   ['JetStreamNotEnabled', 'NoRespondersError'].includes((error as Error).name) ||
   isUnavailableStatus(error) ||
+  HALF_A_BATCH.has(codeOf(error)) ||
   isUnsentRequest(error)
 
 const isUnsentRequest = (error: unknown): boolean =>

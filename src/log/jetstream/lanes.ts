@@ -1,10 +1,11 @@
 /**
- * The order of writes within this process: those of one channel go one after the other, each channel for itself. An
+ * The order of writes within this process: those of one channel go one after the other, each channel for itself. What
+ * waits behind a write that NATS did not take is refused with it, unsent: who sends both again keeps their order. An
  * append to several channels stands in the lanes of all of them and has its turn when it is the first in each; because
  * it enters them all at once, two of them never wait for each other.
  */
-import { TidemarkError } from '../../errors.ts'
-import { closing } from './failures.ts'
+import { hasCode, TidemarkError } from '../../errors.ts'
+import { closing, unavailable } from './failures.ts'
 
 /** Most bytes of writes that wait; beyond, `too-many`. */
 const PENDING_BYTES = 32 * 1024 * 1024
@@ -28,6 +29,8 @@ export interface Done {
   readonly jobs: number
   /** Tells their outcomes: they wait no longer. */
   readonly tell: () => void
+  /** Why they failed. */
+  readonly failed?: unknown
 }
 
 interface Lane {
@@ -110,16 +113,27 @@ export class Lanes {
       }
       const done = await this.#run(job, lane.queue)
       this.#end(lane.queue.splice(0, done.jobs), done)
+      if (hasCode(done.failed, 'unavailable')) this.#refuseWaiting(lane, done.failed)
     }
     this.#lanes.delete(lane.name)
     if (this.#lanes.size === 0) this.#onIdle?.()
+  }
+
+  /** Those of several lanes stay: others wait for them, too. */
+  #refuseWaiting(lane: Lane, cause: unknown): void {
+    const refused = lane.queue.filter((job) => !this.#barriers.has(job))
+    lane.queue = lane.queue.filter((job) => this.#barriers.has(job))
+    const tell = (): void => {
+      for (const job of refused) job.reject(unavailable(cause))
+    }
+    this.#end(refused, { tell })
   }
 
   async #run(job: Job, queue: readonly Job[]): Promise<Done> {
     try {
       return await job.run(queue)
     } catch (error) {
-      return { jobs: 1, tell: () => job.reject(error) }
+      return { jobs: 1, tell: () => job.reject(error), failed: error }
     }
   }
 
@@ -137,7 +151,7 @@ export class Lanes {
     return { missing: job.names.length, done, start }
   }
 
-  #end(jobs: readonly Job[], { tell }: Done): void {
+  #end(jobs: readonly Job[], { tell }: Pick<Done, 'tell'>): void {
     for (const { bytes } of jobs) {
       this.#pendingBytes -= bytes
       this.#pendingJobs--

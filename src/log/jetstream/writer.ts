@@ -169,16 +169,17 @@ export class Writer {
       return {}
     }
     const earlier = await this.#link.at(seq)
-    // Its events are kept for as long as its id, so that its answer is.
-    if (earlier === undefined)
-      throw new TidemarkError('unavailable', 'The first append under this key is gone', { outcome: 'unknown' })
-    if (earlier.attempt === attempt) {
+    if (earlier?.attempt === attempt) {
       this.#follow(draft, seq)
       return {}
     }
-    // An id is one of a history: of one that is over it says nothing.
+    // An id is one of a history: of one that is over it says nothing, also when its message has gone.
     const { record } = await this.#channels.freshKnown(this.#link.channelOf(draft.subject))
-    return record?.life === plans[0]!.record.life ? { earlier } : ASK_LEADER
+    if (record?.life !== plans[0]!.record.life) return ASK_LEADER
+    // Its events are kept for as long as its id, so that its answer is.
+    if (earlier === undefined)
+      throw new TidemarkError('unavailable', 'The first append under this key is gone', { outcome: 'unknown' })
+    return { earlier }
   }
 
   /** Whether what was sent is stored: what follows the message that it named can only be one of them. */
