@@ -13,10 +13,14 @@ interface State<Report> {
   readonly seq?: number
   readonly head?: number
   readonly report?: Report
+  readonly stopped?: true
   readonly failed?: { readonly code: ErrorCode; readonly detail: string }
 }
 
-/** @throws what the run failed with, and as Http.call; the signal's reason on Ctrl-C, while the server goes on */
+/**
+ * Ctrl-C ends the run on the server, too; a second one ends the wait for that.
+ * @throws what the run failed with, and as Http.call; the signal's reason when the run was stopped
+ */
 export async function byServer<Report>(
   run: Run,
   channel: string,
@@ -26,19 +30,26 @@ export async function byServer<Report>(
   const { terminal } = run
   const signal = terminal.stopped()
   const path = `${pathOf(channel)}/${verb}`
-  let state = await ask<State<Report>>(run, { method: 'POST', path, body: JSON.stringify(asked), signal })
-  signal.addEventListener('abort', () => terminal.say('tidemark: the server goes on with it by itself'))
+  // Answered at once: what was asked for is known to have begun before it can be stopped.
+  let state = await ask<State<Report>>(run, { method: 'POST', path, body: JSON.stringify(asked) })
   while (state.running) {
-    const { phase = 'reading', seq = 0, head = 0 } = state
-    terminal.progress(lineOf(verb, { phase, seq }, head))
+    terminal.progress(howFar(verb, state))
     await pause(ASK_MS, signal)
-    signal.throwIfAborted()
-    state = await ask<State<Report>>(run, { path, signal })
+    state = await ask<State<Report>>(run, signal.aborted ? { method: 'DELETE', path } : { path })
   }
   if (state.report) return state.report
+  if (state.stopped) {
+    terminal.progress()
+    terminal.say(`tidemark: ${howFar(verb, state)}: stopped there; what is done stays, and another run goes on with it`)
+    signal.throwIfAborted()
+    throw new TidemarkError('unavailable', 'Somebody else stopped it')
+  }
   const { code = 'unavailable', detail = 'The server did not come to an end with it' } = state.failed ?? {}
   throw new TidemarkError(code, detail)
 }
+
+const howFar = (verb: string, { phase = 'reading', seq = 0, head = 0 }: State<unknown>): string =>
+  lineOf(verb, { phase, seq }, head)
 
 /** How far it is, in one line. */
 export const lineOf = (

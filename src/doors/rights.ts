@@ -50,8 +50,10 @@ export const ROUTE_RIGHTS: Readonly<Record<string, Right>> = {
   'POST /v1/channels/:channel/trim': 'admin',
   'POST /v1/channels/:channel/compact': 'admin',
   'GET /v1/channels/:channel/compact': 'admin',
+  'DELETE /v1/channels/:channel/compact': 'admin',
   'POST /v1/channels/:channel/erase': 'admin',
   'GET /v1/channels/:channel/erase': 'admin',
+  'DELETE /v1/channels/:channel/erase': 'admin',
 
   // Only a token becomes a cookie; who leaves needs none.
   'POST /v1/session': 'known',

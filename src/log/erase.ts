@@ -5,7 +5,7 @@
  *
  * For a key a tombstone is appended first: who holds what is erased is told as of any other deletion.
  */
-import { readHeader, spansOf, walkBlock } from '../block.ts'
+import { type Header, readHeader, spansOf, walkBlock } from '../block.ts'
 import { encodeBody, FLAG } from '../body.ts'
 import { sameHistory } from '../epoch.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
@@ -56,6 +56,9 @@ export async function erase(log: Log, channel: string, what: EraseWhat, options:
     throw new TidemarkError('not-supported', 'This engine does not erase', { capability: 'erase' })
   return new Erasing(log, await log.info(channel), what, options).run()
 }
+
+/** What has no key is in no state. */
+const hasKeys = ({ flags }: Header): boolean => (flags & FLAG.keyed) !== 0
 
 class Erasing {
   readonly #log: Log
@@ -137,7 +140,7 @@ class Erasing {
         const stays = spansOf(block).filter(({ seq }) => seq > trimmed && !gone.includes(seq))
         const range = { after: header.after, last: header.last, time: header.time }
         const blocks = blocksOver(channel, range, stays)
-        const replacement = { epoch: this.#epoch, trimmed, replaced: [header], blocks, erases: true }
+        const replacement = { epoch: this.#epoch, trimmed, replaced: [header], blocks, erases: hasKeys(header) }
         if (!(await this.#pace.patiently(() => this.#log.replace!(channel, replacement)))) return 'again'
         this.#options.onReplaced?.()
         const { events, first } = this.#erased

@@ -105,6 +105,9 @@ export class StateWriter {
       // A close ends the wait.
       await delay(wait, undefined, { ref: false, signal }).catch(() => undefined)
       if (signal.aborted) return
+      wait = this.#batchMs
+      // Nothing can be written, and the log says so itself.
+      if (this.#log.health().state !== 'ok') continue
       try {
         if (performance.now() >= lookAt) {
           await this.#lookAll()

@@ -22,6 +22,7 @@ const run = {
   seq: z.number().optional().meta({ description: 'How far that is' }),
   head: z.number().optional().meta({ description: 'The head when it began' }),
   failed: z.custom<Problem>().optional().meta({ description: 'Why it did not come to its end' }),
+  stopped: z.literal(true).optional().meta({ description: 'It was told to end; what it had done stays' }),
 }
 const ended = { description: 'Of a run that came to its end' }
 const Compaction = z
@@ -53,6 +54,17 @@ interface State {
   readonly seq?: number
   readonly report?: unknown
   readonly failed?: Problem
+  readonly stopped?: true
+}
+
+/** The run that was begun last. */
+interface Begun {
+  readonly verb: Verb
+  readonly channel: string
+  readonly stopping: AbortController
+  state: State
+  /** Resolves when it is not running any more. */
+  ended: Promise<void>
 }
 
 type Verb = 'compact' | 'erase'
@@ -62,48 +74,66 @@ const inMs = (seconds: number | undefined): number | undefined => (seconds === u
 /** One run at a time for the whole server; the last one is remembered. */
 class Upkeep {
   readonly #doors: Doors
-  #last: { readonly verb?: Verb; readonly channel: string; state: State } = { channel: '', state: { running: false } }
+  #last: Begun | undefined
 
   constructor(doors: Doors) {
     this.#doors = doors
   }
 
   of(verb: Verb, channel: string): State {
-    const last = this.#last
-    return last.verb === verb && last.channel === channel ? last.state : { running: false }
+    return this.#lastOf(verb, channel)?.state ?? { running: false }
   }
 
-  /** @param told how far it is @throws busy */
+  #lastOf(verb: Verb, channel: string): Begun | undefined {
+    return this.#last?.verb === verb && this.#last.channel === channel ? this.#last : undefined
+  }
+
+  /** Ends a run, if it is under way; resolves when it has ended. */
+  async stop(verb: Verb, channel: string): Promise<State> {
+    const last = this.#lastOf(verb, channel)
+    last?.stopping.abort()
+    await last?.ended
+    return last?.state ?? { running: false }
+  }
+
+  /** @param work is given what tells how far it is, and what ends it @throws busy */
   start(
     verb: Verb,
     channel: string,
     about: Pick<State, 'head' | 'dryRun'>,
-    work: (told: (progress: object) => void) => Promise<unknown>,
+    work: (told: (progress: object) => void, signal: AbortSignal) => Promise<unknown>,
   ): State {
-    const { state } = this.#last
-    if (state.running)
-      throw new TidemarkError('busy', `${this.#last.channel} is being ${DOING[this.#last.verb!]}`, {
-        channel: this.#last.channel,
-      })
+    const last = this.#last
+    if (last?.state.running)
+      throw new TidemarkError('busy', `${last.channel} is being ${DOING[last.verb]}`, { channel: last.channel })
     const begun = { startedAt: formatTime(Date.now()), ...about }
-    const mine = { verb, channel, state: { running: true, ...begun } as State }
+    const stopping = new AbortController()
+    const mine: Begun = { verb, channel, stopping, state: { running: true, ...begun }, ended: Promise.resolve() }
     this.#last = mine
     const told = (progress: object): void => {
       mine.state = { ...mine.state, ...progress }
     }
-    const over = (outcome: Pick<State, 'report' | 'failed'>): void => {
+    const over = (outcome: Partial<State>): void => {
       mine.state = { running: false, ...begun, finishedAt: formatTime(Date.now()), ...outcome }
     }
-    const { stopping, logger } = this.#doors
-    work(told).then(
+    const { stopping: serverStopping, logger } = this.#doors
+    mine.ended = work(told, AbortSignal.any([serverStopping, stopping.signal])).then(
       (report) => {
         over({ report })
         logger.info({ call: verb, report, ...about }, 'A run came to its end')
       },
       (error) => {
-        const stopped = new TidemarkError('unavailable', 'The server is stopping, and this run with it')
-        over({ failed: toProblem(stopping.aborted ? stopped : error) })
-        if (!stopping.aborted) this.#doors.failed('http', error, { call: verb, channel })
+        const { phase, seq } = mine.state
+        const how = { ...(phase !== undefined && { phase }), ...(seq !== undefined && { seq }) }
+        if (serverStopping.aborted)
+          over({ failed: toProblem(new TidemarkError('unavailable', 'The server is stopping, and this run with it')) })
+        else if (stopping.signal.aborted && (error as Error | undefined)?.name === 'AbortError') {
+          over({ stopped: true, ...how })
+          logger.info({ call: verb, channel, ...how }, 'A run was told to end')
+        } else {
+          over({ failed: toProblem(error) })
+          this.#doors.failed('http', error, { call: verb, channel })
+        }
       },
     )
     return mine.state
@@ -111,9 +141,8 @@ class Upkeep {
 }
 
 export function addUpkeep(app: App, doors: Doors): void {
-  const { log, keeper, states, stopping } = doors
+  const { log, keeper, states } = doors
   const upkeep = new Upkeep(doors)
-  const at = (channel: string) => ({ signal: stopping, onReplaced: () => keeper.recount(channel) })
   const erased = (channel: string): void => {
     // A state holds copies; it is made anew from what is left.
     states.forget(channel)
@@ -151,9 +180,26 @@ export function addUpkeep(app: App, doors: Doors): void {
       const { head } = await log.info(notOurs(channel))
       need(log.about.capabilities.includes('compact'), 'compact')
       const options = { dryRun, minLag, minAge: inMs(ages.minAge), tombstoneAge: inMs(ages.tombstoneAge) }
-      return upkeep.start('compact', channel, { dryRun, head }, (onProgress) =>
-        compactChannel(log, channel, { ...options, ...at(channel), onProgress }),
+      const onReplaced = (): void => keeper.recount(channel)
+      return upkeep.start('compact', channel, { dryRun, head }, (onProgress, signal) =>
+        compactChannel(log, channel, { ...options, signal, onReplaced, onProgress }),
       ) as z.infer<typeof Compaction>
+    },
+  )
+
+  app.delete(
+    '/v1/channels/:channel/compact',
+    {
+      schema: {
+        ...about,
+        summary: 'End compaction of a channel that is under way',
+        description: 'Answered when it has ended. What it had done stays, and another run goes on with it.',
+        response: { 200: Compaction, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel } }) => {
+      await log.info(notOurs(channel))
+      return (await upkeep.stop('compact', channel)) as z.infer<typeof Compaction>
     },
   )
 
@@ -188,9 +234,25 @@ export function addUpkeep(app: App, doors: Doors): void {
       need(log.about.capabilities.includes('erase'), 'erase')
       const what = 'key' in body ? { key: checkKey(body.key) } : body
       const by = callerOf(raw).name
-      return upkeep.start('erase', channel, { head }, (onProgress) =>
-        erase(log, channel, what, { ...at(channel), by, onProgress, onReplaced: () => erased(channel) }),
+      return upkeep.start('erase', channel, { head }, (onProgress, signal) =>
+        erase(log, channel, what, { signal, by, onProgress, onReplaced: () => erased(channel) }),
       ) as z.infer<typeof Erasing>
+    },
+  )
+
+  app.delete(
+    '/v1/channels/:channel/erase',
+    {
+      schema: {
+        ...about,
+        summary: 'End erasing in a channel that is under way',
+        description: 'Answered when it has ended. What it had erased stays erased; asked for again, it is ended.',
+        response: { 200: Erasing, default: schemas.Refusal },
+      },
+    },
+    async ({ params: { channel } }) => {
+      await log.info(notOurs(channel))
+      return (await upkeep.stop('erase', channel)) as z.infer<typeof Erasing>
     },
   )
 }

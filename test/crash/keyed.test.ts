@@ -13,4 +13,5 @@ test(`readers that keep a state by key outlive ${KILLS} kills amid compaction, a
   console.log(JSON.stringify(tally))
   expect(tally.kills).toBe(KILLS)
   expect(tally.seen).toBeGreaterThan(KILLS)
+  expect(tally.rows).toBeGreaterThan(0)
 })

@@ -1,13 +1,16 @@
 /**
  * kill -9 amid compaction by key: readers that keep a state by key outlive the process that appends and compacts; what
- * each may see after a kill, and must know in the end, is held against all that was appended.
+ * each may see after a kill, and must know in the end, is held against all that was appended. So is the state that
+ * begins with the rows which the process kept meanwhile, wherever the kill left them.
  */
 import { spawn } from 'node:child_process'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
+import { States } from '../../src/log/states.ts'
 import { verifyLog } from '../../src/log/verify.ts'
 import { History, KeyedReader } from '../log/keyed.ts'
+import { eventsOf } from '../log/reading.ts'
 import { type Dice, dice } from './dice.ts'
 import { CHANNEL, keyedEvents } from './keyed-script.ts'
 import { built } from './witness.ts'
@@ -23,7 +26,9 @@ export interface KeyedTally {
   readonly kills: number
   readonly appended: number
   /** By what was under way; a kill counts where it fell amid such a step. */
-  readonly amid: Readonly<Record<'replace' | 'clean' | 'reclaim', number>>
+  readonly amid: Readonly<Record<'replace' | 'clean' | 'reclaim' | 'keep' | 'drop', number>>
+  /** Lives that left rows of a state to begin with. */
+  readonly rows: number
   readonly seen: number
   readonly gaps: number
   readonly resets: number
@@ -43,7 +48,8 @@ export async function keyedKills(seed: number, dir: string, kills: number): Prom
   const random = dice(seed)
   const history = new History()
   const readers: KeyedReader[] = []
-  const amid = { replace: 0, clean: 0, reclaim: 0 }
+  const amid = { replace: 0, clean: 0, reclaim: 0, keep: 0, drop: 0 }
+  let rows = 0
   let bounds = { trim: 0, trimmed: 0 }
   for (let life = 0; life < kills; life++) {
     const said = await oneLife(dir, (seed % 1e6) * kills * APPENDS_OF_A_LIFE + life * APPENDS_OF_A_LIFE + 1, random)
@@ -56,6 +62,7 @@ export async function keyedKills(seed: number, dir: string, kills: number): Prom
     const log = await openLog({ dir, ...LOG_OPTIONS })
     try {
       await judge(log, history, said, bounds)
+      if (await judgeState(log, history)) rows++
       while (readers.length < READERS) readers.push(await KeyedReader.begin(history, log, CHANNEL))
       for (const reader of readers) {
         await comeBack(reader, log, random, `reader-${readers.indexOf(reader)}`)
@@ -76,7 +83,7 @@ export async function keyedKills(seed: number, dir: string, kills: number): Prom
     await log.close()
   }
   const sum = (what: 'seen' | 'gaps' | 'resets'): number => readers.reduce((all, { count }) => all + count[what], 0)
-  return { kills, appended: history.head, amid, seen: sum('seen'), gaps: sum('gaps'), resets: sum('resets') }
+  return { kills, appended: history.head, amid, rows, seen: sum('seen'), gaps: sum('gaps'), resets: sum('resets') }
 }
 
 async function judge(
@@ -95,6 +102,24 @@ async function judge(
   if (!whole) throw new Error(JSON.stringify(findings))
 }
 
+/** The state at the head: the newest of each key that is not trimmed. True when it began with rows. */
+async function judgeState(log: Log, history: History): Promise<boolean> {
+  const begunWith = await log.stateRows!.place(CHANNEL)
+  const states = new States(log)
+  const place = await states.open(CHANNEL)
+  const found: [string, number][] = []
+  for (let after = 0; after < place.at; ) {
+    const page = await states.page(CHANNEL, place, after, { events: 100, bytes: 1e6 })
+    found.push(...eventsOf(page).map(({ key, seq }): [string, number] => [key!, seq]))
+    after = page.last
+  }
+  const { trimmed } = await log.info(CHANNEL)
+  const should = [...history.stateAt(history.head)].filter(([, seq]) => seq > trimmed)
+  const byKey = (of: [string, number][]): string => JSON.stringify(of.sort())
+  if (byKey(found) !== byKey(should)) throw new Error(`the state is ${byKey(found)}, not ${byKey(should)}`)
+  return (begunWith?.rows ?? 0) > 0
+}
+
 /** By what it was told last, or by its cursor. */
 async function comeBack(reader: KeyedReader, log: Log, random: Dice, client: string): Promise<void> {
   const { epoch, after } = reader.place
@@ -103,7 +128,7 @@ async function comeBack(reader: KeyedReader, log: Log, random: Dice, client: str
   return reader.comeBack(log, { client })
 }
 
-const VERBS = ['replace', 'replace', 'clean', 'reclaim'] as const
+const VERBS = ['replace', 'replace', 'clean', 'reclaim', 'keep', 'keep'] as const
 
 /** Kills the process after some steps of compaction, amid one of a kind or soon after it. */
 async function oneLife(dir: string, first: number, random: Dice): Promise<Life> {
@@ -118,7 +143,7 @@ async function oneLife(dir: string, first: number, random: Dice): Promise<Life> 
     stderr += text
   })
   const steps = random(40)
-  const verb = VERBS[random(4)]!
+  const verb = VERBS[random(VERBS.length)]!
   const isThere = (): boolean => life.steps > steps && life.under.has(verb)
   const isFar = new Promise<void>((resolve) => {
     let text = ''

@@ -1,16 +1,19 @@
 /**
- * The process that the keyed kills end: it appends events with keys to one channel, trims it at times, and compacts it
- * over and over, tombstones included, with as little rest as it can.
+ * The process that the keyed kills end: it appends events with keys to one channel, trims it at times, compacts it over
+ * and over, tombstones included, and keeps its state on disk, with as little rest as it can.
  *
  *   node squeeze.js DIR FIRST      appends FIRST, FIRST + 1, …      LOG_OPTIONS: more options of the log, as JSON
  *
  *   {"ask": n} · {"done": n, "first": seq} · {"trim": seq} · {"trimmed": seq} · {"verb", "is": "asked" | "done"}
  */
 import { writeSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
 import { encodeBody } from '../../src/body.ts'
 import { compactChannel } from '../../src/log/compact.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
+import type { StateRows } from '../../src/log/state-rows.ts'
+import { StateWriter } from '../../src/log/state-writer.ts'
 import { dice } from './dice.ts'
 import { CHANNEL, keyedEvents } from './keyed-script.ts'
 
@@ -40,20 +43,22 @@ async function append(): Promise<void> {
   }
 }
 
-/** The log, each step of compaction told before and after it is taken. */
-const told = new Proxy(log, {
-  get(target, name) {
-    const verb: unknown = Reflect.get(target, name)
-    if (name !== 'replace' && name !== 'clean' && name !== 'reclaim')
-      return typeof verb === 'function' ? verb.bind(target) : verb
-    return async (...args: unknown[]) => {
-      tell({ verb: name, is: 'asked' })
-      const answer: unknown = await (verb as (...args: unknown[]) => Promise<unknown>).apply(target, args)
-      tell({ verb: name, is: 'done' })
-      return answer
-    }
-  },
-}) as Log
+/** The same, some of its verbs told before and after each. */
+const toldOf = <T extends object>(of: T, verbs: readonly (keyof T)[]): T =>
+  new Proxy(of, {
+    get(target, name) {
+      const verb: unknown = Reflect.get(target, name)
+      if (!verbs.includes(name as keyof T)) return typeof verb === 'function' ? verb.bind(target) : verb
+      return async (...args: unknown[]) => {
+        tell({ verb: name, is: 'asked' })
+        const answer: unknown = await (verb as (...args: unknown[]) => Promise<unknown>).apply(target, args)
+        tell({ verb: name, is: 'done' })
+        return answer
+      }
+    },
+  })
+const rows = toldOf<StateRows>(log.stateRows!, ['keep', 'drop'])
+const told = toldOf<Log>(log, ['replace', 'clean', 'reclaim'])
 
 async function compact(): Promise<void> {
   for (;;) {
@@ -63,8 +68,25 @@ async function compact(): Promise<void> {
   }
 }
 
+/** Rows that go at times, and come again. */
+async function keepState(): Promise<void> {
+  await log.configure(CHANNEL, { state: true })
+  const withRows = new Proxy(log, {
+    get(target, name) {
+      const member: unknown = Reflect.get(target, name)
+      return name === 'stateRows' ? rows : typeof member === 'function' ? member.bind(target) : member
+    },
+  })
+  const writer = new StateWriter(withRows, { pace: { batch: 1, lookEvery: 20, trimEvery: 0, restTimes: 0 } })
+  for (;;) {
+    await writer.look()
+    await delay(random(3))
+    if (random(150) === 0) await rows.drop(CHANNEL)
+  }
+}
+
 tell({ opened: true })
 tell({ ask: first - 1 })
 const [begun] = await log.append([{ channel: CHANNEL, body: encodeBody(keyedEvents(first - 1)) }])
 tell({ done: first - 1, first: begun!.first })
-await Promise.all([append(), compact()])
+await Promise.all([append(), compact(), keepState()])

@@ -117,6 +117,25 @@ test('Of rows of a state nothing is left either, whatever of them was overwritte
   }
 })
 
+test('The space of rows that count no more is given back', async () => {
+  const dir = tempDir()
+  const log = await opened(dir)
+  const found = (): number =>
+    filesWith(dir, SECRET).reduce((sum, path) => sum + readFileSync(path, 'latin1').split(SECRET).length - 1, 0)
+  await fill(log, 30)
+  await log.reclaim!('c', 0, 30)
+  const ofEvents = found()
+  expect(ofEvents).toBeGreaterThan(0)
+  await log.configure('c', { state: true })
+  await new StateWriter(log, { pace: AT_ONCE }).look()
+  // Out of memory, into a table.
+  await log.stateRows!.reclaim('c')
+  expect(found()).toBe(ofEvents + 1)
+  await log.stateRows!.drop('c')
+  await log.stateRows!.reclaim('c')
+  expect(found()).toBe(ofEvents)
+})
+
 test('What an erasing that was interrupted left on disk is gone after the next compaction, or when it is asked for again', async () => {
   for (const end of ['compact', 'erase'] as const) {
     const dir = tempDir()

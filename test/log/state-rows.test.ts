@@ -1,6 +1,8 @@
 /** Rows of states in LevelDB: a start goes on from them, damage among them is found and mended, and erasing takes them. */
+import { cpSync } from 'node:fs'
 import { expect, onTestFinished, test } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
+import { compactChannel } from '../../src/log/compact.ts'
 import { clearingKey, encodeClearing, placeKey, stateKey } from '../../src/log/level/keys.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog, salvageStopped, verifyStopped } from '../../src/log/open.ts'
@@ -112,6 +114,56 @@ test('Rows follow by themselves, in batches, and end with the server', async () 
   another.start()
   await expect.poll(at).toBe(351)
   await another.close()
+})
+
+test('Rows that stand ahead of a tombstone that is gone are not gone on with', async () => {
+  const dir = tempDir()
+  let log = await opened(dir)
+  await log.configure('c', { state: true })
+  await put(log, 'c', [1, 2, 3])
+  await new StateWriter(log, { pace: AT_ONCE }).look()
+  const gone = event(undefined, { key: 'k2' })
+  await log.append([{ channel: 'c', body: encodeBody([gone, event(9, { key: 'k9' })]) }])
+  await compactChannel(log, 'c', { minLag: 0, tombstoneAge: -60_000, restTimes: 0 })
+  const should = [
+    [1, 'k1'],
+    [3, 'k3'],
+    [5, 'k9'],
+  ]
+  expect(await stateOf(log)).toEqual(should)
+  await log.close()
+  log = await opened(dir)
+  expect(await stateOf(log)).toEqual(should)
+  await expect
+    .poll(async () => {
+      await new StateWriter(log, { pace: AT_ONCE }).look()
+      return log.stateRows!.place('c')
+    })
+    .toMatchObject({ at: 5, rows: 3, epoch: expect.stringMatching(/~1$/) })
+  expect(await stateOf(log)).toEqual(should)
+})
+
+test('Rows of a log that was opened as a copy are begun anew under its own epochs', async () => {
+  const dir = tempDir()
+  const log = await opened(dir)
+  await fill(log, 3)
+  await new StateWriter(log, { pace: AT_ONCE }).look()
+  const should = await stateOf(log)
+  await log.close()
+  const copy = `${tempDir()}/copy`
+  cpSync(dir, copy, { recursive: true })
+  const other = await openLog({ dir: copy, acceptCopy: true })
+  onTestFinished(() => other.close())
+  const { epoch } = await other.info('c')
+  expect((await other.stateRows!.place('c'))!.epoch).not.toBe(epoch)
+  expect((await new States(other).open('c')).epoch).toBe(epoch)
+  expect(await stateOf(other)).toEqual(should)
+  await expect
+    .poll(async () => {
+      await new StateWriter(other, { pace: AT_ONCE }).look()
+      return other.stateRows!.place('c')
+    })
+    .toMatchObject({ epoch, at: 300, rows: KEYS })
 })
 
 /** What is done to stored rows, by what of it is told. */

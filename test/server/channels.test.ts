@@ -2,10 +2,11 @@ import { describe, expect, test, vi } from 'vitest'
 import { connect } from '../../src/client/node.ts'
 import { ERRORS, type ErrorCode } from '../../src/errors.ts'
 import type { Log } from '../../src/log/log.ts'
+import { verifyLog } from '../../src/log/verify.ts'
 import { readRetentionRule } from '../../src/retention.ts'
 import { body, range, tempLog } from '../parts.ts'
 import { type Answer, call, problemOf } from './calls.ts'
-import { logWith, startTestServer } from './serve.ts'
+import { logWith, startHeld, startTestServer } from './serve.ts'
 
 const append = (log: Log, channel: string, ...values: unknown[]) => log.append([{ channel, body: body(...values) }])
 
@@ -307,4 +308,29 @@ test('a channel is compacted in the background, one at a time, and tells how far
   expect(json).toMatchObject({ last: 40, events: [36, 37, 38, 39].map((data) => ({ seq: data + 1, data })) })
   expect(problemOf(await call(compact, 'POST', { dry: true })).code).toBe('bad-request')
   expect(problemOf(await call(`${url}/v1/channels/none/compact`, 'POST', {})).code).toBe('no-channel')
+})
+
+test('a run is told to end, and says how far it was; what it had done stays', async () => {
+  const { url, log } = await startHeld()
+  await append(log, 'b', 1)
+  for (const [verb, asked, phase] of [
+    ['compact', { minLag: 0 }, 'rewriting'],
+    ['erase', { key: 'k1' }, 'erasing'],
+  ] as const) {
+    const run = `${url}/v1/channels/a/${verb}`
+    const { head } = await log.info('a')
+    expect((await call(run, 'POST', asked)).json).toMatchObject({ running: true, head })
+    // Of another channel, or of other work, it is not.
+    const other = verb === 'erase' ? 'compact' : 'erase'
+    expect((await call(`${url}/v1/channels/a/${other}`, 'DELETE')).json).not.toHaveProperty('running', true)
+    expect((await call(`${url}/v1/channels/b/${verb}`, 'DELETE')).json).toEqual({ running: false })
+    expect((await call(run)).json.running).toBe(true)
+    const { json } = await call(run, 'DELETE')
+    expect(json).toMatchObject({ running: false, stopped: true, head, finishedAt: expect.any(String) })
+    expect(['reading', phase, 'reclaiming']).toContain(json.phase ?? 'reading')
+    expect((await call(run)).json).toEqual(json)
+    expect((await call(run, 'DELETE')).json).toEqual(json)
+    expect((await verifyLog(log)).findings).toEqual([])
+  }
+  expect(problemOf(await call(`${url}/v1/channels/none/compact`, 'DELETE')).code).toBe('no-channel')
 })

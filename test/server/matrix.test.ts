@@ -84,8 +84,10 @@ const ROWS: Readonly<Record<string, Row>> = {
   'POST /v1/channels/:channel/trim': { path: `${ORDERS}/trim`, body: { upTo: 1 }, answers: admins(200) },
   'POST /v1/channels/:channel/compact': { path: `${ORDERS}/compact`, body: {}, answers: admins(200) },
   'GET /v1/channels/:channel/compact': { path: `${ORDERS}/compact`, answers: admins(200) },
+  'DELETE /v1/channels/:channel/compact': { path: `${ORDERS}/compact`, answers: admins(200) },
   'POST /v1/channels/:channel/erase': { path: `${ORDERS}/erase`, body: { seq: 1 }, answers: admins(200) },
   'GET /v1/channels/:channel/erase': { path: `${ORDERS}/erase`, answers: admins(200) },
+  'DELETE /v1/channels/:channel/erase': { path: `${ORDERS}/erase`, answers: admins(200) },
   'DELETE /v1/channels/:channel': { path: ORDERS, answers: admins(204) },
 
   'POST /v1/session': { answers: [no, not, 204, 204, 204, not] },

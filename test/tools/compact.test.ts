@@ -4,7 +4,8 @@ import { encodeBody } from '../../src/body.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { event, range, tempDir } from '../parts.ts'
-import { startTestServer } from '../server/serve.ts'
+import { call } from '../server/calls.ts'
+import { startHeld, startTestServer } from '../server/serve.ts'
 import { here as run, starting } from './here.ts'
 
 async function fill(log: Log): Promise<void> {
@@ -67,4 +68,25 @@ test('Ctrl-C ends compact, and leaves a whole log', async () => {
   compacting.stop()
   expect(await compacting.ended).toBe(130)
   expect(JSON.parse((await run(['verify', '--data', dir, '--json'])).out)).toMatchObject({ whole: true })
+})
+
+test('Ctrl-C ends the run on the server, too, and says how far it was', async () => {
+  const { url } = await startHeld()
+  const run = `${url}/v1/channels/a/compact`
+  const compacting = starting(['compact', 'a', '--url', url, '--min-lag', '0'])
+  await expect.poll(async () => (await call(run)).json.running).toBe(true)
+  compacting.stop()
+  expect(await compacting.ended).toBe(130)
+  expect(compacting.err).toMatch(/compact: .* of 40\): stopped there; what is done stays/)
+  expect((await call(run)).json).toMatchObject({ running: false, stopped: true })
+})
+
+test('who watches a run that somebody else stops is told', async () => {
+  const { url } = await startHeld()
+  const run = `${url}/v1/channels/a/compact`
+  const compacting = starting(['compact', 'a', '--url', url, '--min-lag', '0'])
+  await expect.poll(async () => (await call(run)).json.running).toBe(true)
+  await call(run, 'DELETE')
+  expect(await compacting.ended).toBe(69)
+  expect(compacting.err).toMatch(/stopped there[\s\S]*Somebody else stopped it/)
 })

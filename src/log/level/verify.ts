@@ -258,7 +258,7 @@ export function verifyLevel(dir: string, options: VerifyOptions = {}): Promise<R
       find('head', `Events of channel number ${number} are there, but no name row is`)
     verifyCursors(rows, contents, tally)
     verifyReceipts(rows, contents, tally)
-    await verifyStates(rows, contents, tally, pace)
+    await verifyStates(rows, contents, tally, options.signal)
     for (const { what, ...where } of rows.faults) find('file', what, where)
     return tally.report()
   })
@@ -327,7 +327,7 @@ async function verifyStates(
   rows: Rows,
   { channels, unnamed }: Contents,
   tally: Tally,
-  pace: (channel: string, bytes: number) => Promise<void>,
+  signal?: AbortSignal,
 ): Promise<void> {
   const clearing = new Set(unnamed)
   for (const [key, value] of rows.range(rangeOf('y'))) {
@@ -345,6 +345,7 @@ async function verifyStates(
     else tally.find('state', found.why, channel === undefined ? {} : { channel })
   }
   const counts = new Map<number, { rows: number; sum: number }>()
+  let turn = 0
   for (const [key, value] of rows.range(rangeOf('f'))) {
     const number = channelOfKey(key)
     const channel = byNumber.get(number)
@@ -352,7 +353,11 @@ async function verifyStates(
     const found = read(() => decodeState(key, value))
     if ('why' in found) tally.find('state', found.why, channel === undefined ? {} : { channel })
     else counts.set(number, { rows: before + 1, sum: (sum ^ crcOfRow(value)) >>> 0 })
-    await pace(channel ?? '', value.length)
+    turn += value.length
+    if (turn < TURN_BYTES) continue
+    turn = 0
+    await nextTurn()
+    signal?.throwIfAborted()
   }
   for (const number of new Set([...places.keys(), ...counts.keys()])) {
     if (clearing.has(number)) continue
