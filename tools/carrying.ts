@@ -2,7 +2,7 @@
 import { existsSync, statSync } from 'node:fs'
 import { basename, resolve } from 'node:path'
 import { readHeader } from '../src/block.ts'
-import { TidemarkError } from '../src/errors.ts'
+import { hasCode, TidemarkError } from '../src/errors.ts'
 import { isSystemChannel } from '../src/event.ts'
 import type { Piece } from '../src/log/carry.ts'
 import type { Giver } from '../src/log/give.ts'
@@ -149,6 +149,16 @@ export async function* shown(
 const lastOf = (blocks: readonly Uint8Array[], or: number): number => {
   const last = blocks.at(-1)
   return last ? readHeader(last).last : or
+}
+
+/** What a run that ended so is gone on from: it, or what was in its way, passes. */
+const PASSING = ['unavailable', 'storage-full', 'too-many', 'timeout'] as const
+
+/** Says of work that failed amid channels whether it can be gone on with. @throws the failure */
+export function tellGoingOn({ terminal }: Pick<Run, 'terminal'>, error: unknown): never {
+  if (terminal.stopped().aborted || PASSING.some((code) => hasCode(error, code)))
+    terminal.say('tidemark: channels that came are there, and what came of the last ones; the same command goes on')
+  throw error
 }
 
 /** What was carried, in words. */

@@ -2,7 +2,7 @@ import { type Command, Option } from 'commander'
 import { give } from '../src/log/give.ts'
 import { take } from '../src/log/take.ts'
 import { wrongUsage } from './ask.ts'
-import { isAddress, meantBy, openPlace, patternsOf, seqsOf, shown, tellLost, textOf } from './carrying.ts'
+import { isAddress, meantBy, openPlace, patternsOf, seqsOf, shown, tellGoingOn, tellLost, textOf } from './carrying.ts'
 import { command, type Run } from './command.ts'
 import type { Terminal } from './terminal.ts'
 
@@ -49,7 +49,7 @@ export async function copy(run: Run): Promise<void> {
       const pieces = shown(terminal, 'copy', total, give(source.log, { wanted, onDamaged, signal }))
       const taken = await take(pieces, target.log, {
         ...{ sameEpoch: options.sameEpochs === true, older: true, isAlone: target.isAlone, signal },
-      })
+      }).catch((error: unknown) => tellGoingOn(run, error))
       await terminal.print(settings.json ? JSON.stringify(taken) : textOf(taken))
       tellLost(taken, damaged)
     } finally {

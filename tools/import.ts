@@ -4,7 +4,7 @@ import { isSystemChannel } from '../src/event.ts'
 import { take } from '../src/log/take.ts'
 import { type Contents, piecesOf, scan } from './archive/scan.ts'
 import { wrongUsage } from './ask.ts'
-import { meantBy, patternsOf, placeOf, shown, tellLost, textOf, withBar, withPlace } from './carrying.ts'
+import { meantBy, patternsOf, placeOf, shown, tellGoingOn, tellLost, textOf, withBar, withPlace } from './carrying.ts'
 import { command, type Run } from './command.ts'
 import type { Terminal } from './terminal.ts'
 
@@ -48,7 +48,7 @@ export async function importChannels(run: Run): Promise<void> {
   const taken = await withPlace(run, placeOf(run), true, ({ log, isAlone }) =>
     take(shown(terminal, 'import', total, piecesOf(file, contents, wanted)), log, {
       ...{ sameEpoch: options.sameEpochs === true, isAlone, signal: terminal.stopped() },
-    }),
+    }).catch((error: unknown) => tellGoingOn(run, error)),
   )
   await terminal.print(settings.json ? JSON.stringify(taken) : textOf(taken))
   tellLost(taken)

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { makeStopped } from '../src/log/open.ts'
@@ -47,7 +48,8 @@ export async function restore(run: Run): Promise<void> {
   const draft = `restoring-${contents.tail!.sha256.slice(0, DRAFT_DIGITS)}`
   const dir = resolve(settings.data)
   const taken = await makeStopped(dir, draft, fill, { signal }).catch((error: unknown) => {
-    if (signal.aborted) terminal.say(`tidemark: ${printable(dir)}.${draft} holds what came; the same command goes on`)
+    if (existsSync(`${dir}.${draft}`))
+      terminal.say(`tidemark: ${printable(dir)}.${draft} holds what came; the same command goes on`)
     throw error
   })
   await terminal.print(settings.json ? JSON.stringify({ dir, ...taken }) : `${dir}: ${textOf(taken)}, verified`)

@@ -7,7 +7,7 @@ import type { Piece } from '../../src/log/carry.ts'
 import { compactChannel } from '../../src/log/compact.ts'
 import { give } from '../../src/log/give.ts'
 import { blockKey } from '../../src/log/level/keys.ts'
-import type { Log } from '../../src/log/log.ts'
+import { type Log, Page, type Place, type ReadLimits } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { type Taker, take } from '../../src/log/take.ts'
 import { verifyLog } from '../../src/log/verify.ts'
@@ -156,7 +156,7 @@ test('Amid appends, trims, deletes and compactions each channel comes as it was 
   console.log(`${voids} channels begun anew or deleted, ${trims} trimmed meanwhile`)
   expect(voids).toBeGreaterThan(0)
   expect(trims).toBeGreaterThan(0)
-})
+}, 120_000)
 
 const pick = ({ data, key }: NewEvent) => ({ data: data && Buffer.from(data), key })
 
@@ -205,6 +205,46 @@ test('Events that are lost are lost there, too, and all others come', async () =
   expect(await verifyLog(target)).toMatchObject({ whole: true, events: 17 })
   expect(await refusal(target.read('c', { after: 6 }, ALL))).toMatchObject({ code: 'data-loss', upTo: 8 })
   expect((await target.read('c', { after: 8 }, ALL)).last).toBe(19)
+})
+
+test('What was taken is compared with what was given: events, their times, cursors', async () => {
+  const log = await tempLog()
+  await append(log, 'c', [1, 2])
+  const { epoch } = await log.info('c')
+  await log.commit('web', 'c', { seq: 2, epoch })
+  const given = await list(give(log))
+  const takenBy = (target: Log, pieces: readonly Piece[] = given) =>
+    take(
+      (async function* () {
+        yield* pieces
+      })(),
+      takerOf(target),
+      { isAlone: true },
+    )
+  const digest = 'a'.repeat(64)
+  for (const wrong of [{ digest }, { cursorsDigest: digest }, { events: 3 }, { cursors: 0 }, { lost: 1 }]) {
+    const target = await tempLog()
+    const pieces = given.map((piece) => (piece.is === 'end' ? { ...piece, sum: { ...piece.sum, ...wrong } } : piece))
+    expect(await refusal(takenBy(target, pieces))).toMatchObject({ code: 'data-loss' })
+    expect(await list(target.channels(''))).toEqual([])
+  }
+  // A disk that gives something else than it was given.
+  const other = await tempLog()
+  await append(other, 'c', [1, 3])
+  await other.commit('web', 'c', { seq: 1 })
+  for (const verb of ['read', 'cursors'] as const) {
+    const target = await tempLog()
+    const lying = new Proxy(target, {
+      get(of, name) {
+        if (name === 'read' && verb === 'read')
+          return async (channel: string, { after, epoch = '' }: Place, limits: ReadLimits) =>
+            new Page({ ...(await other.read(channel, { after }, limits)), epoch })
+        const member: unknown = Reflect.get(name === verb ? other : of, name)
+        return typeof member === 'function' ? member.bind(name === verb ? other : of) : member
+      },
+    })
+    expect([verb, await refusal(takenBy(lying))]).toMatchObject([verb, { code: 'data-loss' }])
+  }
 })
 
 test('What comes out of order, or is not what was given, does not become a channel', async () => {

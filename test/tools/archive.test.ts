@@ -1,5 +1,5 @@
 /** Archives: what goes in comes out, whichever way it is written; and what is cut, damaged or mixed is refused. */
-import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
@@ -226,4 +226,27 @@ test('Where there is no log, no archive or no directory for one, that is said', 
     [2, 'is no archive', 'import', import.meta.filename, '--check'],
   ] as const)
     expect([args, await run(args)]).toMatchObject([args, { code, err: expect.stringContaining(said) }])
+})
+
+test('An archive on its way that was damaged is gone on with from before the damage', async () => {
+  const dir = join(tempDir(), 'log')
+  const log = await openLog({ dir })
+  for (const channel of ['a', 'b', 'c']) {
+    await log.append([{ channel, body: encodeBody([event(channel)]) }])
+    await log.configure(channel, { note: `this is ${channel}` })
+  }
+  await log.close()
+  const held = await heldBy(dir)
+  const file = join(tempDir(), 'all')
+  expect(await run(['export', '--data', dir, '-o', file])).toMatchObject({ code: 0 })
+  for (const text of ['this is b', '"b"']) {
+    const bytes = readFileSync(file)
+    bytes[bytes.indexOf(text) + 1]! ^= 1
+    writeFileSync(`${file}.2.part`, bytes.subarray(0, -10))
+    expect(await run(['export', '--data', dir, '-o', `${file}.2`])).toMatchObject({ code: 0 })
+    const into = join(tempDir(), 'new')
+    expect(await run(['import', `${file}.2`, '--data', into])).toMatchObject({ code: 0 })
+    expect(await heldBy(into)).toEqual(held)
+    rmSync(`${file}.2`)
+  }
 })

@@ -298,6 +298,7 @@ describe.skipIf(!mayMount)('a disk that is full', () => {
     const back = join(disk, 'log')
     const { code, err } = await run(['restore', file, '--data', back])
     expect([code, err]).toEqual([74, expect.stringContaining('(storage-full)')])
+    expect(err).toContain('holds what came; the same command goes on')
     expect(existsSync(back)).toBe(false)
     rmSync(filler)
     expect(await run(['restore', file, '--data', back])).toMatchObject({ code: 0 })

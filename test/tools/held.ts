@@ -41,6 +41,7 @@ export async function filled(seed = SEED): Promise<string> {
       await log.append([{ channel: name, body: encodeBody(range(0, random(8)).map(() => randomEvent(random))) }])
     const { head, epoch } = await log.info(name)
     for (const client of ['web-1', 'anna~web', 'a:b']) await log.commit(client, name, { seq: random(head + 1), epoch })
+    await log.commit('at-head', name, { seq: head, epoch })
   }
   await log.delete('old')
   await log.append([{ channel: 'old', body: encodeBody([randomEvent(random)]) }])
