@@ -61,7 +61,7 @@ export class Server {
       child.stdout.setEncoding('utf8').on('data', (text) => {
         out += text
         // A fault of its own, which its callers are told nothing of.
-        if (text.includes('"level":50')) console.error(text)
+        if (text.includes('"level":"error"')) console.error(text)
         const port = /"url":"http:\/\/127\.0\.0\.1:(\d+)\/v1"[^\n]*"msg":"Serving"/.exec(out)?.[1]
         if (port === undefined) return
         this.#port = Number(port)

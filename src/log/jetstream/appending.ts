@@ -3,6 +3,7 @@
  * with an idempotency key is a message of its own, because NATS knows ids of messages.
  */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 import { sealBlock } from '../../block.ts'
 import type { Body } from '../../body.ts'
@@ -12,11 +13,15 @@ import { nameArrives } from '../arrival.ts'
 import { crcOf, MERGE_BYTES, sizeOf } from '../entries.ts'
 import type { Append, Appended, AppendOptions } from '../log.ts'
 import type { Channels } from './channels.ts'
-import { isSameInBatch } from './failures.ts'
+import { isSameInBatch, isSameOnItsWay, told } from './failures.ts'
 import type { Done, Job } from './lanes.ts'
 import type { Link, Stored } from './link.ts'
 import { type ChannelRecord, decodeReceipt, epochOf, isArriving, type Known, type Receipt, token } from './record.ts'
 import { ASK_LEADER, type Plan, type Refusal, type Writer } from './writer.ts'
+
+/** The same append of several channels, on its way through another gateway, is waited for so long, ms. */
+const SAME_MS = 5_000
+const AGAIN_MS = 50
 
 /** What appends are made with. */
 export interface Means {
@@ -136,11 +141,11 @@ export class Appending implements Job {
   }
 
   async #runAll(): Promise<Done> {
-    for (;;) {
-      const earlier = await this.#earlier()
-      if (earlier) return { jobs: 1, tell: () => this.#tellAgain(earlier) }
+    for (const until = performance.now() + SAME_MS; ; ) {
       let answers: Answer[] = []
       try {
+        const earlier = await this.#earlier()
+        if (earlier) return { jobs: 1, tell: () => this.#tellAgain(earlier) }
         await this.#means.writer.writeAll(this.names, (known, isFresh) => {
           const planned = this.#planAll(known)
           if ('refused' in planned) return isFresh ? planned : ASK_LEADER
@@ -149,8 +154,9 @@ export class Appending implements Job {
         })
         return { jobs: 1, tell: () => this.#told.appended(this.#withHeads(answers)) }
       } catch (error) {
-        // Another gateway was given the same append, and was faster: it has the answer.
-        if (!isSameInBatch(error)) throw error
+        // Another gateway was given the same append, and was faster: it has the answer, or soon will.
+        if (isSameOnItsWay(error) && performance.now() < until) await delay(AGAIN_MS)
+        else if (!isSameInBatch(error)) throw told(error)
       }
     }
   }
