@@ -200,9 +200,88 @@ export interface ChannelInfoJson {
   trimmed: number
   /** Of the newest event; null when nothing was ever appended. */
   time: string | null
-  settings: { note?: string }
+  settings: { note?: string; retention?: RetentionJson; state?: boolean }
   /** About what its events take on disk, without those written last. */
   bytes?: number
+  /** What is in force, and who says so; of one channel that was asked for, and where anything is. */
+  retention?: RetentionJson & { from: string }
+}
+
+/** What is kept of a channel; `maxAge` in seconds. */
+export interface RetentionJson {
+  maxAge?: number
+  maxEvents?: number
+  maxBytes?: number
+  consumed?: boolean
+}
+
+/** Channels by the space that they take. */
+export interface SpaceJson {
+  channels: number
+  complete: boolean
+  /** Those that were asked for, and what they take together. */
+  found: number
+  events: number
+  bytes?: number
+  keeper: KeeperJson
+  rows: SpaceRowJson[]
+}
+
+export interface SpaceRowJson {
+  channel: string
+  epoch: string
+  head: number
+  trimmed: number
+  time: string | null
+  bytes?: number
+  /** Of the oldest event; null when there is none, or it can not be read. */
+  oldest: string | null
+  retention?: RetentionJson & { from: string }
+  /** What retention dropped last, since the server's start. */
+  dropped?: { time: string; events: number }
+}
+
+/** What retention did since the server's start. */
+export interface KeeperJson {
+  lookedAt: string | null
+  nextLookAt: string | null
+  trims: number
+  events: number
+  cursors: number
+}
+
+/** What limits would drop now. */
+export interface PlanJson {
+  channel: string
+  epoch: string
+  head: number
+  trimmed: number
+  /** The last seq that would go; `trimmed` when none would. */
+  upTo: number
+  /** There was more to read than at one look: more may go. */
+  more: boolean
+  retention?: RetentionJson & { from: string }
+}
+
+/** Work on histories in the background: what is under way, and what was. */
+export interface RunJson {
+  work: 'compact' | 'erase' | 'verify'
+  channel?: string
+  running: boolean
+  startedAt?: string
+  finishedAt?: string
+  dryRun?: boolean
+  phase?: string
+  /** The phase goes over the seqs behind `trimmed` up to `head`, and is at `seq`. */
+  seq?: number
+  trimmed?: number
+  head?: number
+  /** Compaction: bytes of blocks less than before, so far. Verification: bytes read. */
+  freed?: number
+  bytes?: number
+  report?: unknown
+  failed?: Problem
+  stopped?: true
 }
 
 export interface CursorsJson {

@@ -52,9 +52,13 @@ export async function ask<Answer>(path: string, call: Omit<Call, 'path'> = {}): 
   }
 }
 
-/** What went wrong, in words for a person. */
-export const wordsOf = (error: unknown): string =>
-  error instanceof TidemarkError ? `${error.message} (${error.code})` : String(error)
+/** What went wrong, in words for a person, with the fields that it is about. */
+export function wordsOf(error: unknown): string {
+  if (!(error instanceof TidemarkError)) return String(error)
+  const { errors } = error.details as { errors?: readonly { pointer: string; detail: string }[] }
+  const fields = errors?.map(({ pointer, detail }) => `${pointer.replace(/^\//, '')}: ${detail}`).join('; ')
+  return `${error.message}${fields === undefined ? '' : `: ${fields}`} (${error.code})`
+}
 
 /**
  * While the component stands: runs `work` at once and again `ms` after each end. A page that nobody sees rests.

@@ -3,12 +3,11 @@ import { signal as makeSignal, useSignal } from '@preact/signals'
 import type { ComponentChildren } from 'preact'
 import { useEffect, useLayoutEffect, useMemo, useRef } from 'preact/hooks'
 import type { ChannelEvent } from '../client/subscription.ts'
-import { checkChannel, isSystemChannel } from '../event.ts'
+import { checkChannel } from '../event.ts'
 import type { ChannelInfoJson } from '../wire.ts'
 import { ask, tidemark, useEvery, wordsOf } from './ask.ts'
-import { Compaction } from './compaction.tsx'
 import { Opened } from './opened.tsx'
-import { cursorsHref } from './route.ts'
+import { cursorsHref, keepingHref } from './route.ts'
 import { type Column, Rows } from './rows.tsx'
 import { type Kept, placeOf, Tail } from './tail.ts'
 import { age, bytes, clock, count, preview, rate, visible } from './text.ts'
@@ -51,7 +50,8 @@ export function Channel({ name }: { name: string }) {
   return <Whole key={name} name={name} />
 }
 
-function refusalOf(name: string): string | undefined {
+/** Why there can be no channel of this name. */
+export function refusalOf(name: string): string | undefined {
   try {
     checkChannel(name)
     return undefined
@@ -142,11 +142,9 @@ function Facts({ name }: { name: string }) {
       <Fact name="Cursors">
         <a href={cursorsHref(name)}>their lag</a>
       </Fact>
-      {!isSystemChannel(name) && (
-        <Fact name="Compaction">
-          <Compaction name={name} />
-        </Fact>
-      )}
+      <Fact name="Keeping">
+        <a href={keepingHref(name)}>retention, compaction</a>
+      </Fact>
     </dl>
   )
 }

@@ -1,76 +1,124 @@
-/** Compaction of one channel: what it would free, begun after a look, and how far it is. */
+/** Compaction of one channel: what it would free, begun after a look, how far it is, and what the last run came to. */
 import { useSignal } from '@preact/signals'
+import type { RunJson } from '../wire.ts'
 import { ask, useEvery, wordsOf } from './ask.ts'
 import { askFirst } from './dialogs.tsx'
-import { age, bytes, count } from './text.ts'
+import { outcomeOf, Progress, whenOf } from './runs.tsx'
 
-const STATE_MS = 2_000
+const STATE_MS = 1_000
 
-interface Run {
-  readonly running: boolean
-  readonly dryRun?: boolean
-  readonly phase?: string
-  readonly seq?: number
-  readonly head?: number
-  readonly finishedAt?: string
-  readonly report?: {
-    readonly events: { readonly before: number; readonly after: number }
-    readonly bytes: { readonly before: number; readonly after: number }
-  }
-  readonly failed?: { readonly code: string; readonly detail: string }
+interface Options {
+  readonly minLag: string
+  /** Hours. */
+  readonly minAge: string
+  /** Days. */
+  readonly tombstoneAge: string
 }
+const DEFAULTS: Options = { minLag: '1000', minAge: '0', tombstoneAge: '7' }
+
+const bodyOf = ({ minLag, minAge, tombstoneAge }: Options, dryRun: boolean): string =>
+  JSON.stringify({
+    ...{ dryRun, minLag: Number(minLag) },
+    ...{ minAge: Number(minAge) * 3_600, tombstoneAge: Number(tombstoneAge) * 86_400 },
+  })
 
 export function Compaction({ name }: { name: string }) {
-  const run = useSignal<Run>({ running: false })
+  const run = useSignal<RunJson | undefined>(undefined)
   const wrong = useSignal<string | undefined>(undefined)
+  const options = useSignal(DEFAULTS)
+  /** What was looked at: other options are another plan. */
+  const looked = useSignal(DEFAULTS)
   const path = `channels/${name}/compact`
   useEvery(
     STATE_MS,
     async (signal) => {
-      run.value = await ask<Run>(path, { signal })
+      run.value = { work: 'compact', channel: name, ...(await ask<Omit<RunJson, 'work'>>(path, { signal })) }
     },
     [],
   )
   const begin = async (dryRun: boolean) => {
     wrong.value = undefined
-    run.value = await ask<Run>(path, { method: 'POST', body: JSON.stringify({ dryRun }) })
+    const answer = await ask<Omit<RunJson, 'work'>>(path, { method: 'POST', body: bodyOf(options.value, dryRun) })
+    looked.value = options.value
+    run.value = { work: 'compact', channel: name, ...answer }
   }
-  const look = () =>
-    begin(true).catch((error) => {
+  const look = async (event: Event) => {
+    event.preventDefault()
+    await begin(true).catch((error) => {
       wrong.value = wordsOf(error)
     })
-  const { running, dryRun, report } = run.value
-  const isPlan = dryRun === true && report !== undefined && !running
+  }
+  const now = run.value
+  const isPlan = now?.dryRun === true && now.report !== undefined && !now.running && looked.value === options.value
   const really = () =>
     askFirst({
       title: `Compact ${name}?`,
-      text: `The newest event of each key stays, and every event without one. ${freed(report!)} It runs in the background, while clients append and follow.`,
+      text: `The newest event of each key stays, and every event without one. A look said: ${outcomeOf(now!)}. It runs in the background, while clients append and follow.`,
       verb: 'Compact',
       isDanger: true,
       act: () => begin(false),
     })
   return (
+    <section class="card compaction">
+      <h2>Compaction</h2>
+      <p class="quiet">Keeps the newest event of each key, and every event without one; gives the space back.</p>
+      <form onSubmit={look}>
+        <Numbers options={options.value} onChange={(part) => (options.value = { ...options.value, ...part })} />
+        <div class="state">{now !== undefined && <State run={now} />}</div>
+        {wrong.value !== undefined && (
+          <p class="warn" role="alert">
+            {wrong.value}
+          </p>
+        )}
+        <div class="buttons">
+          <button type="submit" disabled={now === undefined || now.running}>
+            Look what it frees
+          </button>
+          <button type="button" class="main" disabled={!isPlan} onClick={really}>
+            Compact …
+          </button>
+        </div>
+      </form>
+    </section>
+  )
+}
+
+function State({ run }: { run: RunJson }) {
+  if (run.running) return <Progress run={run} />
+  if (run.startedAt === undefined) return <p class="quiet">No run of this channel since the server started.</p>
+  return (
     <>
-      {textOf(run.value)}{' '}
-      {!running && (
-        <button type="button" onClick={isPlan ? really : look}>
-          {isPlan ? 'Compact …' : 'Look what it frees'}
-        </button>
-      )}
-      {wrong.value !== undefined && <span class="warn"> {wrong.value}</span>}
+      <p class={run.failed ? 'warn' : undefined} role="status">
+        {outcomeOf(run)}
+      </p>
+      <p class="quiet">{whenOf(run)}</p>
     </>
   )
 }
 
-const freed = ({ events, bytes: size }: NonNullable<Run['report']>): string =>
-  `${count(events.before - events.after)} of ${count(events.before)} events go, ${bytes(Math.max(0, size.before - size.after))} of ${bytes(size.before)}.`
+const FIELDS: readonly (readonly [keyof Options, string, string])[] = [
+  ['minLag', 'The newest stay untouched', 'events'],
+  ['minAge', 'Younger ones stay untouched', 'hours'],
+  ['tombstoneAge', 'Tombstones stay visible', 'days'],
+]
 
-function textOf({ running, dryRun, phase, seq = 0, head = 0, finishedAt, report, failed }: Run): string {
-  if (running)
-    return `${phase ?? 'reading'}, ${head === 0 ? 100 : Math.floor((seq / head) * 100)} %${dryRun ? ' (a look)' : ''}`
-  if (failed) return `${failed.detail} (${failed.code})`
-  if (report === undefined) return ''
-  const { events, bytes: size } = report
-  const gone = `${count(events.before - events.after)} events, ${bytes(Math.max(0, size.before - size.after))}`
-  return dryRun ? `would free ${gone}` : `freed ${gone}, ${age(finishedAt ?? null)}`
+function Numbers({ options, onChange }: { options: Options; onChange: (part: Partial<Options>) => void }) {
+  return (
+    <div class="amounts">
+      {FIELDS.map(([field, label, unit]) => (
+        <label key={field} class="field">
+          <span>{label}</span>
+          <input
+            type="number"
+            min={0}
+            step={field === 'minLag' ? 1 : 'any'}
+            required
+            value={options[field]}
+            onInput={({ currentTarget }) => onChange({ [field]: currentTarget.value })}
+          />
+          <span>{unit}</span>
+        </label>
+      ))}
+    </div>
+  )
 }

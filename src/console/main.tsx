@@ -8,6 +8,8 @@ import { Connections } from './connections.tsx'
 import { Cursors } from './cursors.tsx'
 import { Dialogs } from './dialogs.tsx'
 import { figures, watch } from './history.ts'
+import { Keeping } from './keeping.tsx'
+import { Kept } from './kept.tsx'
 import { Overview } from './overview.tsx'
 import { type Route, route } from './route.ts'
 import { Settings } from './settings.tsx'
@@ -18,6 +20,7 @@ const PAGES = [
   ['', 'Overview'],
   ['channels', 'Channels'],
   ['cursors', 'Cursors'],
+  ['keeping', 'Keeping'],
   ['connections', 'Connections'],
   ['settings', 'Settings'],
 ] as const
@@ -79,6 +82,8 @@ function Page({ route: { page, name } }: { route: Route }) {
       return name === '' ? <Channels /> : <Channel name={name} />
     case 'cursors':
       return <Cursors />
+    case 'keeping':
+      return name === '' ? <Keeping /> : <Kept name={name} />
     case 'connections':
       return <Connections />
     case 'settings':

@@ -34,6 +34,8 @@ function decoded(text: string): string {
 const encoded = (name: string): string => encodeURIComponent(name).replaceAll('%2F', '/').replaceAll('%3A', ':')
 
 export const channelHref = (name: string): string => `#/channels/${encoded(name)}`
+/** How a channel is kept. */
+export const keepingHref = (name: string): string => `#/keeping/${encoded(name)}`
 export const cursorsHref = (channel: string): string => `#/cursors?channel=${encoded(channel)}`
 
 /** Changes the query of this page without a step in the history. */

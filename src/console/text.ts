@@ -38,6 +38,12 @@ const parts = (n: number, unit: string, rest: number, ofRest: string): string =>
 /** How long ago a time is. */
 export const age = (time: string | null): string => (time === null ? '–' : agoText(Date.now() - Date.parse(time)))
 
+/** How long until a time: `in 48 s`. */
+export function until(time: string): string {
+  const ms = Date.parse(time) - Date.now()
+  return ms < 2_000 ? 'now' : `in ${duration(ms)}`
+}
+
 const agoText = (ms: number): string => (ms < 2_000 ? 'now' : `${duration(ms)} ago`)
 
 /** `18:48:00.123`, of this day; others with their date. As the clock of this machine shows it. */

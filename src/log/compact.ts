@@ -43,6 +43,8 @@ export interface Progress {
   readonly phase: 'reading' | 'rewriting' | 'cleaning' | 'reclaiming'
   /** How far the phase is. It may be gone through several times, when there are more keys than fit in memory. */
   readonly seq: number
+  /** Bytes of blocks less than before, so far. */
+  readonly freed: number
 }
 
 /** What of a channel there was, and is. */
@@ -53,6 +55,7 @@ export interface Compacted {
   readonly upTo: number
   readonly events: { readonly before: number; readonly after: number }
   readonly bytes: { readonly before: number; readonly after: number }
+  readonly blocks: { readonly before: number; readonly after: number }
   /** Tombstones among the events that went. */
   readonly tombstones: number
   /** False when trims came between again and again: another run finds more. */
@@ -89,8 +92,8 @@ class Run {
   #upTo = 0
   /** All that there is: what is no more may have stood anywhere. */
   #stretches = new Stretches()
-  #before = { events: 0, bytes: 0 }
-  #gone = { events: 0, bytes: 0, tombstones: 0 }
+  #before = { events: 0, bytes: 0, blocks: 0 }
+  #gone = { events: 0, bytes: 0, blocks: 0, tombstones: 0 }
   #complete = true
 
   constructor(log: Log, info: ChannelInfo, options: CompactOptions) {
@@ -125,18 +128,19 @@ class Run {
     }
     if (!dryRun)
       await this.#stretches.reclaim(this.#log, this.#channel, this.#pace, (seq) => this.#tell('reclaiming', seq))
-    const { events, bytes } = this.#before
+    const { events, bytes, blocks } = this.#before
     return {
       ...{ channel: this.#channel, epoch: this.#epoch, upTo: Math.max(this.#upTo, this.#trimmed) },
       events: { before: events, after: events - this.#gone.events },
       bytes: { before: bytes, after: bytes - this.#gone.bytes },
+      blocks: { before: blocks, after: blocks - this.#gone.blocks },
       ...{ tombstones: this.#gone.tombstones, complete: this.#complete },
     }
   }
 
   /** Finds the newest seq of each key, and counts what there is. */
   async #scan(): Promise<void> {
-    const before = { events: 0, bytes: 0 }
+    const before = { events: 0, bytes: 0, blocks: 0 }
     this.#stretches = new Stretches()
     for await (const { block, header, page } of this.#blocks(0, this.#head, 'reading')) {
       walkBlock(block, page.after, this.#head, (seq, _, { key, keyEnd }) => {
@@ -145,6 +149,7 @@ class Run {
         return true
       })
       before.bytes += block.length
+      before.blocks++
       this.#stretches.pass(header, true)
     }
     if (this.#newest.isFirst) this.#before = before
@@ -208,8 +213,10 @@ class Run {
       onReplaced?.()
     }
     // What merging saves is the same for each part of the key space.
-    const merged = dryRun && !this.#newest.isFirst ? (replaced.length - blocks.length) * HEADER_BYTES : 0
-    const saved = replaced.reduce((sum, { length }) => sum + length, 0) - bytesOf(blocks) - merged
+    const fewer = replaced.length - blocks.length
+    const counted = dryRun && !this.#newest.isFirst ? fewer : 0
+    const saved = replaced.reduce((sum, { length }) => sum + length, 0) - bytesOf(blocks) - counted * HEADER_BYTES
+    this.#gone.blocks += fewer - counted
     this.#gone.bytes += saved
     this.#gone.events += dropped
     if (phase === 'cleaning') this.#gone.tombstones += dropped
@@ -217,7 +224,7 @@ class Run {
   }
 
   #tell(phase: Progress['phase'], seq: number): void {
-    this.#options.onProgress?.({ phase, seq })
+    this.#options.onProgress?.({ phase, seq, freed: this.#gone.bytes })
   }
 
   /** What is written anew takes room before what it stands for gives it back. @throws storage-full */

@@ -6,13 +6,15 @@
  */
 import { setMaxListeners } from 'node:events'
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
+import { LRUCache } from 'lru-cache'
 import { sameHistory } from '../epoch.ts'
 import { hasCode, toTidemarkError } from '../errors.ts'
-import { type InForce, type RetentionRule, retentionOf } from '../retention.ts'
+import { type InForce, type Retention, type RetentionRule, retentionOf } from '../retention.ts'
 import { infoOrNone } from './follow.ts'
+import { lagOf } from './lag.ts'
 import type { ChannelInfo, Cursor, Log, Settings } from './log.ts'
 import { Signs } from './signs.ts'
-import { Surpluses } from './surplus.ts'
+import { type Surplus, Surpluses } from './surplus.ts'
 
 /** Between the end of a look at all channels and the next one, ms. */
 const LOOK_EVERY_MS = 60_000
@@ -33,6 +35,8 @@ const SLICE = 100
 const CURSOR_SLICE = 500
 /** Channels whose appends are waited for, those appended to last; the others wait for the next look. */
 const WATCHED_MAX = 1_000
+/** Channels whose last trim is remembered, those trimmed last; about 200 bytes each. */
+const DROPPED_MAX = 10_000
 /** How long a cursor without a sign of life is remembered, ms, unless configured: 30 days. */
 export const CURSOR_TTL_MS = 2_592_000_000
 
@@ -60,6 +64,15 @@ export interface Kept {
   failures: number
 }
 
+/** What retention dropped of a channel last. */
+interface Dropped {
+  readonly epoch: string
+  /** ms. */
+  readonly time: number
+  /** Seqs. */
+  readonly events: number
+}
+
 /** The channel is another one than it was a moment ago: the next look sees it as it is. */
 const MOVED = ['no-channel', 'epoch-changed', 'gap', 'ahead-of-head'] as const
 
@@ -83,8 +96,11 @@ export class Keeper {
   readonly #due = new Set<string>()
   /** Channels whose damage was told. */
   readonly #damaged = new Set<string>()
+  readonly #dropped = new LRUCache<string, Dropped>({ max: DROPPED_MAX })
   /** When the last look began, ms of the machine's clock. */
   #lookedAt = 0
+  /** When the next one is due, ms of performance.now. */
+  #lookAt = 0
   #cursorsAt = Number.NEGATIVE_INFINITY
   #restedAt = 0
   #told = { events: 0, cursors: 0 }
@@ -109,6 +125,37 @@ export class Keeper {
     return retentionOf(this.#rules, channel, settings)
   }
 
+  /**
+   * What these limits would drop now, as far as one look tells; nothing is changed. A cursor that will be forgotten
+   * soon counts. @throws as Log.read when the channel changed meanwhile; data-loss when damage hides how old it is
+   */
+  async plan(info: ChannelInfo, retention: Retention): Promise<Surplus> {
+    if (retentionOf([], info.channel, { retention }) === undefined) return { upTo: info.trimmed, more: false }
+    return new Surpluses(this.#log).of(info, retention, async () => {
+      if (!retention.consumed) return info.head
+      const { cursors } = await this.#log.lagging(1, info.channel)
+      return cursors[0] ? info.head - lagOf(cursors[0].cursor, info) : nobodys(info, retention)
+    })
+  }
+
+  /** Time of the oldest event of a channel, ms, of which one block is read; undefined when it has none. @throws as Log.read */
+  oldest(info: ChannelInfo): Promise<number | undefined> {
+    return this.#surpluses.oldest(info)
+  }
+
+  /** What was dropped of a channel last, since the start; undefined when nothing was, or too long ago. */
+  dropped({ channel, epoch }: ChannelInfo): Dropped | undefined {
+    const found = this.#dropped.peek(channel)
+    return found && sameHistory(found.epoch, epoch) ? found : undefined
+  }
+
+  /** When the last look at all channels began, and about when the next one does, ms; undefined before the first one, or where there is none. */
+  get looks(): { readonly last: number | undefined; readonly next: number | undefined } {
+    const last = this.#lookedAt === 0 ? undefined : this.#lookedAt
+    const isAtWork = this.#running !== undefined && !this.#closing.signal.aborted
+    return { last, next: isAtWork ? Date.now() + Math.max(0, this.#lookAt - performance.now()) : undefined }
+  }
+
   /** Works until `close`. */
   start(): void {
     this.#running ??= this.#run()
@@ -123,16 +170,15 @@ export class Keeper {
   async #run(): Promise<void> {
     const { signal } = this.#closing
     let wait = SOON_MS
-    let lookAt = 0
     for (let failed = 0; ; ) {
       // A close ends the wait.
       await delay(wait, undefined, { ref: false, signal }).catch(() => undefined)
       if (signal.aborted) return
       try {
         wait = SOON_MS
-        if (performance.now() >= lookAt) {
+        if (performance.now() >= this.#lookAt) {
           await this.look()
-          lookAt = performance.now() + this.#lookEvery
+          this.#lookAt = performance.now() + this.#lookEvery
         } else await this.lookSoon()
         failed = 0
       } catch (error) {
@@ -230,13 +276,10 @@ export class Keeper {
       return undefined
     }
     const { retention } = found
-    const { maxAge, maxEvents, maxBytes, consumed } = retention
-    const isLimited = maxAge !== undefined || maxEvents !== undefined || maxBytes !== undefined
-    // Where nobody has a cursor, limits are all there is; without any, nothing was consumed.
-    const nobody = isLimited ? info.head : info.trimmed
+    const nobody = nobodys(info, retention)
     let lowest = cursorsToo ? ((await this.#lowest(info)) ?? nobody) : undefined
     const { upTo, more } = await this.#surpluses.of(info, retention, async () => {
-      if (!consumed) return info.head
+      if (!retention.consumed) return info.head
       lowest ??= (await this.#lowest(info)) ?? nobody
       return lowest
     })
@@ -250,6 +293,7 @@ export class Keeper {
       this.#surpluses.trimmed(info)
       this.kept.trims++
       this.kept.events += info.trimmed - before
+      this.#dropped.set(channel, { epoch, time: Date.now(), events: info.trimmed - before })
     })
   }
 
@@ -346,3 +390,7 @@ export class Keeper {
     this.#told = { events, cursors }
   }
 }
+
+/** How far a channel is consumed where nobody has a cursor: limits are all there is then; without any, nothing is. */
+const nobodys = ({ head, trimmed }: ChannelInfo, { maxAge, maxEvents, maxBytes }: Retention): number =>
+  maxAge === undefined && maxEvents === undefined && maxBytes === undefined ? trimmed : head

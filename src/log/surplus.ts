@@ -82,6 +82,14 @@ export class Surpluses {
     return this.#drop(info, known, { upTo, most, over, more })
   }
 
+  /** Time of the oldest event that can be read, ms; undefined when there is none. @throws as Log.read */
+  async oldest(info: ChannelInfo): Promise<number | undefined> {
+    if (info.head === info.trimmed) return undefined
+    const known = this.#of(info)
+    known.oldest ??= await this.#oldest(info)
+    return known.oldest
+  }
+
   /** The channel was trimmed. @param info as it is now */
   trimmed({ channel, epoch, trimmed }: ChannelInfo): void {
     const known = this.#known.get(channel)

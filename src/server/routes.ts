@@ -12,8 +12,10 @@ import { addCursors } from './cursors.ts'
 import { addEvents } from './events.ts'
 import { addFigures, type Watched } from './figures.ts'
 import { CONSOLE_DIR } from './home.ts'
+import { addKeeping } from './keeping.ts'
 import { addMultiAppend } from './multi.ts'
 import { addPages } from './pages.ts'
+import { Runs } from './runs.ts'
 import { addSession } from './sign-in.ts'
 import { addUpkeep } from './upkeep.ts'
 import { addVerify } from './verify.ts'
@@ -34,10 +36,12 @@ export async function makeRoutes(doors: Doors, options: RoutesOptions): Promise<
   addMultiAppend(app, doors)
   addCursors(app, doors)
   addChannels(app, doors)
-  addUpkeep(app, doors)
+  const runs = new Runs()
+  addUpkeep(app, doors, runs)
   addAdmin(app, doors, options.watched, options.version)
   addFigures(app, doors, options.watched)
-  addVerify(app, doors)
+  addVerify(app, doors, runs)
+  addKeeping(app, doors, runs)
   addArrivals(app, doors)
   addSession(app, doors, options.cookies, options.peers)
   addPages(app, options.clientFile)

@@ -26,6 +26,7 @@ import {
   STATE_EVENTS,
   WAIT_SECONDS_MAX,
 } from '../wire.ts'
+import { digits } from './digits.ts'
 
 /** Longest `settings.note`, characters. */
 export const NOTE_MAX = 1_000
@@ -43,16 +44,6 @@ const word = <Schema extends z.ZodType>(schema: Schema, check: (value: unknown) 
       context.addIssue({ code: 'custom', message: error.message })
     }
   })
-
-/** A whole number in a query. */
-export const digits = (least: number, most: number, or: number) =>
-  z
-    .string()
-    .regex(/^\d{1,16}$/, 'is a whole number')
-    .transform(Number)
-    .pipe(z.number().min(least).max(most))
-    .default(or)
-    .meta({ type: 'integer', minimum: least, maximum: most, description: `Default ${or}` })
 
 // ── Words ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -287,6 +278,10 @@ const RETENTION = {
   consumed: z.boolean().optional().meta({ description: 'Nothing goes that a living cursor has not passed' }),
 }
 
+export const InForce = z
+  .object({ ...RETENTION, from: z.string() })
+  .meta({ description: 'What is in force for this one channel, and who says so: `channel` or `pattern …`' })
+
 export const Settings = z
   .strictObject({
     note: z.string().max(NOTE_MAX).optional(),
@@ -310,10 +305,7 @@ export const ChannelInfo = z
       description:
         'About what its events take on disk, without those written last; where it was asked for and is known',
     }),
-    retention: z
-      .object({ ...RETENTION, from: z.string() })
-      .optional()
-      .meta({ description: 'What is in force for this one channel, and who says so: `channel` or `pattern …`' }),
+    retention: InForce.optional(),
     state: z
       .object({ at: Seq, keys: z.number() })
       .optional()

@@ -13,11 +13,11 @@ export const SURVEYED_CHANNELS_MAX = 15_000
 /** A look is given out again for so long, ms, and for so many times what it took. */
 const FRESH_MS = 4_000
 const REST = 10
-/** Heads that nobody asked for during this are forgotten, ms. */
-const FORGET_MS = 60_000
+/** What nobody asked for during this is forgotten, ms. */
+export const FORGET_MS = 60_000
 
 /** The last look, for all who ask while it is fresh; one at a time. */
-class Look<Found> {
+export class Look<Found> {
   #found: Promise<Found> | undefined
   #freshUntil = 0
 
@@ -35,6 +35,11 @@ class Look<Found> {
       this.#freshUntil = 0
     })
     return found
+  }
+
+  /** What is under way is ended and given out, and then gone too. */
+  forget(): void {
+    this.#found = undefined
   }
 }
 

@@ -8,6 +8,7 @@ import { type Compacted, compactChannel } from '../log/compact.ts'
 import { type Erased, erase } from '../log/erase.ts'
 import type { App } from './app.ts'
 import { notOurs } from './channels.ts'
+import type { Runs } from './runs.ts'
 import * as schemas from './schemas.ts'
 
 /** What is told of a run, whichever work it is. */
@@ -21,12 +22,18 @@ const run = {
     .meta({ description: 'What it does: reading, rewriting, cleaning, erasing or reclaiming' }),
   seq: z.number().optional().meta({ description: 'How far that is' }),
   head: z.number().optional().meta({ description: 'The head when it began' }),
+  trimmed: z.number().optional().meta({ description: 'What was trimmed then: phases begin there' }),
   failed: z.custom<Problem>().optional().meta({ description: 'Why it did not come to its end' }),
   stopped: z.literal(true).optional().meta({ description: 'It was told to end; what it had done stays' }),
 }
 const ended = { description: 'Of a run that came to its end' }
 const Compaction = z
-  .object({ ...run, dryRun: z.boolean().optional(), report: z.custom<Compacted>().optional().meta(ended) })
+  .object({
+    ...run,
+    dryRun: z.boolean().optional(),
+    freed: z.number().optional().meta({ description: 'While it runs: bytes of blocks less than before' }),
+    report: z.custom<Compacted>().optional().meta(ended),
+  })
   .meta({ id: 'Compaction' })
 const Erasing = z.object({ ...run, report: z.custom<Erased>().optional().meta(ended) }).meta({ id: 'Erasing' })
 
@@ -49,6 +56,7 @@ interface State {
   readonly dryRun?: boolean
   readonly startedAt?: string
   readonly head?: number
+  readonly trimmed?: number
   readonly finishedAt?: string
   readonly phase?: string
   readonly seq?: number
@@ -74,10 +82,12 @@ const inMs = (seconds: number | undefined): number | undefined => (seconds === u
 /** One run at a time for the whole server; the last one is remembered. */
 class Upkeep {
   readonly #doors: Doors
+  readonly #runs: Runs
   #last: Begun | undefined
 
-  constructor(doors: Doors) {
+  constructor(doors: Doors, runs: Runs) {
     this.#doors = doors
+    this.#runs = runs
   }
 
   of(verb: Verb, channel: string): State {
@@ -100,7 +110,7 @@ class Upkeep {
   start(
     verb: Verb,
     channel: string,
-    about: Pick<State, 'head' | 'dryRun'>,
+    about: Pick<State, 'head' | 'trimmed' | 'dryRun'>,
     work: (told: (progress: object) => void, signal: AbortSignal) => Promise<unknown>,
   ): State {
     const last = this.#last
@@ -110,6 +120,7 @@ class Upkeep {
     const stopping = new AbortController()
     const mine: Begun = { verb, channel, stopping, state: { running: true, ...begun }, ended: Promise.resolve() }
     this.#last = mine
+    this.#runs.add(() => ({ work: verb, channel, ...mine.state }))
     const told = (progress: object): void => {
       mine.state = { ...mine.state, ...progress }
     }
@@ -140,9 +151,9 @@ class Upkeep {
   }
 }
 
-export function addUpkeep(app: App, doors: Doors): void {
+export function addUpkeep(app: App, doors: Doors, runs: Runs): void {
   const { log, keeper, states } = doors
-  const upkeep = new Upkeep(doors)
+  const upkeep = new Upkeep(doors, runs)
   const erased = (channel: string): void => {
     // A state holds copies; it is made anew from what is left.
     states.forget(channel)
@@ -177,11 +188,11 @@ export function addUpkeep(app: App, doors: Doors): void {
       },
     },
     async ({ params: { channel }, body: { dryRun = false, minLag, ...ages } }) => {
-      const { head } = await log.info(notOurs(channel))
+      const { head, trimmed } = await log.info(notOurs(channel))
       need(log.about.capabilities.includes('compact'), 'compact')
       const options = { dryRun, minLag, minAge: inMs(ages.minAge), tombstoneAge: inMs(ages.tombstoneAge) }
       const onReplaced = (): void => keeper.recount(channel)
-      return upkeep.start('compact', channel, { dryRun, head }, (onProgress, signal) =>
+      return upkeep.start('compact', channel, { dryRun, head, trimmed }, (onProgress, signal) =>
         compactChannel(log, channel, { ...options, signal, onReplaced, onProgress }),
       ) as z.infer<typeof Compaction>
     },
@@ -230,11 +241,11 @@ export function addUpkeep(app: App, doors: Doors): void {
       },
     },
     async ({ params: { channel }, body, raw }) => {
-      const { head } = await log.info(notOurs(channel))
+      const { head, trimmed } = await log.info(notOurs(channel))
       need(log.about.capabilities.includes('erase'), 'erase')
       const what = 'key' in body ? { key: checkKey(body.key) } : body
       const by = callerOf(raw).name
-      return upkeep.start('erase', channel, { head }, (onProgress, signal) =>
+      return upkeep.start('erase', channel, { head, trimmed }, (onProgress, signal) =>
         erase(log, channel, what, { signal, by, onProgress, onReplaced: () => erased(channel) }),
       ) as z.infer<typeof Erasing>
     },

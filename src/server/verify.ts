@@ -4,7 +4,9 @@ import type { Doors } from '../doors/doors.ts'
 import { type Problem, TidemarkError, toProblem } from '../errors.ts'
 import { formatTime } from '../event.ts'
 import { type Report, verifyLog } from '../log/verify.ts'
+import type { RunJson } from '../wire.ts'
 import type { App } from './app.ts'
+import type { Runs } from './runs.ts'
 import * as schemas from './schemas.ts'
 
 /** Read a second unless the caller says otherwise, bytes: a small part of what a disk gives. */
@@ -35,7 +37,14 @@ interface State {
   failed?: Problem
 }
 
-export function addVerify(app: App, doors: Doors): void {
+/** As one of many runs: its findings are many, and told by its own call. */
+function told({ report, ...state }: State): Omit<RunJson, 'work'> {
+  if (report === undefined) return state
+  const { findings, losses, ...sums } = report
+  return { ...state, report: { ...sums, findings: findings.length, losses: losses.length } }
+}
+
+export function addVerify(app: App, doors: Doors, runs: Runs): void {
   const tags = ['server']
   const response = { 200: Verification, default: schemas.Refusal }
   let state: State = { running: false }
@@ -43,8 +52,11 @@ export function addVerify(app: App, doors: Doors): void {
   const run = async (rate: number): Promise<void> => {
     const started: State = { running: true, startedAt: formatTime(Date.now()), bytes: 0 }
     state = started
+    let mine = started
+    runs.add(() => ({ work: 'verify', ...told(mine) }))
     const ended = (outcome: Pick<State, 'report' | 'failed'>): void => {
-      state = { ...started, running: false, finishedAt: formatTime(Date.now()), ...outcome }
+      mine = { ...started, running: false, finishedAt: formatTime(Date.now()), ...outcome }
+      state = mine
     }
     try {
       const report = await verifyLog(doors.log, {

@@ -3,11 +3,12 @@ import type { Browser } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
 import { GroupFigures } from '../../src/doors/counts.ts'
+import { readRetentionRule } from '../../src/retention.ts'
 import { CHROMIUM, launch } from '../chromium.ts'
 import { dice } from '../crash/dice.ts'
 import { body, event, range, SEED, tempDir, tempLog } from '../parts.ts'
 import { startGuarded } from '../server/guarded.ts'
-import { startTestServer } from '../server/serve.ts'
+import { logWith, startTestServer } from '../server/serve.ts'
 import { openConsole } from './opened.ts'
 
 const PATIENCE = { timeout: 15_000, interval: 50 }
@@ -93,21 +94,105 @@ describe.skipIf(!CHROMIUM)('the console', () => {
     expect(wrong).toEqual([])
   })
 
-  test('a channel is compacted after a look at what that frees', async () => {
-    const { url, log } = await served()
-    for (const i of range(1, 1_200))
-      await log.append([{ channel: 'files', body: encodeBody([event(i, { key: `k${i % 3}` })]) }])
-    const { page, wrong } = await openConsole(browser, url, '#/channels/files')
-    await page.getByRole('button', { name: 'Look what it frees' }).click()
-    await page.getByText(/^would free 200 events/).waitFor()
-    expect((await log.read('files', { after: 0 }, { events: 1, bytes: 1 })).last).toBe(1)
-    await page.getByRole('button', { name: 'Compact …' }).click()
+  test('what a channel keeps is changed and compacted after a look at what goes, and its run is told as it goes', async () => {
+    const log = await tempLog()
+    let go = (): void => {}
+    const held = new Promise<void>((resolve) => {
+      go = resolve
+    })
+    const slow = logWith(log, {
+      replace: async (channel, replacement) => {
+        await held
+        return log.replace!(channel, replacement)
+      },
+    })
+    const { url } = await startTestServer({ log: slow, retain: [readRetentionRule('files: events=5000')] })
+    for (const i of range(0, 119)) {
+      const events = range(1, 10).map((n) => event(i * 10 + n, { key: `k${n % 3}` }))
+      await log.append([{ channel: 'files', body: encodeBody(events) }])
+    }
+    await log.configure('files', { note: 'stays', state: true })
+    for (const channel of ['a', 'b']) await log.append([{ channel, body: body(1) }])
+    const { page, wrong, go: goTo } = await openConsole(browser, url, '#/keeping', 1280)
+    const names = () => page.locator('.space tbody td:first-child').allTextContents()
+    const sorted = (name: string) => page.getByRole('columnheader', { name }).getAttribute('aria-sort')
+    const box = (text: string) => page.getByRole('heading', { name: text, exact: true }).boundingBox()
+    await page.getByText('No run since the server started').waitFor()
+    await page.getByRole('row', { name: /^files .* 1,200 .* 5,000 events/ }).waitFor()
+    await page.getByRole('button', { name: 'Channel' }).click()
+    await vi.waitFor(
+      async () => expect([await names(), await sorted('Channel')]).toEqual([['a', 'b', 'files'], 'ascending']),
+      PATIENCE,
+    )
+    await page.getByRole('button', { name: 'Channel' }).click()
+    await vi.waitFor(
+      async () => expect([await names(), await sorted('Channel')]).toEqual([['files', 'b', 'a'], 'descending']),
+      PATIENCE,
+    )
+    await page.keyboard.press('/')
+    await page.keyboard.type('FIL')
+    await vi.waitFor(async () => expect(await names()).toEqual(['files']), PATIENCE)
+    expect(page.url()).toContain('holds=FIL')
+    const still = await box('Space')
+
+    await page.getByRole('link', { name: 'files' }).click()
+    await page.getByText('Kept: 5,000 events (configured, pattern files).').waitFor()
+    await page.getByLabel('Limits of its own').check()
+    await page.getByText('Without any limit everything is kept.').waitFor()
+    const apply = page.getByRole('button', { name: 'Apply' })
+    expect(await apply.isDisabled()).toBe(true)
+    await page.getByLabel('Events at most').fill('0')
+    await page.getByText(/maxEvents: .*\(bad-request\)/).waitFor()
+    await page.getByLabel('Events at most').fill('1150')
+    await page.getByText('Now 50 of 1,200 events would go (4 %): seqs 1 … 50.').waitFor()
     const dialog = page.getByRole('dialog')
-    await dialog.getByText(/200 of 1,200 events go/).waitFor()
+    await apply.click()
+    await dialog.getByRole('button', { name: 'Cancel' }).click()
+    await dialog.waitFor({ state: 'detached' })
+    expect((await log.info('files')).settings).toEqual({ note: 'stays', state: true })
+    await apply.click()
+    await dialog.getByText(/Now 50 of 1,200 events would go/).waitFor()
+    await dialog.getByRole('button', { name: 'Apply' }).click()
+    await page.getByText(/^50 events, /).waitFor()
+    await page.getByText('the channel’s settings').waitFor()
+    expect(await log.info('files')).toMatchObject({
+      trimmed: 50,
+      settings: { note: 'stays', state: true, retention: { maxEvents: 1_150 } },
+    })
+
+    await page.getByRole('button', { name: 'Look what it frees' }).click()
+    await page.getByText(/^would free 150 of 1,150 events/).waitFor()
+    // Other options are another plan.
+    await page.getByLabel('The newest stay untouched').fill('900')
+    expect(await page.getByRole('button', { name: 'Compact …' }).isDisabled()).toBe(true)
+    await page.getByLabel('The newest stay untouched').fill('1000')
+    await page.getByRole('button', { name: 'Look what it frees' }).click()
+    await page.getByRole('button', { name: 'Compact …' }).click()
+    await dialog.getByText(/150 of 1,150 events/).waitFor()
+    const resting = await page.getByRole('button', { name: 'Look what it frees' }).boundingBox()
     await dialog.getByRole('button', { name: 'Compact', exact: true }).click()
-    await page.getByText(/^freed 200 events/).waitFor()
-    expect((await log.read('files', { after: 0 }, { events: 1, bytes: 1 })).last).toBe(200)
-    expect(wrong).toEqual([])
+    const bar = page.getByRole('progressbar', { name: /^Compaction of files: / })
+    await bar.waitFor()
+    expect(await page.getByRole('button', { name: 'Look what it frees' }).boundingBox()).toEqual(resting)
+    await goTo('#/keeping/a')
+    await page.getByRole('button', { name: 'Look what it frees' }).click()
+    await page.getByText('files is being compacted (busy)').waitFor()
+    await goTo('#/keeping')
+    await bar.waitFor()
+    expect(await box('Space')).toEqual(still)
+    go()
+    await page.getByText(/^freed 150 of 1,150 events/).waitFor()
+    expect(await box('Space')).toEqual(still)
+    await page.getByRole('button', { name: 'Verify the log' }).click()
+    await page.getByText(/^whole: [34] channels/).waitFor()
+    expect((await log.read('files', { after: 50 }, { events: 1, bytes: 1 })).last).toBe(200)
+    await goTo('#/keeping/_streamer')
+    await page
+      .getByText('The server keeps its own channels itself')
+      .or(page.getByText('(no-channel)'))
+      .first()
+      .waitFor()
+    expect(wrong.filter((text) => !/status of (400|404|409)/.test(text))).toEqual([])
   })
 
   test('a tail shows what comes, over either door; it pauses, filters, and begins at a seq', async () => {
@@ -212,6 +297,9 @@ describe.skipIf(!CHROMIUM)('the console', () => {
     await page.getByText('This key is not good').waitFor()
     await shows(credentials.admin)
     await page.getByText('answers after fsync').waitFor()
+    await go('#/keeping')
+    await page.getByRole('link', { name: 'orders/eu' }).click()
+    await page.getByText('Nothing would go now.').waitFor()
     await go('#/channels/orders%2Feu')
     await page.getByText('live over a WebSocket').waitFor()
     // In this tab alone.
@@ -234,7 +322,7 @@ describe.skipIf(!CHROMIUM)('the console', () => {
     const name = (n: number) => `shop-${String(n).padStart(5, '0')}`
     for (let from = 0; from < 10_000; from += 1_000)
       await log.append(range(from, from + 999).map((n) => ({ channel: name(n), body: body(n) })))
-    const { page, wrong } = await openConsole(browser, url, '#/channels', 390)
+    const { page, wrong, go } = await openConsole(browser, url, '#/channels', 390)
     await page.getByRole('status').getByText('10,000', { exact: true }).waitFor()
     const cell = (n: number) => page.getByRole('link', { name: name(n) })
     await cell(0).waitFor()
@@ -266,7 +354,22 @@ describe.skipIf(!CHROMIUM)('the console', () => {
     await page.getByRole('heading', { name: name(2) }).waitFor()
     console.log(`10,000 channels: searched in ${searched.toFixed(0)} ms, the end reached in ${scrolled.toFixed(0)} ms`)
     // Nothing is wider than a narrow screen.
-    expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(390)
+    const isNarrow = async () =>
+      expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(390)
+    await isNarrow()
+
+    await go('#/keeping?by=channel&skip=9900')
+    await page.getByRole('link', { name: name(9_999) }).waitFor()
+    await page.getByText('9,901–10,000 of 10,000').waitFor()
+    expect(await page.getByRole('button', { name: 'Next' }).isDisabled()).toBe(true)
+    await page.getByRole('button', { name: 'Previous' }).click()
+    await page.getByText('9,801–9,900 of 10,000').waitFor()
+    await isNarrow()
+    await page.getByRole('searchbox').fill('OP-0777')
+    await page.getByRole('status').getByText('10 of 10,000 channels, 10 events').waitFor()
+    await go(`#/keeping/${name(1)}`)
+    await page.getByText('Nothing would go now.').waitFor()
+    await isNarrow()
     expect(wrong).toEqual([])
   })
 

@@ -1,5 +1,6 @@
 /** What the console makes of numbers and of foreign text. */
 import { expect, test } from 'vitest'
+import { draftOf, limitsText, retentionOf } from '../../src/console/limits.ts'
 import { bytes, duration, preview, rate, span, visible, weigh } from '../../src/console/text.ts'
 import { writesOf } from '../../src/console/writes.ts'
 
@@ -19,6 +20,28 @@ test('numbers have the unit that a person would choose', () => {
   expect([0, 0.05, 0.5, 500, 1_000, 1_200, 1_400].map(span)).toEqual([
     ...['0', '50 µs', '500 µs', '500 ms', '1 s', '1.2 s', '1.4 s'],
   ])
+})
+
+test('limits are read as they were written, in the largest unit that says them whole', () => {
+  for (const own of [
+    undefined,
+    {},
+    { maxAge: 604_800, maxEvents: 1_000, maxBytes: 1024 ** 3, consumed: true },
+    { maxAge: 90, maxBytes: 1_500 },
+    { consumed: true },
+  ])
+    expect(retentionOf(draftOf(own))).toEqual(own)
+  const { age, size } = draftOf({ maxAge: 5_400, maxBytes: 3 * 1024 ** 2 })
+  expect([age, size]).toEqual([
+    { text: '90', unit: 'minutes' },
+    { text: '3', unit: 'MiB' },
+  ])
+  const typed = { ...draftOf({}), choice: 'own', age: { text: '1.5', unit: 'days' } } as const
+  expect(retentionOf(typed)).toEqual({ maxAge: 129_600 })
+  expect(limitsText({ maxAge: 604_800, maxEvents: 1_000, maxBytes: 1024 ** 3, consumed: true })).toBe(
+    '7 d, 1,000 events, 1 GiB, consumed',
+  )
+  expect(limitsText({ consumed: false })).toBe('everything')
 })
 
 test('characters that hide or turn a line are shown as escapes', () => {

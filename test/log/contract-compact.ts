@@ -217,6 +217,7 @@ export function compactContract(open: Open, capabilities: readonly Capability[])
     const report = await compactChannel(log, 'c', { ...ALL_OF_IT, tombstoneAge: 60_000 })
     expect(report).toEqual(planned)
     expect(report).toMatchObject({ upTo: 10, events: { before: 10, after: 6 }, tombstones: 0, complete: true })
+    expect(report.blocks).toEqual({ before: 4, after: 1 })
     expect(await eventsIn(log)).toEqual(before.filter(({ seq }) => [2, 5, 6, 7, 9, 10].includes(seq)))
     expect((await log.read('c', { after: 0 }, ALL)).blocks.length).toBe(1)
     expect(await compactChannel(log, 'c', { ...ALL_OF_IT, tombstoneAge: 60_000 })).toMatchObject({

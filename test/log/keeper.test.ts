@@ -200,6 +200,48 @@ describe('limits', () => {
   })
 })
 
+test('a plan is what the next look does, and changes nothing; what was dropped last and the age of what stays are known', async () => {
+  const log = await tempLog()
+  const keeper = keeperOf(log)
+  for (const value of range(1, 12)) {
+    await append(log, 'c', [value, 'x'.repeat(300)])
+    pass(10 * SECOND)
+  }
+  await log.commit('web', 'c', { seq: 7 })
+  const first = await log.info('c')
+  expect(await keeper.oldest(first)).toBe(START)
+  expect(keeper.dropped(first)).toBeUndefined()
+  expect(await keeper.plan(first, {})).toEqual({ upTo: 0, more: false })
+  const dropped: number[] = []
+  for (const retention of [
+    { maxEvents: 22 },
+    { maxAge: 100 },
+    { consumed: true },
+    { consumed: true, maxEvents: 2 },
+    { maxBytes: 2_000 },
+    { maxEvents: 1, maxBytes: 1_000_000 },
+  ]) {
+    const info = await log.info('c')
+    const { upTo, more } = await keeper.plan(info, retention)
+    expect([await log.info('c'), more]).toEqual([info, false])
+    await set(log, retention)
+    await keeper.look()
+    const now = await log.info('c')
+    expect([retention, now.trimmed]).toEqual([retention, upTo])
+    if (upTo > info.trimmed) dropped.push(upTo)
+    const since = { epoch: now.epoch, time: Date.now(), events: dropped.at(-1)! - (dropped.at(-2) ?? 0) }
+    expect(keeper.dropped(now)).toEqual(since)
+    expect(await keeper.oldest(now)).toBe(START + Math.floor(now.trimmed / 2) * 10 * SECOND)
+  }
+  expect(dropped).toEqual([2, 4, 7, expect.any(Number), 23])
+  expect(keeper.looks).toEqual({ last: Date.now(), next: undefined })
+  await log.trim('c', 24)
+  expect(await keeper.oldest(await log.info('c'))).toBeUndefined()
+  await log.delete('c')
+  await append(log, 'c', [1])
+  expect(keeper.dropped(await log.info('c'))).toBeUndefined()
+})
+
 describe('consumed', () => {
   test('alone: what every cursor has passed goes, and nothing while nobody has one', async () => {
     const log = await tempLog()

@@ -88,6 +88,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   'POST /v1/channels/:channel/erase': { path: `${ORDERS}/erase`, body: { seq: 1 }, answers: admins(200) },
   'GET /v1/channels/:channel/erase': { path: `${ORDERS}/erase`, answers: admins(200) },
   'DELETE /v1/channels/:channel/erase': { path: `${ORDERS}/erase`, answers: admins(200) },
+  'GET /v1/admin/retention': { path: '/v1/admin/retention?channel=orders/1&maxEvents=1', answers: admins(200) },
   'DELETE /v1/channels/:channel': { path: ORDERS, answers: admins(204) },
 
   'POST /v1/session': { answers: [no, not, 204, 204, 204, not] },
@@ -101,6 +102,8 @@ const ROWS: Readonly<Record<string, Row>> = {
   'GET /v1/admin/cursors': { answers: admins(200) },
   'GET /v1/admin/connections': { answers: admins(200) },
   'GET /v1/admin/settings': { answers: admins(200) },
+  'GET /v1/admin/space': { answers: admins(200) },
+  'GET /v1/admin/runs': { answers: admins(200) },
   'GET /v1/admin/verify': { answers: admins(200) },
   'POST /v1/admin/verify': { body: {}, answers: admins(200) },
   'POST /v1/admin/import': {
