@@ -250,3 +250,26 @@ test('An archive on its way that was damaged is gone on with from before the dam
     rmSync(`${file}.2`)
   }
 })
+
+test('An archive on its way that was cut behind cursors is gone on with, and they come once', async () => {
+  const dir = await filled()
+  const held = await heldBy(dir)
+  for (const [format, head] of [
+    ['blocks', 9],
+    ['lines', 0],
+  ] as const) {
+    const file = join(tempDir(), 'all')
+    expect(await run(['export', '--data', dir, '-o', file, '--format', format])).toMatchObject({ code: 0 })
+    const bytes = readFileSync(file)
+    // What stands there is the end of a channel that has cursors.
+    const end = bytes.indexOf('{"is":"end"', bytes.lastIndexOf('{"is":"cursors"')) - head
+    for (const cut of [end, end + head + 5]) {
+      writeFileSync(`${file}.2.part`, bytes.subarray(0, cut))
+      expect(await run(['export', '--data', dir, '-o', `${file}.2`, '--format', format])).toMatchObject({ code: 0 })
+      const into = join(tempDir(), 'new')
+      expect(await run(['import', `${file}.2`, '--data', into])).toMatchObject({ code: 0 })
+      expect(await heldBy(into)).toEqual(held)
+      rmSync(`${file}.2`)
+    }
+  }
+})
