@@ -61,7 +61,7 @@ interface Options {
 
 const RUNS = 3
 
-const WORKLOAD_HELP = `${USUAL.join(' ')}, all of these if none is given; curves (8 minutes a run)`
+const WORKLOAD_HELP = `${USUAL.join(' ')}, all of these if none is given; curves (15 minutes and 15 GB a run)`
 
 /** Below the options in --help. */
 const ABOUT = `

@@ -89,9 +89,9 @@ export const FULL: Scale = {
     sampleSeconds: 5,
   },
   curves: {
-    channels: [1, 100, 10_000, 100_000],
+    channels: [1, 1_000, 10_000, 100_000],
     subscribers: [1, 100, 1_000, 5_000],
-    stored: [0, 1_000_000, 10_000_000],
+    stored: [0, 1_000_000, 10_000_000, 50_000_000],
     sockets: 100,
     seconds: 2,
     warm: 0.5,
