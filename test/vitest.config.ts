@@ -10,8 +10,8 @@ export default defineConfig({
     globalSetup: [new URL('./setup.ts', import.meta.url).pathname],
     testTimeout: 30_000,
     hookTimeout: 30_000,
-    // Two cores; most files start servers or other processes of their own.
-    maxWorkers: 2,
+    // For two cores: most files start servers or other processes of their own, and wait for them.
+    maxWorkers: 3,
     pool: 'forks',
     projects: [
       project('check', 'test/floors.test.ts', 'test/protocol.test.ts'),
