@@ -129,7 +129,12 @@ function Run({ run, onStop }: { run: RunJson; onStop: (run: RunJson) => void }) 
       <span class="quiet when">
         {whenOf(run)}
         {running && channel !== undefined && (
-          <button type="button" onClick={() => onStop(run)} aria-label={`Stop ${workOf(run)} of ${channel}`}>
+          <button
+            type="button"
+            class="stop"
+            onClick={() => onStop(run)}
+            aria-label={`Stop ${workOf(run)} of ${channel}`}
+          >
             Stop
           </button>
         )}
