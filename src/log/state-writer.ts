@@ -8,19 +8,21 @@
 import { setMaxListeners } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import { hasCode, toTidemarkError } from '../errors.ts'
-import { PAGE, Pace } from './background.ts'
+import { Pace } from './background.ts'
 import type { Log } from './log.ts'
 import type { StatePlace, StateRow } from './state-rows.ts'
 import { keyedIn } from './versions.ts'
 
 /** From an append until its channel's rows follow, ms: what comes meanwhile is written with it. */
 const BATCH_MS = 1_000
+/** Read at once: appends are held up for a moment of it. */
+const PAGE = { events: 250, bytes: 64 * 1024 } as const
 /** A batch ends at so many rows … */
-const BATCH_ROWS = 1_000
+const BATCH_ROWS = 250
 /** … or so many bytes of keys and events … */
-const BATCH_BYTES = 256 * 1024
+const BATCH_BYTES = 128 * 1024
 /** … or so many pages that were gone over, however few rows they changed. */
-const BATCH_PAGES = 64
+const BATCH_PAGES = 256
 /** Between two looks at all channels that have rows, ms: those are found that no append tells of. */
 const LOOK_EVERY_MS = 60_000
 /** Rows of trimmed events go this often, ms: nobody is given them meanwhile. */
