@@ -1,18 +1,16 @@
 /** Real nats-servers for a test file: on loopback, their data in directories that go with the tests. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { newerDebian } from '../../tools/bench/packages.ts'
+import { natsProgram as findProgram } from '../../tools/bench/nats.ts'
 
 /** The program: named by NATS_SERVER_BIN, or fetched through apt; undefined, and said loudly, where neither works. */
 export async function natsProgram(): Promise<string | undefined> {
-  const named = process.env.NATS_SERVER_BIN
-  if (named !== undefined && existsSync(named)) return named
   try {
-    return await newerDebian('nats-server', 'nats-server')
+    return await findProgram()
   } catch (error) {
     console.warn(`NO NATS-SERVER HERE: the tests of the JetStream engine are SKIPPED (${error})`)
     return undefined

@@ -2,12 +2,12 @@
 import { appendsOverChannels } from './channels.ts'
 import type { LoadOptions } from './drive.ts'
 import type { Measure } from './figures.ts'
-import { appendedOnly, appendMeasure, type Lab } from './lab.ts'
+import { appendedOnly, appendMeasure, type Lab, type Server } from './lab.ts'
 import { fsyncLimit } from './limits.ts'
 import { type Form, httpAppends, streamAppends, type Wire } from './requests.ts'
 import { channelState } from './target.ts'
 
-type How =
+export type How =
   | { readonly over: 'http'; readonly form: Form; readonly size: number }
   | { readonly over: 'ws'; readonly wire: Wire; readonly depth: number }
 
@@ -79,13 +79,27 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
 async function appends(lab: Lab, { name, how, limits = [], work }: Kind, i: number): Promise<Measure> {
   const channel = `${CHANNEL}-${i}`
   const server = await lab.tidemark(channel)
+  const row = { name, subject: 'tidemark', durability: server.durability, limits, work } as const
+  const measure = await appendsTo(lab, server, channel, how, row)
+  await server.stop()
+  return measure
+}
+
+/** Appends in one form to a channel that is there, and counts what the log holds. */
+export async function appendsTo(
+  lab: Lab,
+  server: Server,
+  channel: string,
+  how: How,
+  row: Parameters<typeof appendMeasure>[0],
+): Promise<Measure> {
   const before = await channelState(server.port, channel)
   const load = loadOf(lab, server.port, channel, how)
-  const report = await lab.watched(server, name, () => lab.drive.load(server.child, load), appendedOnly)
+  const report = await lab.watched(server, row.name, () => lab.drive.load(server.child, load), appendedOnly)
   const after = await channelState(server.port, channel)
-  await server.stop()
-  const count = { what: 'events in the log', wanted: report.total, got: after.head - before.head }
-  return appendMeasure({ name, subject: 'tidemark', durability: server.durability, limits, work }, report, [count])
+  return appendMeasure(row, report, [
+    { what: 'events in the log', wanted: report.total, got: after.head - before.head },
+  ])
 }
 
 async function* peerAppends(lab: Lab, work: Work): AsyncGenerator<Measure> {
@@ -114,7 +128,8 @@ async function bareAppends(lab: Lab, { name, how, limits = [] }: Kind, mode: 'ht
   return appendMeasure({ name, subject: 'limit', durability: server.durability, limits }, report, [])
 }
 
-function loadOf(lab: Lab, port: number, channel: string, how: How): LoadOptions {
+/** All producers of a row. */
+export function loadOf(lab: Lab, port: number, channel: string, how: How): LoadOptions {
   const { producers: connections, seconds, warm } = lab.scale
   const common = { port, connections, seconds, warm }
   return how.over === 'http'

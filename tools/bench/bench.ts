@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * `npm run bench -- [W1..W8 | curves]`: how fast Tidemark is on this machine, and beside each figure what the machine itself
+ * `npm run bench -- [W1..W9 | curves]`: how fast Tidemark is on this machine, and beside each figure what the machine itself
  * could do, measured in the same run; with --peers, what other servers do. Tables on stdout, progress on stderr. Exit 1 when a count is wrong.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -15,6 +15,7 @@ import { compressedShare } from './events.ts'
 import * as fanout from './fanout.ts'
 import { type Measure, type Row, rowsOf, short, tableOf, wrongCounts } from './figures.ts'
 import * as idle from './idle.ts'
+import * as jetstream from './jetstream.ts'
 import { Lab } from './lab.ts'
 import * as latency from './latency.ts'
 import * as longpoll from './longpoll.ts'
@@ -41,6 +42,7 @@ const WORKLOADS: Readonly<Record<string, Workload>> = {
   W6: restart,
   W7: longpoll,
   W8: mixed,
+  W9: jetstream,
   CURVES: curves,
 }
 
@@ -68,6 +70,7 @@ const ABOUT = `
 W1 append, also over many channels       W2 fan-out               W3 latency at a steady rate
 W4 catch-up of stored events             W5 memory of sockets     W6 restart: many events, many channels
 W7 clients in long polls                 W8 mixed: thousands of sockets, some cut and resumed, some never reading
+W9 over NATS JetStream, beside a nats-server alone and the level engine; two gateways; many channels
 curves: append, read and fan-out against the number of channels, of subscribers, of stored events
 
 Each row is measured beside its limit, a program that does the least that could be done, in the same run; ratios to
@@ -182,6 +185,8 @@ async function main(names: readonly string[], options: Options, dir: string): Pr
     const workload = WORKLOADS[name]!
     const before = cpuTicks()
     const rows = await measure(name, workload, lab, runs)
+    for (const text of lab.missing) console.log(`MISSING PEER  ${name}: ${text}\n`)
+    lab.missing.clear()
     if (rows.length === 0) continue
     const stolen = stolenShare(before, cpuTicks())
     console.log(tableOf(workload.title(lab), rows))

@@ -10,7 +10,8 @@ import { compiled } from './programs.ts'
 import { pollRequest, subscription } from './requests.ts'
 import { storeOf } from './target.ts'
 
-const CHANNEL = 'bench'
+/** What `clientReads` reads. */
+export const CHANNEL = 'bench'
 const SCAN = 'LevelDB scan of the same store'
 /** Most events of a poll's answer: the most that the server gives. */
 const POLL_LIMIT = 10_000
@@ -56,7 +57,7 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
     const filled = await fill(lab, server, CHANNEL, lab.scale.stored)
     for (const { name, open } of wanted) {
       const row = { name, subject: 'tidemark', limits: [SCAN, raw], work: 'receivers' } as const
-      const read = await measure(lab, server, filled, row, () => open(server.port))
+      const read = await readAll(lab, server, filled, row, () => open(server.port))
       yield { ...read, counts: [await headCount(server, CHANNEL, filled.events, 'events in the log'), ...read.counts] }
     }
     for (const { name, kind } of reading) yield await clientReads(server, filled, { name, subject: 'tidemark' }, kind)
@@ -75,7 +76,7 @@ async function* peerRows(lab: Lab, peer: Peer): AsyncGenerator<Measure> {
   yield* lab.ofPeer(peer, async function* (server) {
     const filled = await fillBy(lab, server, peer.sending(lab.scale.batch)!, lab.scale.stored)
     const row = { name: peer.name, subject: 'peer', work: 'receivers' } as const
-    if (lab.wants(peer.name)) yield await measure(lab, server, filled, row, () => peer.receiving(server))
+    if (lab.wants(peer.name)) yield await readAll(lab, server, filled, row, () => peer.receiving(server))
     if (reader) {
       const { kind, modules } = reader
       yield await clientReads(server, filled, { name: clientName, subject: 'peer' }, kind, modules)
@@ -84,7 +85,7 @@ async function* peerRows(lab: Lab, peer: Peer): AsyncGenerator<Measure> {
 }
 
 /** A client in a process of its own reads everything; its CPU time is that of the client. */
-async function clientReads(
+export async function clientReads(
   server: Server,
   filled: Filled,
   row: Pick<Measure, 'name' | 'subject'>,
@@ -107,7 +108,8 @@ async function clientReads(
   }
 }
 
-async function measure(
+/** One receiver reads everything twice; the second time is the figure. */
+export async function readAll(
   lab: Lab,
   server: Server,
   filled: Filled,

@@ -1,7 +1,7 @@
 /** W1 over many channels: every request goes to another one, in turn. */
 import type { Measure } from './figures.ts'
 import { fillChannels, headsCount } from './fill.ts'
-import { appendedOnly, appendMeasure, grouped, type Lab } from './lab.ts'
+import { appendedOnly, appendMeasure, grouped, type Lab, type Server } from './lab.ts'
 import { type Form, httpAppends, inTurn } from './requests.ts'
 
 /** Rows so far, of all runs: each has channels of its own, also where rows share a server. */
@@ -16,12 +16,23 @@ export async function* appendsOverChannels(lab: Lab, form: Form, size: number, o
     const server = await lab.tidemark('bench')
     // Channels are made before: what is measured is appends to channels that are there.
     const made = await fillChannels(lab, server, prefix, channels, 1)
-    const { producers: connections, seconds, warm } = lab.scale
-    const requests = httpAppends(server.port, inTurn(prefix), form, size)
-    const load = { port: server.port, connections, seconds, warm, protocol: 'http', requests, channels } as const
-    const report = await lab.watched(server, name, () => lab.drive.load(server.child, load), appendedOnly)
-    const counts = await headsCount(server, prefix, channels, made + report.total)
+    const row = { name, subject: 'tidemark', durability: server.durability, limits: [onOne] } as const
+    yield await appendsInTurn(lab, server, { prefix, channels, made }, { form, size }, row)
     await server.stop()
-    yield appendMeasure({ name, subject: 'tidemark', durability: server.durability, limits: [onOne] }, report, counts)
   }
+}
+
+/** Appends to channels that are there, to each in its turn; `made` is what they hold in all. */
+export async function appendsInTurn(
+  lab: Lab,
+  server: Server,
+  { prefix, channels, made }: { readonly prefix: string; readonly channels: number; readonly made: number },
+  { form, size }: { readonly form: Form; readonly size: number },
+  row: Parameters<typeof appendMeasure>[0],
+): Promise<Measure> {
+  const { producers: connections, seconds, warm } = lab.scale
+  const requests = httpAppends(server.port, inTurn(prefix), form, size)
+  const load = { port: server.port, connections, seconds, warm, protocol: 'http', requests, channels } as const
+  const report = await lab.watched(server, row.name, () => lab.drive.load(server.child, load), appendedOnly)
+  return appendMeasure(row, report, await headsCount(server, prefix, channels, made + report.total))
 }

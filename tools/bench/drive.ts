@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Child } from './child.ts'
 import { BYTES_AFTER_STAMP } from './events.ts'
-import type { Programs } from './programs.ts'
+import { compiled, type Programs } from './programs.ts'
 
 /** Longest wait for events that were sent to arrive. */
 const ARRIVAL_MS = 60_000
@@ -12,11 +12,14 @@ const SURPLUS_MS = 150
 
 export interface LoadOptions {
   readonly port: number
-  /** A request file (requests.ts). */
-  readonly requests: Uint8Array
-  readonly protocol: 'http' | 'ws' | 'lines'
+  /** A request file (requests.ts); the client of NATS makes its own. */
+  readonly requests?: Uint8Array
+  /** `nats`: through its client for Node (publish.ts). */
+  readonly protocol: 'http' | 'ws' | 'lines' | 'nats'
   /** Of protocol `lines`: the lines of an answer. */
   readonly lines?: number
+  /** Of protocol `nats`: events of a request. */
+  readonly size?: number
   readonly connections: number
   /** Requests in flight on each connection. Default 1. */
   readonly depth?: number
@@ -105,8 +108,10 @@ export class Drive {
   /** Runs a load to its end. A refused request is an error. */
   async load(server: Child, options: LoadOptions): Promise<LoadReport> {
     const { requests, ...flags } = options
-    const given = { ...flags, requests: this.#file(requests) }
-    const child = Child.start('load', [...this.#programs.command('load'), ...flagsOf(given)])
+    const given = { ...flags, requests: requests && this.#file(requests) }
+    const isClient = options.protocol === 'nats'
+    const command = isClient ? compiled('tools/bench/publish.js') : this.#programs.command('load')
+    const child = Child.start('load', [...command, ...flagsOf(given)])
     await child.json('phase')
     const before = server.usage()
     await child.json('phase')

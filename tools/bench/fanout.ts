@@ -27,7 +27,7 @@ function publishings({ publishers, batch }: Lab['scale']): readonly Publishing[]
 
 /** Who publishes how, who receives, and in which order all of them get it. */
 export interface Delivery {
-  readonly load: Pick<LoadOptions, 'port' | 'requests' | 'protocol' | 'lines' | 'connections' | 'rate'>
+  readonly load: Pick<LoadOptions, 'port' | 'requests' | 'protocol' | 'lines' | 'size' | 'connections' | 'rate'>
   open(sockets: number): Promise<Drain>
   readonly reorders?: boolean | undefined
 }
@@ -47,13 +47,13 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
         const server = await lab.tidemark(`${CHANNEL}-${wire}`)
         const delivery = ownDelivery(lab, server, wire, `${CHANNEL}-${wire}`, publishing)
         const work = nameOf(sockets, publishing)
-        yield await measure(lab, server, delivery, sockets, { name, subject: 'tidemark', limits, work })
+        yield await fanOut(lab, server, delivery, sockets, { name, subject: 'tidemark', limits, work })
         await server.stop()
       }
       if (lab.wants(bareName)) {
         const server = await lab.bare('http')
         const delivery = ownDelivery(lab, server, 'json', `${CHANNEL}-json`, publishing)
-        yield await measure(lab, server, delivery, sockets, { name: bareName, subject: 'limit' })
+        yield await fanOut(lab, server, delivery, sockets, { name: bareName, subject: 'limit' })
         await server.stop()
       }
       if (lab.wants(limits[1]!)) yield await rawWritesLimit(lab, publishing.perWrite, sockets)
@@ -71,7 +71,7 @@ async function* peerRows(lab: Lab, sockets: number, publishing: Publishing): Asy
     if (!lab.wants(name) || peer.sending(publishing.size) === undefined) continue
     yield* lab.ofPeer(peer, async function* (server) {
       const delivery = peerDelivery(lab, server, peer, publishing)
-      yield await measure(lab, server, delivery, sockets, { name, subject: 'peer', work })
+      yield await fanOut(lab, server, delivery, sockets, { name, subject: 'peer', work })
     })
   }
 }
@@ -105,7 +105,8 @@ export function peerDelivery(
   }
 }
 
-async function measure(
+/** Publishes for the time of a row, and counts what each socket gets. */
+export async function fanOut(
   lab: Lab,
   server: Server,
   { load, open, reorders }: Delivery,
@@ -134,7 +135,7 @@ async function measure(
     p50: got.p50us / 1e3,
     p99: got.p99us / 1e3,
     counts: deliveryCounts(sent, got, sockets, reorders),
-    facts: deliveryFacts(sent, got),
+    facts: { ...deliveryFacts(sent, got), total: warmed.total + sent.total },
   }
 }
 

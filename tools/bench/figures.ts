@@ -14,6 +14,9 @@ export type Unit =
   | 'MiB/min'
   | 'cores'
   | 'pages/s'
+  | 'µs/block'
+  | 'events/block'
+  | 'tries/write'
 
 /** A count that must be right; a wrong one fails the whole bench. */
 export interface Count {
@@ -121,8 +124,8 @@ function peersOf(runs: readonly (readonly Measure[])[], { name, work }: Measure)
   })
 }
 
-const isBetterLow = (unit: Unit): boolean =>
-  unit === 'ms' || unit === 'MiB' || unit === 'B/socket' || unit === 'per delivery'
+const LOW_IS_BETTER: ReadonlySet<Unit> = new Set(['ms', 'MiB', 'B/socket', 'per delivery', 'µs/block', 'tries/write'])
+const isBetterLow = (unit: Unit): boolean => LOW_IS_BETTER.has(unit)
 
 function ratioIn(run: readonly Measure[], name: string, limit: string): number[] {
   const own = run.find((measure) => measure.name === name)

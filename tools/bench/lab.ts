@@ -41,6 +41,8 @@ export class Lab {
   /** --profile: system calls are counted in this pass, in place of a profile. */
   tracing = false
   readonly profiles: { readonly row: string; readonly lines: readonly string[] }[] = []
+  /** What a workload needs and can't be had, and why. */
+  readonly missing = new Set<string>()
   /** Peers that broke under the work, and how. */
   readonly failures: string[] = []
   readonly #options: LabOptions
@@ -84,11 +86,17 @@ export class Lab {
     return this.#options.share ? { ...server, stop: async () => {} } : server
   }
 
-  /** A Tidemark of its own on a log that holds one event, in the channel `probe`. */
-  async fresh(): Promise<Server> {
+  /** Rows share servers. */
+  get shares(): boolean {
+    return this.#options.share
+  }
+
+  /** A Tidemark of its own on a log that holds one event more, in the channel `probe`. @param flags more of `serve` */
+  async fresh(flags: readonly string[] = []): Promise<Server> {
     const dir = this.newDir()
     const data = join(dir, 'log')
-    const target = await startTidemark({ data, ...(this.#options.profile ? profiled(join(dir, PROFILE)) : {}) })
+    const profiles = this.#options.profile ? profiled(join(dir, PROFILE)) : {}
+    const target = await startTidemark({ data, flags, ...profiles })
     const durability = await makeChannel(target.port, 'probe')
     const stop = async (): Promise<void> => {
       await target.child.stop('SIGKILL')

@@ -1,9 +1,9 @@
 /** NATS: appends to a JetStream stream in a file; subscribers follow its subject, as TCP clients or over WebSockets. */
-import { writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Child } from './child.ts'
 import { newerDebian, npm, UNPACKED_ENV, versionOf } from './packages.ts'
-import { freePort, type Peer, question } from './peer.ts'
+import { freePort, type Peer, question, type Receiving, type Sending } from './peer.ts'
 import { maskedFrame, requestFile, upgradeTo } from './requests.ts'
 import type { Target } from './target.ts'
 
@@ -16,7 +16,7 @@ const INBOX = 'ib.@@@@@@@@'
 const ACK_LINES = 2
 
 const HELLO = 'CONNECT {"verbose":false}\r\n'
-/** The server has taken what was sent before when it answers this. */
+/** The server has taken what was sent before when it answers PING. */
 const FOLLOW = `${HELLO}SUB ${SUBJECT} 1\r\nPING\r\n`
 const publish = (subject: string, inbox: string, body: string): string =>
   `PUB ${subject} ${inbox} ${Buffer.byteLength(body)}\r\n${body}\r\n`
@@ -42,38 +42,86 @@ jetstream { store_dir: "${join(dir, 'js')}", max_file_store: 20GB, max_memory_st
 websocket { listen: "127.0.0.1:${webPort}", no_tls: true }
 `
 
+/** What an answered publish has survived. */
+export const NATS_DURABILITY = { always: 'fsync', default: 'page cache, fsync 2 min' } as const
+export type Sync = keyof typeof NATS_DURABILITY
+
+export interface Nats extends Target {
+  /** Of WebSockets. */
+  readonly webPort: number
+}
+
+/** The program: named by NATS_SERVER_BIN, or of the newest Debian release whose program runs here. */
+export async function natsProgram(): Promise<string> {
+  const named = process.env.NATS_SERVER_BIN
+  if (named === undefined) return newerDebian('nats-server', 'nats-server')
+  if (!existsSync(named)) throw new Error(`NATS_SERVER_BIN: there is no ${named}`)
+  return named
+}
+
+/** Starts one server with JetStream on a free port, with what `dir` holds; resolves when JetStream answers. */
+export async function startNats(program: string, dir: string, sync: Sync): Promise<Nats> {
+  const [port, webPort] = [await freePort(), await freePort()]
+  const file = join(dir, 'nats.conf')
+  writeFileSync(file, config(port, webPort, dir, sync === 'always' ? ', sync_interval: always' : ''))
+  const child = Child.start('nats-server', [program, '-c', file], UNPACKED_ENV)
+  await askNats(port, 'INFO', '', /"streams":/)
+  return { child, port, webPort }
+}
+
 /** Asks the JetStream interface; resolves with what `wanted` matches in the answer. */
-const api = (port: number, subject: string, body: string, wanted: RegExp): Promise<RegExpExecArray> =>
+export const askNats = (port: number, subject: string, body: string, wanted: RegExp): Promise<RegExpExecArray> =>
   question(port, `${HELLO}SUB ij 1\r\n${publish(`$JS.API.${subject}`, 'ij', body)}`, wanted)
 
+/** Makes the stream of a peer; one that is there is found as it was. */
+export const makeStream = (port: number): Promise<RegExpExecArray> =>
+  askNats(port, `STREAM.CREATE.${STREAM}`, JSON.stringify(STREAM_CONFIG), /"did_create"|"created"/)
+
+/** How many messages a stream holds. */
+export const messagesIn = async (port: number, stream = STREAM): Promise<number> =>
+  Number((await askNats(port, `STREAM.INFO.${stream}`, '', /"messages":(\d+)/))[1])
+
+/** Publishes with acknowledgement, as the load program in C writes and reads the protocol. */
+export function publishing(size: number): Sending {
+  const write = (data: readonly string[]) => data.map((body) => publish(SUBJECT, INBOX, body)).join('')
+  return {
+    protocol: 'lines',
+    lines: size * ACK_LINES,
+    requests: requestFile(size, write, `${HELLO}SUB ${INBOX} 1\r\n`),
+  }
+}
+
+/** A core subscriber of the subject. */
+export const SUBSCRIBER: Receiving = { mode: 'stream', opening: Buffer.from(FOLLOW), ready: 'PONG' }
+
+/** A consumer of the stream, from its beginning on. */
+export const CONSUMING: Receiving = {
+  mode: 'stream',
+  opening: Buffer.from(
+    `${HELLO}SUB dl 1\r\n${publish(`$JS.API.CONSUMER.CREATE.${STREAM}`, 'ij', JSON.stringify(CONSUMER))}`,
+  ),
+}
+
 export async function natsPeers(): Promise<readonly Peer[]> {
-  const program = await newerDebian('nats-server', 'nats-server')
+  const program = await natsProgram()
   const version = await versionOf(program, '--version')
   const modules = await npm(CLIENT)
   const webPorts = new Map<number, number>()
 
   const start =
-    (sync: string) =>
+    (sync: Sync) =>
     async (dir: string): Promise<Target> => {
-      const [port, webPort] = [await freePort(), await freePort()]
+      const { child, port, webPort } = await startNats(program, dir, sync)
       webPorts.set(port, webPort)
-      const file = join(dir, 'nats.conf')
-      writeFileSync(file, config(port, webPort, dir, sync))
-      const child = Child.start('nats-server', [program, '-c', file], UNPACKED_ENV)
-      // On a log that is there already, the stream is found as it was.
-      await api(port, `STREAM.CREATE.${STREAM}`, JSON.stringify(STREAM_CONFIG), /"did_create"|"created"/)
+      await makeStream(port)
       return { child, port }
     }
   const jetStream: Omit<Peer, 'name' | 'durability' | 'workloads'> = {
-    start: start(''),
-    sending: (size) => {
-      const write = (data: readonly string[]) => data.map((body) => publish(SUBJECT, INBOX, body)).join('')
-      const requests = requestFile(size, write, `${HELLO}SUB ${INBOX} 1\r\n`)
-      return { protocol: 'lines', lines: size * ACK_LINES, requests }
-    },
-    receiving: () => ({ mode: 'stream', opening: Buffer.from(FOLLOW), ready: 'PONG' }),
+    start: start('default'),
+    sending: publishing,
+    receiving: () => SUBSCRIBER,
     reorders: true,
-    stored: async (port) => Number((await api(port, `STREAM.INFO.${STREAM}`, '', /"messages":(\d+)/))[1]),
+    stored: messagesIn,
     reader: { kind: 'nats', modules },
   }
   // Older ones refuse the setting.
@@ -82,23 +130,18 @@ export async function natsPeers(): Promise<readonly Peer[]> {
   const synced: Peer = {
     ...jetStream,
     name: `NATS ${version} JetStream, sync always`,
-    durability: 'fsync',
+    durability: NATS_DURABILITY.always,
     workloads: 'W1',
-    start: start(', sync_interval: always'),
+    start: start('always'),
   }
-  const catchUp = `${HELLO}SUB dl 1\r\n${publish(`$JS.API.CONSUMER.CREATE.${STREAM}`, 'ij', JSON.stringify(CONSUMER))}`
+  const durability = NATS_DURABILITY.default
   return [
-    {
-      ...jetStream,
-      name: `NATS ${version} JetStream`,
-      durability: 'page cache, fsync 2 min',
-      workloads: 'W1 W2 W3 W5 W6',
-    },
+    { ...jetStream, name: `NATS ${version} JetStream`, durability, workloads: 'W1 W2 W3 W5 W6' },
     ...(canSync ? [synced] : []),
     {
       ...jetStream,
       name: `NATS ${version} WebSocket`,
-      durability: 'page cache, fsync 2 min',
+      durability,
       workloads: 'W2 W3 W5',
       receiving: ({ port }) => ({
         port: webPorts.get(port)!,
@@ -110,9 +153,9 @@ export async function natsPeers(): Promise<readonly Peer[]> {
     {
       ...jetStream,
       name: `NATS ${version} JetStream consumer`,
-      durability: 'page cache, fsync 2 min',
+      durability,
       workloads: 'W4',
-      receiving: () => ({ mode: 'stream', opening: Buffer.from(catchUp) }),
+      receiving: () => CONSUMING,
     },
   ]
 }

@@ -4,7 +4,7 @@ import type { DrainOptions, LoadOptions } from './drive.ts'
 import type { Target } from './target.ts'
 
 /** How a load sends appends to it. */
-export type Sending = Pick<LoadOptions, 'protocol' | 'lines' | 'requests'>
+export type Sending = Pick<LoadOptions, 'protocol' | 'lines' | 'size' | 'requests'>
 /** How a receiver takes everything from the first event on. The port is the target's where none is given. */
 export type Receiving = Pick<DrainOptions, 'mode' | 'opening' | 'ready'> & { readonly port?: number }
 

@@ -42,9 +42,13 @@ export async function preparePeers(names: readonly string[]): Promise<{ peers: P
     try {
       peers.push(...(await PEERS[name]!()))
     } catch (error) {
-      const { message, stderr } = error as Error & { stderr?: string }
-      const reason = (stderr || message).trim().split('\n').slice(-REASON_LINES).join('\n    ')
-      missing.push(`${name} can't be had: ${reason}`)
+      missing.push(whyMissing(name, error))
     }
   return { peers, missing }
+}
+
+/** In words, with the end of what apt or npm said. */
+export function whyMissing(name: string, error: unknown): string {
+  const { message, stderr } = error as Error & { stderr?: string }
+  return `${name} can't be had: ${(stderr || message).trim().split('\n').slice(-REASON_LINES).join('\n    ')}`
 }

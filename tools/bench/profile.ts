@@ -61,7 +61,7 @@ function workLines(work: Work, per: Readonly<Record<string, number>>): string[] 
         .map(([what, count]) => `${what} ${few(count / n)}`)
         .join(' · ')
     return [
-      `for each ${name}: LevelDB ${of(level)}`,
+      ...(Object.keys(level).length > 0 ? [`for each ${name}: LevelDB ${of(level)}`] : []),
       `for each ${name}: ${of({ 'reads (all files and sockets)': reads, writes, 'bytes read': bytesRead, 'bytes written': bytesWritten, 'waits of the main thread': switches })}`,
     ]
   })

@@ -44,7 +44,8 @@ function shapes({ stored, storedMany, storedChannels }: Lab['scale']): readonly 
     },
     counts: (target) => headsCount(target, PREFIX, storedChannels, stored),
   }
-  return [inOne('', stored), inOne(`, ${grouped(storedMany)} events`, storedMany), inMany]
+  const many = storedMany === undefined ? [] : [inOne(`, ${grouped(storedMany)} events`, storedMany)]
+  return [inOne('', stored), ...many, inMany]
 }
 
 export const title = (lab: Lab): string =>

@@ -1,3 +1,5 @@
+import type { Sync } from './nats.ts'
+
 /** How large a run is. Names are those of the measured rows, so a small run never passes for a full one. */
 export interface Scale {
   /** Measured time of a row, and the warm-up before it, seconds. */
@@ -17,8 +19,8 @@ export interface Scale {
   readonly stalled: number
   /** Stored events of W4 and W6. */
   readonly stored: number
-  /** W6: many stored events, and channels that hold `stored` events together. */
-  readonly storedMany: number
+  /** W6: many stored events, if they are more than for show, and channels that hold `stored` events together. */
+  readonly storedMany: number | undefined
   readonly storedChannels: number
   /** W1: numbers of channels, beside one. */
   readonly channels: readonly number[]
@@ -28,6 +30,9 @@ export interface Scale {
   readonly waiting: number
   readonly waitingRate: number
   readonly polledChannels: number
+  /** W9: how NATS writes to disk; numbers of channels that a nats-server holds, the first to compare the others with. */
+  readonly syncs: readonly Sync[]
+  readonly heldChannels: readonly number[]
   readonly mixed: Mixed
   readonly curves: Curves
 }
@@ -78,6 +83,8 @@ export const FULL: Scale = {
   waiting: 1_000,
   waitingRate: 10,
   polledChannels: 10,
+  syncs: ['always', 'default'],
+  heldChannels: [1, 100_000],
   mixed: {
     sockets: 5_000,
     channels: 500,
@@ -110,14 +117,16 @@ export const QUICK: Scale = {
   rate: 200,
   subscribers: 10,
   stalled: 20,
-  stored: 20_000,
-  storedMany: 40_000,
-  storedChannels: 1_000,
+  stored: 12_000,
+  storedMany: undefined,
+  storedChannels: 600,
   channels: [20, 200],
   idle: [50],
   waiting: 20,
   waitingRate: 50,
   polledChannels: 3,
+  syncs: ['default'],
+  heldChannels: [200],
   mixed: {
     sockets: 50,
     channels: 5,

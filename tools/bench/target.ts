@@ -16,6 +16,8 @@ export interface Target {
 
 export interface TidemarkOptions {
   readonly data: string
+  /** More flags of `serve`. */
+  readonly flags?: readonly string[]
   /** Flags for node itself, and more environment. */
   readonly node?: readonly string[]
   readonly env?: Readonly<Record<string, string>>
@@ -31,7 +33,7 @@ export interface ChannelState {
 export async function startTidemark(options: TidemarkOptions): Promise<Target> {
   // A profile names the files of functions, which the bundle has not.
   const [node, program] = compiled(options.node ? 'tools/tidemark.js' : 'bin/tidemark.js')
-  const flags = ['serve', '--port', '0', '--data', options.data]
+  const flags = ['serve', '--port', '0', '--data', options.data, ...(options.flags ?? [])]
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('TIDEMARK_')))
   const command = [node!, ...(options.node ?? []), program!, ...flags]
   const child = Child.start('tidemark serve', command, { ...env, ...options.env })
