@@ -93,6 +93,10 @@ export const SETTINGS = {
     about: 'servers that keep each event, when the streams are made (3 in a cluster, else 1)',
     takes: 'N',
   }),
+  natsMaxBytes: setting(size(16 * SIZE_UNITS.MiB, 1024 * 1024 * GIB, '16MiB … 1024TiB'), {
+    about: 'most that the events take on each server, when the streams are made; near it appends are refused',
+    takes: 'SIZE',
+  }),
   natsCreds: setting(text, { about: 'credentials file to show to NATS', takes: 'FILE' }),
   natsCa: setting(text, { about: 'certificate (PEM) that NATS servers are known by; asks for TLS', takes: 'FILE' }),
   natsCert: setting(text, { about: 'certificate (PEM) to show to NATS', takes: 'FILE' }),

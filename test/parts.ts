@@ -29,6 +29,10 @@ export function event(data: unknown, fields: Partial<NewEvent> = {}): NewEvent {
 /** A body of one event per value. */
 export const body = (...values: unknown[]): Body => encodeBody(values.map((value) => event(value)))
 
+/** One event of so many bytes. */
+export const bigBody = (id: string, bytes: number): Body =>
+  encodeBody([{ ...event(0), id, contentType: 'application/octet-stream', data: new Uint8Array(bytes) }])
+
 export const range = (first: number, last: number): number[] =>
   Array.from({ length: last - first + 1 }, (_, i) => first + i)
 

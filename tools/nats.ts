@@ -6,7 +6,7 @@ import type { NatsOptions } from '../src/log/open.ts'
 
 /** @throws wrong-config when a file can't be read */
 export function natsOptionsOf(settings: Settings): NatsOptions {
-  const { engine, natsNamespace, natsReplicas, natsCreds, natsCa, natsCert, natsKey, natsSync } = settings
+  const { engine, natsNamespace, natsReplicas, natsMaxBytes, natsCreds, natsCa, natsCert, natsKey, natsSync } = settings
   const addresses = engine.split(',').map((address) => new URL(address))
   const { username, password } = addresses[0]!
   const isSecure = addresses.some(({ protocol }) => protocol === 'tls:')
@@ -16,6 +16,7 @@ export function natsOptionsOf(settings: Settings): NatsOptions {
     servers: addresses.map(({ host }) => `nats://${host}`),
     namespace: natsNamespace,
     replicas: natsReplicas,
+    maxBytes: natsMaxBytes,
     ...(natsCreds !== undefined && { credentials: Buffer.from(read(natsCreds)) }),
     ...(username !== '' && { user: decodeURIComponent(username), password: decodeURIComponent(password) }),
     ...((isSecure || Object.keys(tls).length > 0) && { tls }),

@@ -29,6 +29,7 @@ const SERVED: readonly SettingName[] = [
   'engine',
   'natsNamespace',
   'natsReplicas',
+  'natsMaxBytes',
   'natsCreds',
   'natsCa',
   'natsCert',

@@ -12,8 +12,9 @@ import { hasCode, toTidemarkError } from '../errors.ts'
 import { type InForce, type Retention, type RetentionRule, retentionOf } from '../retention.ts'
 import { infoOrNone } from './follow.ts'
 import { lagOf } from './lag.ts'
-import type { ChannelInfo, Cursor, Log, Settings } from './log.ts'
+import type { ChannelInfo, Log, Settings } from './log.ts'
 import { Signs } from './signs.ts'
+import { Silence } from './silence.ts'
 import { type Surplus, Surpluses } from './surplus.ts'
 
 /** Between the end of a look at all channels and the next one, ms. */
@@ -31,8 +32,6 @@ const REST_MS_MIN = 5
 const PUT_OFF_MS_MAX = 60_000
 /** Channels that are looked at in one go, and whose trims share a write. */
 const SLICE = 100
-/** Cursors that are forgotten in one write, and read between two rests. */
-const CURSOR_SLICE = 500
 /** Channels whose appends are waited for, those appended to last; the others wait for the next look. */
 const WATCHED_MAX = 1_000
 /** Channels whose last trim is remembered, those trimmed last; about 200 bytes each. */
@@ -83,6 +82,7 @@ export class Keeper {
   readonly #log: Log
   readonly #rules: readonly RetentionRule[]
   readonly #surpluses: Surpluses
+  readonly #silence: Silence
   readonly #notice: NonNullable<KeeperOptions['onNotice']>
   readonly #lookEvery: number
   readonly #cursorsEvery: number
@@ -116,6 +116,12 @@ export class Keeper {
     this.#grace = Math.min(options.pace?.grace ?? GRACE_MS, this.cursorTtl)
     this.#restTimes = options.pace?.restTimes ?? REST_TIMES
     this.#surpluses = new Surpluses(log)
+    this.#silence = new Silence(log, {
+      since: () => (this.#isGrace ? Number.NEGATIVE_INFINITY : Date.now() - this.cursorTtl),
+      whole: (of, work) => this.#whole(of, work),
+      rest: () => this.#rest(),
+      forgot: () => void this.kept.cursors++,
+    })
     this.signs = new Signs(log)
     setMaxListeners(0, this.#closing.signal)
   }
@@ -152,7 +158,7 @@ export class Keeper {
   /** When the last look at all channels began, and about when the next one does, ms; undefined before the first one, or where there is none. */
   get looks(): { readonly last: number | undefined; readonly next: number | undefined } {
     const last = this.#lookedAt === 0 ? undefined : this.#lookedAt
-    const isAtWork = this.#running !== undefined && !this.#closing.signal.aborted
+    const isAtWork = this.#running !== undefined && !this.#closing.signal.aborted && this.#isKeeper
     return { last, next: isAtWork ? Date.now() + Math.max(0, this.#lookAt - performance.now()) : undefined }
   }
 
@@ -178,7 +184,8 @@ export class Keeper {
         wait = SOON_MS
         if (performance.now() >= this.#lookAt) {
           await this.look()
-          this.#lookAt = performance.now() + this.#lookEvery
+          // Who is not the one to keep it may be the next.
+          if (this.#isKeeper) this.#lookAt = performance.now() + this.#lookEvery
         } else await this.lookSoon()
         failed = 0
       } catch (error) {
@@ -206,19 +213,25 @@ export class Keeper {
     const started = performance.now()
     this.#restedAt = started
     const isTime = started - this.#cursorsAt >= this.#cursorsEvery
+    // Each process knows who was with it.
     if (isTime) await this.signs.renew(() => this.#rest())
-    const cursorsToo = isTime && !this.#isGrace
+    if (!this.#isKeeper) {
+      if (isTime) this.#cursorsAt = started
+      return
+    }
+    if (isTime && !this.#isGrace) await this.#silence.forgetAll()
     const lookedAt = Date.now()
     let slice: ChannelInfo[] = []
     let looked = 0
     for await (const info of this.#log.channels('')) {
-      if (cursorsToo || this.inForce(info.channel, info.settings)) slice.push(info)
+      if (this.inForce(info.channel, info.settings)) slice.push(info)
       if (++looked % SLICE > 0) continue
-      await this.#keep(slice, cursorsToo)
+      await this.#keep(slice)
       slice = []
       await this.lookSoon()
+      if (!this.#isKeeper) return
     }
-    await this.#keep(slice, cursorsToo)
+    await this.#keep(slice)
     if (isTime) this.#cursorsAt = started
     this.#lookedAt = lookedAt
     this.kept.looks++
@@ -229,16 +242,18 @@ export class Keeper {
   /** Looks at the channels that were appended to since they were looked at. */
   async lookSoon(): Promise<void> {
     if (!this.#canWork) return
-    const due = [...this.#due]
+    const due = this.#isKeeper ? [...this.#due] : []
     this.#due.clear()
     this.#restedAt = performance.now()
     for (let i = 0; i < due.length; i += SLICE) {
       const slice = await Promise.all(due.slice(i, i + SLICE).map((channel) => infoOrNone(this.#log, channel)))
-      await this.#keep(
-        slice.filter((info) => info !== undefined),
-        false,
-      )
+      await this.#keep(slice.filter((info) => info !== undefined))
     }
+  }
+
+  /** Of several that share a log one does the work. */
+  get #isKeeper(): boolean {
+    return this.#log.isKeeper ?? true
   }
 
   get #isGrace(): boolean {
@@ -251,38 +266,30 @@ export class Keeper {
     return state === 'ok' || state === 'full'
   }
 
-  async #keep(slice: readonly ChannelInfo[], cursorsToo: boolean): Promise<void> {
+  async #keep(slice: readonly ChannelInfo[]): Promise<void> {
     const trims: Promise<void>[] = []
     for (const info of slice) {
       this.#closing.signal.throwIfAborted()
       if (!this.#canWork) return
       const found = this.inForce(info.channel, info.settings)
-      const upTo = await this.#whole(info, () => this.#planned(info, found, cursorsToo))
+      if (!found) continue
+      const upTo = await this.#whole(info, () => this.#planned(info, found))
       if (upTo !== undefined && upTo > info.trimmed) {
         const trim = this.#trim(info, upTo)
         // Told below, when its turn comes.
         trim.catch(() => {})
         trims.push(trim)
       }
-      if (found) this.#watch(info)
+      this.#watch(info)
     }
     await Promise.all(trims)
     await this.#rest()
   }
 
-  async #planned(info: ChannelInfo, found: InForce | undefined, cursorsToo: boolean): Promise<number | undefined> {
-    if (found === undefined) {
-      await this.#lowest(info)
-      return undefined
-    }
-    const { retention } = found
-    const nobody = nobodys(info, retention)
-    let lowest = cursorsToo ? ((await this.#lowest(info)) ?? nobody) : undefined
-    const { upTo, more } = await this.#surpluses.of(info, retention, async () => {
-      if (!retention.consumed) return info.head
-      lowest ??= (await this.#lowest(info)) ?? nobody
-      return lowest
-    })
+  async #planned(info: ChannelInfo, { retention }: InForce): Promise<number> {
+    const { upTo, more } = await this.#surpluses.of(info, retention, async () =>
+      retention.consumed ? ((await this.#silence.lowest(info)) ?? nobodys(info, retention)) : info.head,
+    )
     if (more) this.#due.add(info.channel)
     return upTo
   }
@@ -310,48 +317,6 @@ export class Keeper {
       }
       return undefined
     }
-  }
-
-  // ── Cursors ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  /**
-   * The lowest living cursor of a channel; one of another history has passed nothing. Undefined when there is none.
-   * Those that were silent for too long are forgotten on the way.
-   */
-  async #lowest(info: ChannelInfo): Promise<number | undefined> {
-    const { channel } = info
-    const silentSince = this.#isGrace ? Number.NEGATIVE_INFINITY : Date.now() - this.cursorTtl
-    let lowest: number | undefined
-    let silent: string[] = []
-    let read = 0
-    const take = ({ seq, epoch }: Cursor): void => {
-      lowest = Math.min(lowest ?? seq, sameHistory(epoch, info.epoch) ? seq : 0)
-    }
-    const forgetAll = async (): Promise<void> => {
-      const stayed = await Promise.all(silent.map((client) => this.#forget(client, channel, silentSince)))
-      for (const cursor of stayed) if (cursor) take(cursor)
-      silent = []
-    }
-    // Nobody knows what a damaged one has passed.
-    const onDamaged = (): void => {
-      lowest = 0
-    }
-    for await (const cursor of this.#log.cursors({ channel }, onDamaged)) {
-      if (cursor.time <= silentSince) silent.push(cursor.client)
-      else take(cursor)
-      if (++read % CURSOR_SLICE > 0) continue
-      await forgetAll()
-      await this.#rest()
-    }
-    await forgetAll()
-    return lowest
-  }
-
-  /** Forgets a silent cursor; the cursor, when it showed life meanwhile. */
-  async #forget(client: string, channel: string, silentSince: number): Promise<Cursor | undefined> {
-    if (!(await this.#log.forget(client, channel, silentSince))) return this.#log.cursor(client, channel)
-    this.kept.cursors++
-    return undefined
   }
 
   // ── Pace ───────────────────────────────────────────────────────────────────────────────────────────────────────

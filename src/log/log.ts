@@ -235,6 +235,8 @@ export interface Log {
 
   /** Cursors of one channel or of one client, by name; damaged ones are left out, and told to `onDamaged`. */
   cursors(of: CursorsOf, onDamaged?: (cursor: CursorName) => void): AsyncIterable<Cursor>
+  /** Those of all channels. Optional: where asking channel after channel costs far more. */
+  allCursors?(): AsyncIterable<Cursor>
 
   /**
    * The `most` cursors that lag most (`lagOf`), of all channels or of one: only the engine knows how its rows lie. One
@@ -272,6 +274,9 @@ export interface Log {
    */
   count?(what: 'channels' | 'cursors', beginning: string, most: number): Promise<number>
 
+  /** Of processes that share the log this is the one, for now, that does what retention says. Missing: nobody shares it. */
+  readonly isKeeper?: boolean
+
   /**
    * Puts blocks in place of others, in one durable write. False, and nothing is changed, when the old ones do not stand
    * there as they were read, or a trim has come into them since. Positions stay what they are; who reads meanwhile gets
@@ -293,16 +298,10 @@ export interface Log {
    */
   reclaim?(channel: string, after: number, upTo: number): Promise<void>
 
-  /**
-   * About how many bytes of disk the events of a channel take; what was written last may not be among them.
-   * Optional. @throws no-channel
-   */
+  /** About how many bytes of disk a channel's events take, without what was written last. Optional. @throws no-channel */
   bytes?(channel: string): Promise<number>
 
-  /**
-   * Looks at what only the engine knows (its rows and files, their checksums), a piece at a time with `pace` between them.
-   * Optional: verification over the port (verify.ts) asks it when it is there.
-   */
+  /** Looks at what only the engine knows: rows, files, checksums; `pace` between pieces. Optional: for verify.ts. */
   scrub?(pace: (bytes: number) => Promise<void>): AsyncIterable<Finding>
 
   /** Losses that are known. Optional, as `scrub`. */

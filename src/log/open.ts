@@ -14,6 +14,8 @@ export interface NatsOptions {
   readonly namespace?: string
   /** Servers that keep each event; default three in a cluster, else one. Counts when the streams are made. */
   readonly replicas?: number | undefined
+  /** Most bytes that the events take on each of them, when the streams are made. Default: what NATS has. */
+  readonly maxBytes?: number | undefined
   /** A credentials file's content. */
   readonly credentials?: Uint8Array
   readonly user?: string
@@ -40,7 +42,7 @@ export interface LogOptions {
   readonly tailBytes?: number
   /** When LevelDB goes on to another log file, bytes, at least 64 KiB. Default 16 MiB; less only to see it happen. */
   readonly writeBufferBytes?: number
-  /** Space on the disk below which appends are refused, bytes; 0 is off. Default 128 MiB, less on a small disk. */
+  /** Space on the disk, or left by NATS, below which appends are refused, bytes; 0 is off. Default 128 MiB, less of a small one. */
   readonly minFreeBytes?: number
   /** Told of each write: how long it took with its fsync, how many appends and other changes, how many bytes. */
   readonly onGroup?: (group: { readonly seconds: number; readonly tasks: number; readonly bytes: number }) => void

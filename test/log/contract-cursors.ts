@@ -101,6 +101,28 @@ export function cursorContract(open: Open): void {
     expect((await list(log.cursors({ channel: 'c' })))[0]).toEqual(await log.cursor(clients[0]!, 'c'))
     expect(await list(log.cursors({ client: 'nobody' }))).toEqual([])
     expect(await list(log.cursors({ client: 'x' }))).toEqual([])
+    const all = channels.flatMap((channel) => clients.map((client) => [client, channel, client.length]))
+    if (!log.allCursors) return
+    expect((await list(log.allCursors())).map(names)).toEqual(all)
+    await log.delete('c1')
+    expect((await list(log.allCursors())).map(names)).toEqual(all.filter(([, channel]) => channel !== 'c1'))
+  })
+
+  test('Channels and cursors are counted: all, those whose name or whose client begins so, and none beyond the most', async () => {
+    const log = await open()
+    for (const channel of ['a', 'a/1', 'b']) await append(log, channel, [1])
+    for (const channel of ['a', 'b'])
+      for (const client of ['u1~x', 'u1~y', 'u2~x']) await log.commit(client, channel, { seq: 1 })
+    const count = (what: 'channels' | 'cursors', beginning: string, most = 100) => log.count!(what, beginning, most)
+    expect(await Promise.all(['', 'a', 'a/', 'c'].map((beginning) => count('channels', beginning)))).toEqual([
+      3, 2, 1, 0,
+    ])
+    expect(await Promise.all(['', 'u', 'u1~', 'x'].map((beginning) => count('cursors', beginning)))).toEqual([
+      6, 6, 4, 0,
+    ])
+    expect([await count('channels', '', 2), await count('cursors', 'u', 5)]).toEqual([2, 5])
+    await log.forget('u1~x', 'a')
+    expect([await count('cursors', ''), await count('cursors', 'u1~')]).toEqual([5, 3])
   })
 
   test('A forgotten cursor is gone from every list, and begins anew with the next commit', async () => {

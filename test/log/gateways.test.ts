@@ -95,6 +95,27 @@ describe.skipIf(!nats)('gateways over one NATS', () => {
     expect((await readAll(logs[0]!, 'c')).map(valueIn)).toEqual(range(1, 16))
   })
 
+  test('Of gateways that append to one channel without a pause none is kept waiting for long', async () => {
+    const logs = await gateways(2)
+    const total = 1_000
+    const sent = [0, 0]
+    const most = [0, 0]
+    const write = async (i: number, producer: number): Promise<void> => {
+      for (let n = 1; sent[0]! + sent[1]! < total; n++) {
+        const before = sent[1 - i]!
+        await append(logs[i]!, 'c', [0], { idempotencyKey: `${i}.${producer}.${n}` })
+        sent[i]!++
+        most[i] = Math.max(most[i]!, sent[1 - i]! - before)
+      }
+    }
+    await Promise.all([0, 1].flatMap((i) => [1, 2].map((producer) => write(i, producer))))
+    console.log(
+      `${sent.join(' and ')} appends of two gateways, at most ${most.join(' and ')} of the other one during one`,
+    )
+    // The last ones wait until the other gateway has ended.
+    expect(Math.max(...most)).toBeLessThan(total / 5)
+  })
+
   test('One append that is sent through two gateways at once happens once', async () => {
     const logs = await gateways(2)
     for (const round of range(1, 20)) {

@@ -56,6 +56,27 @@ describe.skipIf(!nats)('serve over NATS', () => {
     expect(await next).toEqual([21])
   })
 
+  test('What the engine can not do is refused in words, over HTTP and on the command line', async () => {
+    const { url } = await serving(['--engine', nats!.url, '--nats-namespace', 'can'], tempDir())
+    await append(url, 'c', 1)
+    for (const [verb, asked, flags] of [
+      ['compact', {}, []],
+      ['erase', { seq: 1 }, ['--seq', '1']],
+    ] as const) {
+      const answer = await fetch(`${url}/v1/channels/c/${verb}`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(asked),
+      })
+      expect(answer.status).toBe(501)
+      expect(await answer.json()).toMatchObject({ code: 'not-supported', capability: verb })
+      const command = new Program([verb, 'c', ...flags, '--url', url])
+      expect(await command.ended()).toBe(1)
+      expect(command.err).toContain('not-supported')
+    }
+    expect(await read(url, 'c')).toEqual([1])
+  })
+
   test('Without NATS a server answers 503 with Retry-After, is not ready, and resumes by itself', async () => {
     const { url } = await serving(['--engine', nats!.url, '--nats-namespace', 'gone'], tempDir())
     expect(await append(url, 'c', 1)).toMatchObject({ status: 201, durability: 'unknown' })

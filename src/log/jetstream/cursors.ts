@@ -55,6 +55,12 @@ interface Move {
   readonly reject: (error: unknown) => void
 }
 
+interface Counted {
+  readonly beginning: string
+  readonly resolve: (found: number) => void
+  readonly reject: (error: unknown) => void
+}
+
 /** Moves of one cursor that wait for those that are on their way. */
 interface Lane {
   readonly moves: Move[]
@@ -66,6 +72,9 @@ export class Cursors {
   readonly #channels: Channels
   readonly #kept = new LRUCache<string, Kept>({ max: KEPT_CURSORS })
   readonly #lanes = new Map<string, Lane>()
+  /** Those who wait for a count. */
+  readonly #counts: Counted[] = []
+  #counting: Promise<void> | undefined
   /** Moves of all cursors that are not answered yet. */
   #waiting = 0
 
@@ -256,6 +265,43 @@ export class Cursors {
   /** All of them, those of histories that are over too. */
   all(): AsyncIterable<OfLife> {
     return this.#listed(this.#link.cursorSubject(ALL, ALL, ALL))
+  }
+
+  /**
+   * How many there are of clients whose names begin so. All names are gone through for it, once for all who ask
+   * meanwhile, and at most so often.
+   */
+  count(beginning: string): Promise<number> {
+    return new Promise((resolve, reject) => {
+      this.#counts.push({ beginning, resolve, reject })
+      this.#counting ??= this.#count().finally(() => {
+        this.#counting = undefined
+      })
+    })
+  }
+
+  async #count(): Promise<void> {
+    while (this.#counts.length > 0) {
+      const asked = this.#counts.splice(0)
+      const started = performance.now()
+      try {
+        const found = new Map<string, number>(asked.map(({ beginning }) => [beginning, 0]))
+        const lengths = [...new Set(asked.map(({ beginning }) => beginning.length))]
+        for (const subject of await this.#link.subjects(this.#link.cursorSubject(ALL, ALL, ALL))) {
+          const { client } = namesOf(subject)
+          for (const length of lengths) {
+            const beginning = client.slice(0, length)
+            const number = found.get(beginning)
+            if (number !== undefined && beginning.length === length) found.set(beginning, number + 1)
+          }
+        }
+        for (const { beginning, resolve } of asked) resolve(found.get(beginning)!)
+      } catch (error) {
+        for (const { reject } of asked) reject(error)
+      }
+      // Where there are many, who asks next waits for as long again.
+      await delay(performance.now() - started)
+    }
   }
 
   /** By channel, then by client. */

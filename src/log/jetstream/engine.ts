@@ -37,11 +37,13 @@ import { Cursors } from './cursors.ts'
 import { closing, isUnreachable, told } from './failures.ts'
 import { Janitor } from './janitor.ts'
 import { type Done, type Job, Lanes } from './lanes.ts'
+import { Lease } from './lease.ts'
 import { Link } from './link.ts'
 import { Lists } from './lists.ts'
 import { Pages } from './pages.ts'
 import { Pulse } from './pulse.ts'
 import { type ChannelRecord, epochOf, isArriving, type Known } from './record.ts'
+import { Room } from './room.ts'
 import { ASK_LEADER, type Plan, Writer } from './writer.ts'
 
 const TAIL_BYTES = 64 * 1024 * 1024
@@ -52,7 +54,9 @@ const NO_CONNECTION = 'There is no connection to NATS; it is tried again and aga
 
 /** @throws wrong-config (too old, not allowed), unavailable */
 export async function openJetStream(nats: NatsOptions, options: LogOptions): Promise<Log> {
-  return new JetStreamLog(await Link.open(nats, options), nats, options)
+  const log = new JetStreamLog(await Link.open(nats, options), nats, options)
+  await log.begin()
+  return log
 }
 
 class JetStreamLog implements Log {
@@ -68,6 +72,8 @@ class JetStreamLog implements Log {
   readonly #lists: Lists
   readonly #janitor: Janitor
   readonly #pulse: Pulse
+  readonly #room: Room
+  readonly #lease: Lease
   readonly #notice: NonNullable<LogOptions['onNotice']>
   #closed: Promise<void> | undefined
 
@@ -80,17 +86,19 @@ class JetStreamLog implements Log {
       idWindow: link.facts.idWindow,
     }
     this.#link = link
-    this.#pulse = new Pulse(link)
     this.#notice = options.onNotice ?? (() => {})
+    this.#room = new Room(link, this.#lanes, options.minFreeBytes, (level, message) => this.#notice(level, message, {}))
+    this.#lease = new Lease(link, (why) => this.#notice('warn', 'Nobody knows which server keeps retention', { why }))
+    this.#pulse = new Pulse(link, this.#room)
     this.#tail = new Tail(options.tailBytes ?? TAIL_BYTES)
     this.#channels = new Channels(link, this.#tail, this.#waiters)
     this.#pages = new Pages(link)
-    this.#means = { link, channels: this.#channels, writer: new Writer(link, this.#channels) }
+    this.#means = { link, channels: this.#channels, writer: new Writer(link, this.#channels, this.#room) }
     this.#cursors = new Cursors(link, this.#channels)
     this.#janitor = new Janitor(link, this.#channels, this.#cursors, this.#pages, (message, why) =>
       this.#notice('warn', message, { why }),
     )
-    this.#lists = new Lists(link, this.#channels, this.#cursors, this.#janitor)
+    this.#lists = new Lists(link, this.#channels, this.#cursors, this.#janitor, this.#lease)
     let isDeaf = false
     link.onDeaf = (error) => {
       if (!isDeaf)
@@ -98,6 +106,11 @@ class JetStreamLog implements Log {
       isDeaf = true
     }
     void this.#listen()
+  }
+
+  /** What is to be known before the first append. */
+  begin(): Promise<void> {
+    return this.#room.ask()
   }
 
   /** Follows the connection itself: while there is none, nothing is known of what others write. */
@@ -124,12 +137,14 @@ class JetStreamLog implements Log {
     const pending = { pendingAppends: this.#lanes.pendingJobs, pendingBytes: this.#lanes.pendingBytes }
     if (this.#lanes.isClosed) return { state: 'closed', ...pending }
     const reason = this.#link.isConnected ? this.#pulse.fault : NO_CONNECTION
-    return reason === undefined ? { state: 'ok', ...pending } : { state: 'reopening', reason, ...pending }
+    if (reason !== undefined) return { state: 'reopening', reason, ...pending }
+    const full = this.#room.reason
+    return full === undefined ? { state: 'ok', ...pending } : { state: 'full', reason: full, ...pending }
   }
 
   async append(entries: readonly Append[], options: AppendOptions = {}): Promise<readonly Appended[]> {
     return new Promise((appended, failed) => {
-      this.#lanes.enter(new Appending(this.#means, entries, options, { appended, failed }))
+      this.#enter(new Appending(this.#means, entries, options, { appended, failed }))
     })
   }
 
@@ -139,10 +154,17 @@ class JetStreamLog implements Log {
       failed: (error) => submission.failed(error),
     }
     try {
-      this.#lanes.enter(new Appending(this.#means, [submission], submission, told))
+      this.#enter(new Appending(this.#means, [submission], submission, told))
     } catch (error) {
       submission.failed(error)
     }
+  }
+
+  /** What adds events, and is refused when NATS has little room. */
+  #enter(job: Job): void {
+    const refusal = this.#lanes.isClosed ? undefined : this.#room.refusal(job.bytes)
+    if (refusal) job.reject(refusal)
+    else this.#lanes.enter(job)
   }
 
   read(name: string, from: Place, limits: ReadLimits): Promise<Page> {
@@ -209,6 +231,10 @@ class JetStreamLog implements Log {
     return this.#listed(() => this.#cursors.list(of, onDamaged))
   }
 
+  allCursors(): AsyncIterable<Cursor> {
+    return this.#listed(() => this.#lists.cursors())
+  }
+
   lagging(most: number, channel?: string): Promise<Lagging> {
     return this.#asked(() => this.#lists.lagging(most, channel))
   }
@@ -268,7 +294,9 @@ class JetStreamLog implements Log {
   arrive(name: string, piece: ArrivalPiece): Promise<Arrived> {
     return new Promise((resolve, reject) => {
       const means = { ...this.#means, cursors: this.#cursors, janitor: this.#janitor }
-      this.#lanes.enter(new Arriving(means, name, piece, { resolve, reject }))
+      const arriving = new Arriving(means, name, piece, { resolve, reject })
+      if (piece.blocks) this.#enter(arriving)
+      else this.#lanes.enter(arriving)
     })
   }
 
@@ -278,6 +306,15 @@ class JetStreamLog implements Log {
 
   channels(prefix: string, after?: string): AsyncIterable<ChannelInfo> {
     return this.#listed(() => this.#lists.channels(prefix, after))
+  }
+
+  count(what: 'channels' | 'cursors', beginning: string, most: number): Promise<number> {
+    return this.#asked(() => this.#lists.count(what, beginning, most))
+  }
+
+  get isKeeper(): boolean {
+    this.#lease.seek()
+    return this.#lease.isHeld
   }
 
   close(): Promise<void> {
@@ -290,6 +327,7 @@ class JetStreamLog implements Log {
     this.#channels.close()
     this.#pulse.close()
     this.#waiters.rejectAll(closing())
+    await this.#lease.close()
     await this.#janitor.close()
     await this.#cursors.close()
     await this.#link.nc.close()

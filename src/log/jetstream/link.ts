@@ -8,19 +8,29 @@ import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/transport-node'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions, NatsOptions } from '../open.ts'
 import { askMany } from './batch.ts'
+import { connectTo, isAtLeast } from './connecting.ts'
+import { isUnreachable } from './failures.ts'
 import { nameOf, RECEIPT_HEADER, RECORD_HEADER, TRY_HEADER, token } from './record.ts'
-import { type Facts, faultOf, findOrMake, lifeOf, type Names, namesIn, PAYLOAD_MIN } from './streams.ts'
+import {
+  type Facts,
+  faultOf,
+  findOrMake,
+  type Left,
+  leftFor,
+  leftIn,
+  less,
+  lifeOf,
+  type Names,
+  namesIn,
+} from './streams.ts'
 
-/** Before 2.12 a message that was refused leaves its id behind, and a retry of it is taken for a duplicate. */
-const VERSION_MIN = [2, 12] as const
 /** From here on a message within an atomic batch may have an id. */
 const VERSION_BATCH = [2, 12, 1] as const
 /** One request, ms; a leader that was just elected answers within it. */
 const REQUEST_MS = 2_000
-/** A reconnect is tried this often, ms. */
-const RECONNECT_MS = 250
-/** Last messages that are asked for at once: each comes whole. */
-const LASTS_AT_ONCE = 32
+/** Last messages that are asked for at once, and the bytes of them that come: each comes whole. */
+const LASTS_AT_ONCE = 500
+const LASTS_BYTES = 4 * 1024 * 1024
 /** Wrong last id, wrong last sequence, no rollups. */
 const NOT_TAKEN = new Set([10070, 10071, 10164, 10111])
 
@@ -56,12 +66,16 @@ export class Link {
   readonly canBatch: boolean
   /** Set by who listens to the connection. */
   isConnected = true
+  /** The account has a limit; one that gets it later counts from the next start on. */
+  #isAccountLimited = false
   /** NATS does not tell of stored messages. */
   onDeaf: (error: Error) => void = () => {}
   readonly #names: Names
   readonly #js: JetStreamClient
   readonly #jsm: JetStreamManager
   readonly #headers: () => MsgHdrs
+  /** How many were named. */
+  readonly #servers: number
 
   private constructor(
     nc: NatsConnection,
@@ -70,7 +84,9 @@ export class Link {
     makeHeaders: () => MsgHdrs,
     names: Names,
     facts: Facts,
+    servers: number,
   ) {
+    this.#servers = servers
     this.nc = nc
     this.#js = js
     this.#jsm = jsm
@@ -82,65 +98,37 @@ export class Link {
 
   /** @throws wrong-config (too old, refused credentials), unavailable */
   static async open(options: NatsOptions, { idWindow }: Pick<LogOptions, 'idWindow'>): Promise<Link> {
-    const { connect, credsAuthenticator, headers } = await import('@nats-io/transport-node')
+    const { headers } = await import('@nats-io/transport-node')
     const { jetstream, jetstreamManager } = await import('@nats-io/jetstream')
-    const { servers, credentials, user, password, tls } = options
-    const authenticator = credentials && credsAuthenticator(credentials)
+    const nc = await connectTo(options, REQUEST_MS)
     try {
-      authenticator?.('')
-    } catch (cause) {
-      throw new TidemarkError(
-        'wrong-config',
-        `The credentials for NATS are none: ${(cause as Error).message}`,
-        {},
-        { cause },
-      )
-    }
-    const nc = await connect({
-      servers: [...servers],
-      name: 'tidemark',
-      maxReconnectAttempts: -1,
-      // Credentials may be renewed while they are refused.
-      ignoreAuthErrorAbort: true,
-      reconnectTimeWait: RECONNECT_MS,
-      timeout: REQUEST_MS,
-      ...(authenticator && { authenticator }),
-      ...(user !== undefined && { user, pass: password ?? '' }),
-      ...(tls !== undefined && { tls }),
-    }).catch((cause: Error) => {
-      const code = ['AuthorizationError', 'UserAuthenticationExpiredError'].includes(cause.name)
-        ? 'wrong-config'
-        : 'unavailable'
-      throw new TidemarkError(code, `NATS at ${servers.join(', ')}: ${cause.message}`, {}, { cause })
-    })
-    try {
-      const version = nc.info?.version ?? '0'
-      if (!isAtLeast(version, VERSION_MIN))
-        throw new TidemarkError(
-          'wrong-config',
-          `nats-server ${version} is too old: the log needs ${VERSION_MIN.join('.')} or later`,
-        )
-      const most = nc.info?.max_payload ?? 0
-      if (most < PAYLOAD_MIN)
-        throw new TidemarkError(
-          'wrong-config',
-          `NATS takes messages of ${most} bytes; set max_payload to ${PAYLOAD_MIN} or more`,
-        )
       const settings = { timeout: REQUEST_MS }
       const jsm = await jetstreamManager(nc, { ...settings, checkAPI: false })
       const names = namesIn(options.namespace ?? 'main')
       const isCluster = nc.info?.cluster !== undefined
-      const facts = await findOrMake(jsm, names, { replicas: options.replicas, isCluster, idWindow })
-      return new Link(nc, jetstream(nc, settings), jsm, headers, names, facts)
+      const { replicas, maxBytes } = options
+      const facts = await findOrMake(jsm, names, { replicas, isCluster, idWindow, maxBytes })
+      const link = new Link(nc, jetstream(nc, settings), jsm, headers, names, facts, options.servers.length)
+      await link.#askAccount()
+      return link
     } catch (error) {
       await nc.close()
       if (error instanceof TidemarkError) throw error
       throw new TidemarkError(
         'unavailable',
-        `NATS at ${servers.join(', ')}: ${(error as Error).message}`,
+        `NATS at ${options.servers.join(', ')}: ${(error as Error).message}`,
         {},
         { cause: error },
       )
+    }
+  }
+
+  async #askAccount(): Promise<void> {
+    try {
+      this.#isAccountLimited = leftFor(await this.#jsm.getAccountInfo(), this.facts) !== undefined
+    } catch (error) {
+      // Not everybody has the right to ask, and who has not gets no answer: its limit is not known then.
+      if (!isUnreachable(error)) throw error
     }
   }
 
@@ -151,6 +139,20 @@ export class Link {
       return 'The stream in NATS is another one than at the start: restart this server'
     const fault = faultOf(config, this.#names.prefix)
     return fault && `The stream in NATS was changed: it ${fault}`
+  }
+
+  /** Goes to another server, where more than one is known; what is under way is asked anew there. */
+  async goElsewhere(): Promise<void> {
+    if (this.nc.isClosed()) return
+    if (this.#servers > 1 || (this.nc.info?.connect_urls?.length ?? 0) > 1) await this.nc.reconnect()
+  }
+
+  /** What is left for events, of the limits that NATS tells of; asked of its leader. */
+  async left(): Promise<{ readonly bytes: Left | undefined; readonly messages: Left | undefined }> {
+    const { bytes, messages } = leftIn(await this.#jsm.streams.info(this.#names.events))
+    if (!this.#isAccountLimited) return { bytes, messages }
+    const account = leftFor(await this.#jsm.getAccountInfo(), this.facts)
+    return { bytes: less(account, bytes), messages }
   }
 
   subjectOf(channel: string): string {
@@ -164,6 +166,11 @@ export class Link {
   /** Where messages of a channel are told as they are stored. */
   liveSubjectOf(channel: string): string {
     return `${this.#names.prefix}.live.${token(channel)}`
+  }
+
+  /** Of one token: no cursor's. */
+  get leaseSubject(): string {
+    return `$KV.${this.#names.bucket}.keeper`
   }
 
   cursorSubject(client: string, channel: string, life: string): string {
@@ -205,10 +212,18 @@ export class Link {
     for (const message of await askMany(this.nc, this.#streamOf(subject), query)) yield batched(message)
   }
 
-  /** Every subject that a filter matches, as the leader knows them. */
+  /** Every subject that a filter matches, as the leader knows them: one answer for each 100,000 of them. */
   async subjects(filter: string): Promise<string[]> {
     const { state } = await this.#jsm.streams.info(this.#streamOf(filter), { subjects_filter: filter })
     return Object.keys(state.subjects ?? {})
+  }
+
+  /** How many channels there are, those that were deleted a moment ago included, or cursors. */
+  async count(what: 'channels' | 'cursors'): Promise<number> {
+    if (what === 'channels') return (await this.#jsm.streams.info(this.#names.events)).state.num_subjects ?? 0
+    const filter = { subjects_filter: this.leaseSubject }
+    const { state } = await this.#jsm.streams.info(`KV_${this.#names.bucket}`, filter)
+    return (state.num_subjects ?? 0) - Object.keys(state.subjects ?? {}).length
   }
 
   get allEvents(): string {
@@ -219,11 +234,14 @@ export class Link {
   async *lasts(subjects: readonly string[]): AsyncIterable<readonly Stored[]> {
     for (let i = 0; i < subjects.length; i += LASTS_AT_ONCE) {
       const wanted = subjects.slice(i, i + LASTS_AT_ONCE)
+      const stream = this.#streamOf(wanted[0]!)
       const found = new Map<string, Stored>()
-      const query = { multi_last: wanted, batch: LASTS_AT_ONCE }
-      for (const message of await askMany(this.nc, this.#streamOf(wanted[0]!), query)) {
-        const stored = batched(message)
-        found.set(stored.subject, stored)
+      for (let missing = wanted; missing.length > 0; ) {
+        const query = { multi_last: missing, batch: missing.length, max_bytes: LASTS_BYTES }
+        const messages = await askMany(this.nc, stream, query)
+        for (const message of messages.map(batched)) found.set(message.subject, message)
+        if (messages.length === 0) break
+        missing = missing.filter((subject) => !found.has(subject))
       }
       for (const subject of wanted) {
         if (found.has(subject)) continue
@@ -302,6 +320,20 @@ export class Link {
     await this.#jsm.streams.purge(this.#streamOf(filter), seq === undefined ? { filter } : { filter, seq })
   }
 
+  /** Asks the other gateways to hold back their next write to a channel. @param who asks */
+  askWay(channel: string, who: string): void {
+    if (!this.nc.isClosed()) this.nc.publish(`${this.#names.prefix}.way.${token(channel)}`, who)
+  }
+
+  heedWay(heed: (channel: string, who: string) => void): void {
+    this.nc.subscribe(`${this.#names.prefix}.way.*`, {
+      callback: (error, message) => {
+        if (error) this.onDeaf(error)
+        else heed(this.channelOf(message.subject), message.string())
+      },
+    })
+  }
+
   /**
    * Tells each message of a channel as it is stored, and which one stood before it on its subject, until the answer is
    * called. It may miss some.
@@ -319,12 +351,6 @@ export class Link {
     })
     return () => subscription.unsubscribe()
   }
-}
-
-function isAtLeast(version: string, wanted: readonly number[]): boolean {
-  const parts = version.split(/[.-]/).map(Number)
-  for (const [i, part] of wanted.entries()) if ((parts[i] ?? 0) !== part) return (parts[i] ?? 0) > part
-  return true
 }
 
 const storedOf = ({ seq, subject, data, header, time }: StoredMsg): Stored =>

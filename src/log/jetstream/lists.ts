@@ -5,6 +5,7 @@ import type { Channels } from './channels.ts'
 import { infoOf } from './channels.ts'
 import type { Cursors } from './cursors.ts'
 import type { Janitor } from './janitor.ts'
+import type { Lease } from './lease.ts'
 import type { Link } from './link.ts'
 import { type ChannelRecord, decodeRecord, epochOf, isArriving, wholeOr } from './record.ts'
 
@@ -21,8 +22,10 @@ export class Lists {
   readonly #channels: Channels
   readonly #cursors: Cursors
   readonly #janitor: Janitor
+  readonly #lease: Lease
 
-  constructor(link: Link, channels: Channels, cursors: Cursors, janitor: Janitor) {
+  constructor(link: Link, channels: Channels, cursors: Cursors, janitor: Janitor, lease: Lease) {
+    this.#lease = lease
     this.#link = link
     this.#channels = channels
     this.#cursors = cursors
@@ -31,6 +34,15 @@ export class Lists {
 
   async *channels(prefix: string, after = ''): AsyncIterable<ChannelInfo> {
     for await (const { life: _, lost: __, ...info } of this.#all(prefix, after)) yield info
+  }
+
+  /** How many there are whose name, or whose client's, begins so. */
+  async count(what: 'channels' | 'cursors', beginning: string, most: number): Promise<number> {
+    if (beginning === '') return Math.min(most, await this.#link.count(what))
+    if (what === 'cursors') return Math.min(most, await this.#cursors.count(beginning))
+    const subjects = await this.#link.subjects(this.#link.allEvents)
+    const found = subjects.filter((subject) => this.#link.channelOf(subject).startsWith(beginning))
+    return Math.min(most, found.length)
   }
 
   /** Losses that are known, of what is not trimmed. */
@@ -58,9 +70,27 @@ export class Lists {
         const record = isBehind ? known.record : wholeOr('damaged' as const, () => decodeRecord(text))
         if (record === undefined && !isBehind) this.#janitor.found({ subject, seq, storedAt })
         if (record === undefined || record === 'damaged' || isArriving(record)) continue
+        if (this.#lease.isHeld) this.#janitor.listed(name, record)
         const epoch = epochOf(this.#link.facts.life, record)
         yield { ...infoOf({ ...record, name, seq, number: 0, epoch }), life: record.life, lost: record.lost ?? [] }
       }
+  }
+
+  /** Every cursor, in few questions however many channels there are. */
+  async *cursors(): AsyncIterable<Cursor> {
+    for await (const { cursor } of this.#allCursors()) yield cursor
+  }
+
+  async *#allCursors(): AsyncIterable<{ readonly cursor: Cursor; readonly info: ChannelInfo }> {
+    const infos = new Map<string, Listed>()
+    for await (const info of this.#all('', '')) infos.set(info.channel, info)
+    for await (const { life, ...cursor } of this.#cursors.all()) {
+      const known = infos.get(cursor.channel)
+      // Of a history that is over.
+      if (known?.life !== life) continue
+      const { life: _, lost: __, ...info } = known
+      yield { cursor, info }
+    }
   }
 
   async lagging(most: number, name?: string): Promise<Lagging> {
@@ -74,14 +104,7 @@ export class Lists {
       const info = infoOf(await this.#channels.need(name))
       for await (const { life: _, ...cursor } of this.#cursors.ofChannel(name)) add(cursor, info)
     } else {
-      const infos = new Map<string, Listed>()
-      for await (const info of this.#all('', '')) infos.set(info.channel, info)
-      for await (const { life, ...cursor } of this.#cursors.all()) {
-        const known = infos.get(cursor.channel)
-        if (known?.life !== life) continue
-        const { life: _, lost: __, ...info } = known
-        add(cursor, info)
-      }
+      for await (const { cursor, info } of this.#allCursors()) add(cursor, info)
     }
     return { cursors: worst.sorted().map(({ cursor, info }) => ({ cursor, info })), found }
   }

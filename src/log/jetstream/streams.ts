@@ -1,7 +1,7 @@
 /** The streams in NATS: how they are made, and what is asked of those that are there. */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { JetStreamManager, StreamConfig } from '@nats-io/jetstream'
+import type { JetStreamAccountStats, JetStreamManager, StreamConfig, StreamInfo } from '@nats-io/jetstream'
 import { TidemarkError } from '../../errors.ts'
 import { isUnreachable } from './failures.ts'
 
@@ -46,7 +46,12 @@ export interface Facts {
 export async function findOrMake(
   jsm: JetStreamManager,
   { events, prefix, bucket }: Names,
-  wanted: { readonly replicas: number | undefined; readonly isCluster: boolean; readonly idWindow: number | undefined },
+  wanted: {
+    readonly replicas: number | undefined
+    readonly isCluster: boolean
+    readonly idWindow: number | undefined
+    readonly maxBytes: number | undefined
+  },
 ): Promise<Facts> {
   const copies = wanted.replicas ?? (wanted.isCluster ? REPLICAS : 1)
   const common = { num_replicas: copies, storage: 'file', allow_direct: true } as const
@@ -57,6 +62,7 @@ export async function findOrMake(
     republish: { src: `${prefix}.e.*`, dest: `${prefix}.live.{{wildcard(1)}}` },
     duplicate_window: (wanted.idWindow ?? ID_WINDOW_MS) * NANOS,
     allow_atomic: true,
+    ...(wanted.maxBytes !== undefined && { max_bytes: wanted.maxBytes, discard: 'new' as StreamConfig['discard'] }),
     metadata: { 'tidemark.life': randomBytes(5).toString('hex'), 'tidemark.format': '1' },
   })
   // A key-value bucket as NATS has them, so that its own tools show it.
@@ -103,6 +109,32 @@ export function faultOf(found: StreamConfig, prefix: string): string | undefined
   if (found.deny_purge || found.sealed || !found.allow_direct) return 'must allow purges, writes and direct reads'
   return undefined
 }
+
+/** What is left of a limit. */
+export interface Left {
+  readonly free: number
+  readonly size: number
+}
+
+/** What is left for a stream within a limit of its own; undefined where it has none. */
+export function leftIn({ config, state }: StreamInfo): { bytes: Left | undefined; messages: Left | undefined } {
+  return { bytes: leftOf(config.max_bytes, state.bytes), messages: leftOf(config.max_msgs, state.messages) }
+}
+
+/** What is left for one copy of a stream within the account's limit; undefined where it has none. */
+export function leftFor(account: JetStreamAccountStats, { replicas, storage }: Facts): Left | undefined {
+  const tiers = account.tiers as Readonly<Record<string, JetStreamAccountStats>> | undefined
+  const { limits, ...used } = tiers?.[`R${replicas}`] ?? account
+  const left = storage === 'file' ? leftOf(limits.max_storage, used.storage) : leftOf(limits.max_memory, used.memory)
+  return left && { free: left.free / replicas, size: left.size / replicas }
+}
+
+const leftOf = (limit: number, used: number): Left | undefined =>
+  limit > 0 ? { free: limit - used, size: limit } : undefined
+
+/** The tighter one. */
+export const less = (a: Left | undefined, b: Left | undefined): Left | undefined =>
+  a !== undefined && (b === undefined || a.free <= b.free) ? a : b
 
 async function have(
   jsm: JetStreamManager,

@@ -9,19 +9,24 @@
  */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
+import { LRUCache } from 'lru-cache'
 import { TidemarkError } from '../../errors.ts'
 import type { Channels } from './channels.ts'
-import { isConflict, isUnreachable, isUnsent, told, unavailable } from './failures.ts'
+import { isConflict, isNoRoom, isUnreachable, isUnsent, told, unavailable } from './failures.ts'
 import type { Draft, Link, Stored } from './link.ts'
 import { type ChannelRecord, encodeReceipt, encodeRecord, type Known, type Receipt } from './record.ts'
+import type { Room } from './room.ts'
 
 /** A write is tried for so long, ms: longer than a cluster takes to elect a leader. */
 const WRITE_MS = 12_000
 /** Between tries while NATS does not answer, ms. */
 const RETRY_MS = 100
-/** Writers of other gateways that were faster are given way to for up to so long, ms, times the tries. */
-const GIVE_WAY_MS = 5
-const GIVE_WAY_TIMES = 10
+/** A write that lost to other gateways so often asks them for way … */
+const LOST_TRIES = 3
+/** … which they give for so long, ms, before their next write to that channel. */
+const WAY_MS = 50
+/** Channels for which way is asked at once. */
+const WAYS_MAX = 1_000
 
 /** What a write makes of a channel. */
 export interface Plan {
@@ -68,13 +73,22 @@ class Disconnected extends Error {
 export class Writer {
   readonly #link: Link
   readonly #channels: Channels
+  readonly #room: Pick<Room, 'refused'>
   /** Of this gateway, then a number for each try. */
   readonly #mark = randomBytes(6).toString('base64url')
   #attempts = 0
+  /** Until when way is given to other gateways, by channel. */
+  readonly #ways = new LRUCache<string, number>({ max: WAYS_MAX })
+  /** Channels for which this gateway asked for way: it gives none meanwhile. */
+  readonly #asking = new Set<string>()
 
-  constructor(link: Link, channels: Channels) {
+  constructor(link: Link, channels: Channels, room: Pick<Room, 'refused'>) {
     this.#link = link
     this.#channels = channels
+    this.#room = room
+    link.heedWay((name, who) => {
+      if (who !== this.#mark && !this.#asking.has(name)) this.#ways.set(name, performance.now() + WAY_MS)
+    })
   }
 
   /** Writes what is planned to one channel. @throws what the plan refuses; unavailable, storage-full */
@@ -90,10 +104,21 @@ export class Writer {
     names: readonly string[],
     plan: (known: readonly Known[], isFresh: boolean) => readonly Plan[] | Refusal | typeof ASK_LEADER | undefined,
   ): Promise<Outcome> {
+    try {
+      return await this.#writeAll(names, plan)
+    } finally {
+      for (const name of names) this.#asking.delete(name)
+    }
+  }
+
+  async #writeAll(
+    names: readonly string[],
+    plan: (known: readonly Known[], isFresh: boolean) => readonly Plan[] | Refusal | typeof ASK_LEADER | undefined,
+  ): Promise<Outcome> {
     const until = performance.now() + WRITE_MS
     let isFresh = false
     let sent: Sent | undefined
-    for (let tries = 1; ; tries++) {
+    for (let lost = 0; ; ) {
       try {
         // What was never sent is not waited for while there is nobody to send it to.
         if (!this.#link.isConnected) throw sent?.doubtful ? new Disconnected() : unavailable('disconnected')
@@ -102,6 +127,7 @@ export class Writer {
           sent = undefined
         }
         if (sent === undefined) {
+          await this.#giveWay(names)
           const known = await this.#known(names, isFresh)
           const planned = plan(known.all, known.isFresh)
           if (planned === undefined) return undefined
@@ -120,15 +146,34 @@ export class Writer {
         if (isConflict(error) && sent) {
           sent.isRefused = true
           isFresh = true
-          await delay(Math.random() * GIVE_WAY_MS * Math.min(tries, GIVE_WAY_TIMES))
+          if (++lost >= LOST_TRIES) this.#askWay(names)
           continue
         }
+        if (isNoRoom(error)) this.#room.refused()
         // A refusal of now says nothing of an earlier try.
         if (!isUnreachable(error)) throw sent?.doubtful ? unavailable(error, true) : told(error)
         if (sent && !isUnsent(error)) sent.doubtful = true
         if (performance.now() > until || this.#link.nc.isClosed()) throw unavailable(error, sent?.doubtful)
         await delay(RETRY_MS)
       }
+    }
+  }
+
+  /** Who writes on without a pause is always ahead of who has to ask first what was written. */
+  #askWay(names: readonly string[]): void {
+    for (const name of names) {
+      this.#asking.add(name)
+      this.#link.askWay(name, this.#mark)
+    }
+  }
+
+  async #giveWay(names: readonly string[]): Promise<void> {
+    for (const name of names) {
+      const until = this.#ways.get(name)
+      if (until === undefined) continue
+      this.#ways.delete(name)
+      const left = until - performance.now()
+      if (left > 0) await delay(left)
     }
   }
 
