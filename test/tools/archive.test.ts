@@ -273,3 +273,21 @@ test('An archive on its way that was cut behind cursors is gone on with, and the
     }
   }
 })
+
+test('Nothing stands behind the last record, and what stood behind an archive on its way is cut off', async () => {
+  const dir = await filled()
+  for (const format of ['blocks', 'lines']) {
+    const file = join(tempDir(), 'all')
+    expect(await run(['export', '--data', dir, '-o', file, '--format', format])).toMatchObject({ code: 0 })
+    const whole = readFileSync(file)
+    // Longer than all that is still to come.
+    writeFileSync(`${file}.2.part`, Buffer.concat([whole.subarray(0, whole.length >> 1), Buffer.alloc(whole.length)]))
+    expect(await run(['export', '--data', dir, '-o', `${file}.2`, '--format', format])).toMatchObject({ code: 0 })
+    expect(await run(['import', `${file}.2`, '--check'])).toMatchObject({ code: 0 })
+    const start = whole.indexOf('{"is":"channel"') - (format === 'blocks' ? 9 : 0)
+    const end = whole.indexOf('{"is":', start + 20) - (format === 'blocks' ? 9 : 0)
+    writeFileSync(file, Buffer.concat([whole, whole.subarray(start, end)]))
+    const told = { code: 65, err: expect.stringContaining('behind its last record') }
+    expect(await run(['import', file, '--check'])).toMatchObject(told)
+  }
+})
