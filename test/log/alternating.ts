@@ -98,9 +98,9 @@ export function alternating(logs: readonly Log[], patience?: Patience): Log {
       under--
     })
   }
-  async function* all(name: 'channels' | 'cursors', args: readonly unknown[]): AsyncGenerator<unknown> {
+  async function* all(name: 'channels' | 'cursors' | 'allCursors', args: readonly unknown[]): AsyncGenerator<unknown> {
     const log = next()
-    const list = () => Reflect.apply(Reflect.get(log, name), log, args) as AsyncIterable<unknown>
+    const list = () => on(log, name, args) as unknown as AsyncIterable<unknown>
     if (!patience) return yield* list()
     const collect = async () => {
       const found: unknown[] = []
@@ -126,7 +126,8 @@ export function alternating(logs: readonly Log[], patience?: Patience): Log {
       if (name === 'recent') return () => undefined
       if (name === 'changed') return (...args: Parameters<Log['changed']>) => next().changed(...args)
       if (name === 'submit') return submit
-      if (name === 'channels' || name === 'cursors') return (...args: unknown[]) => all(name, args)
+      if (name === 'channels' || name === 'cursors' || name === 'allCursors')
+        return (...args: unknown[]) => all(name, args)
       if (name === 'close')
         return async () => {
           isClosed = true

@@ -17,6 +17,8 @@ import { stateContract } from './contract-state.ts'
 export interface OpenOptions {
   /** A place that is opened again under the same name holds what it held. Absent: a fresh one. */
   readonly at?: string
+  /** Nothing was ever in it; where it can be had for less otherwise, one that was emptied will do. */
+  readonly isUntouched?: boolean
 }
 
 /** Opens a log and closes it when the test ends, unless the test did. */
