@@ -47,6 +47,7 @@ interface Report {
 interface Sample {
   readonly minutes: number
   readonly residentMiB: number
+  readonly ownMiB: number
   readonly loopP50: number
   readonly loopP99: number
 }
@@ -133,8 +134,17 @@ async function* mixed(lab: Lab): AsyncGenerator<Measure> {
     p99: sent.p99us / 1e3,
   }
   const settled = samples.filter((each) => each.minutes >= Math.min(SETTLED_MINUTES, minutes / 4))
-  const memory = (of: readonly Sample[]) => of.map((each) => [each.minutes, each.residentMiB] as const)
-  yield { ...common, name: `memory, after minute ${short(settled)}`, figure: slope(memory(settled)), unit: 'MiB/min' }
+  const grows = (of: (sample: Sample) => number): number =>
+    slope(settled.map((each) => [each.minutes, of(each)] as const))
+  const resident = grows((each) => each.residentMiB)
+  yield { ...common, name: `memory, after minute ${short(settled)}`, figure: resident, unit: 'MiB/min' }
+  const own = grows((each) => each.ownMiB)
+  yield {
+    ...common,
+    name: `memory without mapped tables, after minute ${short(settled)}`,
+    figure: own,
+    unit: 'MiB/min',
+  }
   yield { ...common, name: 'memory, at the end', figure: samples.at(-1)?.residentMiB ?? Number.NaN, unit: 'MiB' }
   yield { ...common, name: 'CPU of the server', figure: (cpu ?? Number.NaN) / took, unit: 'cores' }
   yield { ...common, name: 'CPU of the receivers', figure: (got.cpu - idle.cpu) / took, unit: 'cores', durability: '-' }
@@ -184,8 +194,8 @@ async function sample(server: Server, minutes: number): Promise<Sample> {
     const seconds = Number(new RegExp(`^nodejs_eventloop_lag_${name}_seconds ([\\d.e+-]+)`, 'm').exec(text)?.[1])
     return Math.max(0, seconds * 1_000 - LOOP_TICK_MS)
   }
-  const residentMiB = (server.child.usage()?.rss ?? Number.NaN) / 2 ** 20
-  return { minutes, residentMiB, loopP50: loop('p50'), loopP99: loop('p99') }
+  const { rss = Number.NaN, own = Number.NaN } = server.child.usage() ?? {}
+  return { minutes, residentMiB: rss / 2 ** 20, ownMiB: own / 2 ** 20, loopP50: loop('p50'), loopP99: loop('p99') }
 }
 
 /** Of the line with the least squares. */
