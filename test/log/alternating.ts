@@ -119,6 +119,8 @@ export function alternating(logs: readonly Log[], patience?: Patience): Log {
   }
   return new Proxy(logs[0]!, {
     get(first, name) {
+      // Whichever it is; all are asked, so that all want to be it.
+      if (name === 'isKeeper') return logs.filter((log) => log.isKeeper ?? true).length > 0
       const member: unknown = Reflect.get(first, name)
       if (typeof member !== 'function') return member
       if (name === 'health') return () => first.health()

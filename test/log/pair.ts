@@ -102,6 +102,8 @@ export class Pair {
       case 'compact':
         return this.#compact(step.channel, step.tombstonesToo, step.merely)
       case 'keep':
+        // Of several gateways one keeps retention, as soon as it is known which.
+        while (log.isKeeper === false) await delay(20)
         await this.#keeper.look()
         model.keep({ channel: 'a/b', retention: RULE.retention })
         for (const [channel, { trimmed }] of model.channels) expect(await log.info(channel)).toMatchObject({ trimmed })
