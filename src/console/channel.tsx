@@ -3,12 +3,13 @@ import { signal as makeSignal, useSignal } from '@preact/signals'
 import type { ComponentChildren } from 'preact'
 import { useEffect, useLayoutEffect, useMemo, useRef } from 'preact/hooks'
 import type { ChannelEvent } from '../client/subscription.ts'
-import { checkChannel } from '../event.ts'
 import type { ChannelInfoJson } from '../wire.ts'
 import { ask, tidemark, useEvery, wordsOf } from './ask.ts'
+import { Named } from './named.tsx'
 import { Opened } from './opened.tsx'
 import { cursorsHref, keepingHref } from './route.ts'
 import { type Column, Rows } from './rows.tsx'
+import { Search } from './search.tsx'
 import { type Kept, placeOf, Tail } from './tail.ts'
 import { age, bytes, clock, count, preview, rate, visible } from './text.ts'
 
@@ -38,27 +39,7 @@ const STATES: Readonly<Record<string, string>> = {
   waiting: 'trying again …',
 }
 
-export function Channel({ name }: { name: string }) {
-  const wrong = useMemo(() => refusalOf(name), [name])
-  if (wrong !== undefined)
-    return (
-      <main>
-        <h1>{visible(name)}</h1>
-        <p class="warn">{wrong}</p>
-      </main>
-    )
-  return <Whole key={name} name={name} />
-}
-
-/** Why there can be no channel of this name. */
-export function refusalOf(name: string): string | undefined {
-  try {
-    checkChannel(name)
-    return undefined
-  } catch (error) {
-    return wordsOf(error)
-  }
-}
+export const Channel = ({ name }: { name: string }) => <Named name={name} page={Whole} />
 
 function Whole({ name }: { name: string }) {
   // To begin at the same place again is to begin again.
@@ -207,15 +188,11 @@ function Controls({ tail, onPlace }: { tail: Tail; onPlace: (place: number | str
         )}
         <button type="submit">Go</button>
       </form>
-      <input
-        type="search"
-        class="search"
-        placeholder="Type, key or data holds …"
-        aria-label="Show events whose type, key, id or data holds"
-        spellcheck={false}
-        autocomplete="off"
+      <Search
+        what="Type, key or data holds"
+        label="Show events whose type, key, id or data holds"
         value={tail.filter.value}
-        onInput={({ currentTarget }) => tail.want(currentTarget.value)}
+        onSearch={(text) => tail.want(text)}
       />
       <button type="button" aria-pressed={isPaused} onClick={() => (tail.paused.value = !isPaused)}>
         {isPaused ? 'Go on' : 'Pause'}

@@ -5,6 +5,7 @@ import type { ChannelInfoJson } from '../wire.ts'
 import { at, dropped, type Listed, listed, seen, seenHeads, toEnd, watchList } from './listing.ts'
 import { channelHref, replaceQuery, route } from './route.ts'
 import { type Column, Rows } from './rows.tsx'
+import { Search } from './search.tsx'
 import { age, bytes, count, rate } from './text.ts'
 
 const COLUMNS: readonly Column[] = [
@@ -37,17 +38,7 @@ export function Channels() {
     <main class="filled">
       <div class="bar">
         <h1>Channels</h1>
-        <input
-          type="search"
-          class="search"
-          placeholder="Names that begin with …"
-          aria-label="Names that begin with"
-          spellcheck={false}
-          autocomplete="off"
-          maxLength={200}
-          value={search}
-          onInput={({ currentTarget }) => look(currentTarget.value)}
-        />
+        <Search what="Names that begin with" most={200} value={search} onSearch={look} />
         <span class="quiet" role="status">
           {stateOf(listed.value)}
         </span>

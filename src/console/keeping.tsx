@@ -6,6 +6,7 @@ import { ask, useEvery, wordsOf } from './ask.ts'
 import { limitsText } from './limits.ts'
 import { keepingHref, replaceQuery, route } from './route.ts'
 import { outcomeOf, Progress, whenOf, workOf } from './runs.tsx'
+import { Search } from './search.tsx'
 import { age, bytes, count, until } from './text.ts'
 
 const LOOK_MS = 5_000
@@ -181,17 +182,12 @@ function Spaces() {
     <section>
       <div class="bar">
         <h2>Space</h2>
-        <input
-          type="search"
-          class="search"
-          placeholder="Names that hold …"
-          aria-label="Names that hold"
-          spellcheck={false}
-          autocomplete="off"
-          maxLength={200}
+        <Search
+          what="Names that hold"
+          most={200}
           value={holds}
-          onInput={({ currentTarget }) => {
-            asked.value = { ...asked.value, holds: currentTarget.value, skip: 0 }
+          onSearch={(text) => {
+            asked.value = { ...asked.value, holds: text, skip: 0 }
           }}
         />
         <span class="quiet" role="status">

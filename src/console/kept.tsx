@@ -1,17 +1,16 @@
 /** One channel as it is kept: the space that it takes, its retention, and compaction. */
 import { type Signal, useSignal } from '@preact/signals'
 import type { ComponentChildren } from 'preact'
-import { useMemo } from 'preact/hooks'
 import { isSystemChannel } from '../event.ts'
 import type { ChannelInfoJson, KeeperJson, SpaceJson, SpaceRowJson } from '../wire.ts'
 import { ask, useEvery, wordsOf } from './ask.ts'
-import { refusalOf } from './channel.tsx'
 import { Compaction } from './compaction.tsx'
 import { sizeText } from './keeping.tsx'
 import { limitsText } from './limits.ts'
+import { Named } from './named.tsx'
 import { Retention } from './retention.tsx'
 import { channelHref, cursorsHref } from './route.ts'
-import { age, count, until, visible } from './text.ts'
+import { age, count, until } from './text.ts'
 
 const LOOK_MS = 2_000
 
@@ -22,17 +21,7 @@ interface Known {
   readonly keeper: KeeperJson
 }
 
-export function Kept({ name }: { name: string }) {
-  const wrong = useMemo(() => refusalOf(name), [name])
-  if (wrong !== undefined)
-    return (
-      <main>
-        <h1>{visible(name)}</h1>
-        <p class="warn">{wrong}</p>
-      </main>
-    )
-  return <Whole key={name} name={name} />
-}
+export const Kept = ({ name }: { name: string }) => <Named name={name} page={Whole} />
 
 function Whole({ name }: { name: string }) {
   const known = useSignal<Known | undefined>(undefined)

@@ -5,7 +5,7 @@ import type { Browser } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { CHROMIUM, launch } from '../chromium.ts'
 import { range, SEED } from '../parts.ts'
-import { CHANNEL_NAMES, CLIENT, EVENTS, type Follow, inNode, storm } from './storm.ts'
+import { CHANNEL_NAMES, CLIENT, EVENTS, type Follow, type Following, follow, inNode, storm } from './storm.ts'
 
 const LONG = Number(process.env.SEAM_RUNS ?? 0)
 const NODE_RUNS = LONG || 10
@@ -15,13 +15,13 @@ const RUN_MS = 60_000
 /** Storms that run side by side. */
 const AT_ONCE = 5
 
-async function runs(count: number, first: number, follow: Follow): Promise<void> {
+async function runs(count: number, first: number, followers: Follow): Promise<void> {
   const all = { cuts: 0, switches: 0, kills: 0 }
   const seeds = range(first, first + count - 1)
   const run = async (): Promise<void> => {
     for (let seed = seeds.shift(); seed !== undefined; seed = seeds.shift())
       try {
-        const { cuts, switches, kills } = await storm(seed, follow)
+        const { cuts, switches, kills } = await storm(seed, followers)
         all.cuts += cuts
         all.switches += switches
         all.kills += kills
@@ -45,48 +45,6 @@ test(
   RUN_MS * Math.max(2, NODE_RUNS),
 )
 
-/** Client name, subprotocol, channels. */
-type Asked = [string, 'json' | 'msgpack', readonly string[]]
-
-/** What the page keeps for us. */
-interface PageState {
-  handled: Record<string, number>
-  wrong: string[]
-  hold(still: boolean, after: number): void
-  close(): Promise<void>
-}
-
-/** Runs in the page, which was loaded from the server itself. */
-async function followInPage([client, subprotocol, channels]: Asked): Promise<void> {
-  const { Tidemark } = (globalThis as unknown as { client: typeof import('../../src/client/browser.ts') }).client
-  const tidemark = new Tidemark(location.origin, { client, subprotocol })
-  const handled: Record<string, number> = {}
-  const wrong: string[] = []
-  const passes = new Map<string, number>()
-  let still: Promise<void> | undefined
-  let goOn: (() => void) | undefined
-  const hold = (wanted: boolean, after: number): void => {
-    goOn?.()
-    for (const channel of channels) passes.set(channel, after)
-    still = wanted
-      ? new Promise((resolve) => {
-          goOn = resolve
-        })
-      : undefined
-  }
-  const follow = async (channel: string): Promise<void> => {
-    handled[channel] = 0
-    for await (const { seq, data } of tidemark.channel(channel).follow({ cursor: true })) {
-      if (seq !== handled[channel]! + 1 || data !== seq) wrong.push(`${channel}: ${seq} after ${handled[channel]}`)
-      if (still && (passes.get(channel) ?? 0) <= 0) await still
-      passes.set(channel, (passes.get(channel) ?? 0) - 1)
-      handled[channel] = seq
-    }
-  }
-  for (const channel of channels) follow(channel).catch((error) => wrong.push(String(error)))
-  Object.assign(globalThis, { followers: { handled, wrong, hold, close: () => tidemark.close() } satisfies PageState })
-}
-
 describe.skipIf(!CHROMIUM)('in Chromium', () => {
   let browser: Browser
   beforeAll(async () => {
@@ -99,10 +57,11 @@ describe.skipIf(!CHROMIUM)('in Chromium', () => {
     onTestFinished(() => page.close())
     await page.goto(`${url}/livez`)
     // As text: the test's compiler has an import of its own.
-    await page.evaluate("import('/client.js').then((client) => Object.assign(globalThis, { client }) && null)")
-    const subprotocol = random(2) === 0 ? 'json' : 'msgpack'
-    await page.evaluate(followInPage, [CLIENT, subprotocol, CHANNEL_NAMES] as Asked)
-    const state = <T>(read: (state: PageState) => T): Promise<T> =>
+    const options = JSON.stringify({ client: CLIENT, subprotocol: random(2) === 0 ? 'json' : 'msgpack' })
+    await page.evaluate(`import('/client.js').then(({ Tidemark }) => {
+      globalThis.followers = (${follow})(new Tidemark(location.origin, ${options}), ${JSON.stringify(CHANNEL_NAMES)})
+    })`)
+    const state = <T>(read: (state: Following) => T): Promise<T> =>
       page.evaluate(`(${read})(globalThis.followers)`) as Promise<T>
     return {
       handled: () => state(({ handled }) => ({ ...handled })),

@@ -5,11 +5,12 @@
  * is up to the machine.
  */
 import { expect, onTestFinished } from 'vitest'
+import type { Tidemark } from '../../src/client/client.ts'
 import { connect } from '../../src/client/node.ts'
 import { type Dice, dice } from '../crash/dice.ts'
 import { range, tempDir } from '../parts.ts'
 import { Cable } from './cable.ts'
-import { type Servers, Victims } from './victims.ts'
+import { Victims } from './victims.ts'
 
 export const CHANNELS = 20
 export const EVENTS = 20_000
@@ -65,7 +66,7 @@ async function ask<T>(port: number, path: string, put?: object): Promise<T> {
  * @param servers what it is over, which ends with it; default: one server on a directory of its own
  * @param events in all, over CHANNELS
  */
-export async function storm(seed: number, follow: Follow, servers?: Servers, events = EVENTS): Promise<Storm> {
+export async function storm(seed: number, follow: Follow, servers?: Victims, events = EVENTS): Promise<Storm> {
   const over = servers ?? (await Victims.start([[tempDir()]]))
   try {
     return await run(seed, follow, over, events / CHANNELS)
@@ -75,7 +76,7 @@ export async function storm(seed: number, follow: Follow, servers?: Servers, eve
   }
 }
 
-async function run(seed: number, follow: Follow, servers: Servers, perChannel: number): Promise<Storm> {
+async function run(seed: number, follow: Follow, servers: Victims, perChannel: number): Promise<Storm> {
   const random = dice(seed)
   const done: Storm = { cuts: 0, switches: 0, kills: 0, moves: 0, longest: 0 }
   const events = perChannel * CHANNELS
@@ -197,16 +198,23 @@ async function append(url: string, random: Dice, perChannel: number, done: Storm
   }
 }
 
-/** Followers in this process. */
-export const inNode: Follow = async (url, random) => {
-  const tidemark = connect(url, { client: CLIENT, subprotocol: random(2) === 0 ? 'json' : 'msgpack' })
-  onTestFinished(() => tidemark.close().catch(() => {}))
+/** What follows all channels with their cursors, and what it has seen so far. */
+export interface Following {
+  readonly handled: Record<string, number>
+  readonly wrong: string[]
+  /** Whether it stands still, from so many events of each channel on. */
+  hold(still: boolean, after: number): void
+  close(): Promise<void>
+}
+
+/** It also runs in a page, as text: nothing of this file may be used in it. */
+export function follow(tidemark: Tidemark, channels: readonly string[]): Following {
   const handled: Record<string, number> = {}
   const wrong: string[] = []
   const passes = new Map<string, number>()
   let still: Promise<void> | undefined
   let goOn: (() => void) | undefined
-  const loops = CHANNEL_NAMES.map(async (channel) => {
+  const followOne = async (channel: string): Promise<void> => {
     handled[channel] = 0
     for await (const { seq, data } of tidemark.channel(channel).follow({ cursor: true })) {
       if (seq !== handled[channel]! + 1 || data !== seq) wrong.push(`${channel}: ${seq} after ${handled[channel]}`)
@@ -214,20 +222,33 @@ export const inNode: Follow = async (url, random) => {
       passes.set(channel, (passes.get(channel) ?? 0) - 1)
       handled[channel] = seq
     }
-  })
-  for (const loop of loops) loop.catch((error) => wrong.push(String(error)))
+  }
+  for (const channel of channels) followOne(channel).catch((error) => wrong.push(String(error)))
   return {
-    handled: async () => ({ ...handled }),
-    hold: async (wanted, after) => {
+    handled,
+    wrong,
+    hold: (wanted, after) => {
       goOn?.()
-      for (const channel of CHANNEL_NAMES) passes.set(channel, after)
+      for (const channel of channels) passes.set(channel, after)
       still = wanted
         ? new Promise((resolve) => {
             goOn = resolve
           })
         : undefined
     },
-    wrong: async () => wrong,
     close: () => tidemark.close(),
+  }
+}
+
+/** Followers in this process. */
+export const inNode: Follow = async (url, random) => {
+  const tidemark = connect(url, { client: CLIENT, subprotocol: random(2) === 0 ? 'json' : 'msgpack' })
+  onTestFinished(() => tidemark.close().catch(() => {}))
+  const { handled, hold, wrong, close } = follow(tidemark, CHANNEL_NAMES)
+  return {
+    handled: async () => ({ ...handled }),
+    hold: async (still, after) => hold(still, after),
+    wrong: async () => wrong,
+    close,
   }
 }

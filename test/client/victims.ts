@@ -13,19 +13,6 @@ const AGAIN_MS = 200
 /** What the log of a server is: a directory; or NATS, and then the directory is nobody's. */
 export type Kept = readonly [dir: string, nats?: NatsOptions]
 
-/** What a storm is over. */
-export interface Servers {
-  /** Port of one of those that serve. */
-  any(random: Dice): number
-  /**
-   * Ends one as a crash does or, where there are others, as an operator does, and starts it again.
-   * @param lead where those who were with it go: told the port of the one that went and that of another one, which is
-   * 0 for as long as none serves
-   */
-  restart(random: Dice, lead: (gone: number, other: number) => void): Promise<void>
-  end(): Promise<void>
-}
-
 /** Resolves with undefined when it ended instead of serving. */
 async function tryVictim(kept: Kept): Promise<Victim | undefined> {
   const args = kept.map((part) => (typeof part === 'string' ? part : JSON.stringify(part)))
@@ -55,7 +42,7 @@ export async function startVictim(...kept: Kept): Promise<Victim> {
   }
 }
 
-export class Victims implements Servers {
+export class Victims {
   readonly #kept: readonly Kept[]
   readonly #serving: (Victim | undefined)[]
   #starting: Promise<void> = Promise.resolve()
@@ -70,11 +57,17 @@ export class Victims implements Servers {
     return new Victims(kept, await Promise.all(kept.map((each) => startVictim(...each))))
   }
 
+  /** Port of one of those that serve; 0 when none does. */
   any(random: Dice): number {
     const serving = this.#serving.filter((victim) => victim !== undefined)
     return serving[random(serving.length)]?.port ?? 0
   }
 
+  /**
+   * Ends one as a crash does or, where there are others, as an operator does, and starts it again.
+   * @param lead where those who were with it go: told the port of the one that went and that of another one, which is
+   * 0 for as long as none serves
+   */
   async restart(random: Dice, lead: (gone: number, other: number) => void): Promise<void> {
     // Others may be all that there is until then.
     await this.#starting

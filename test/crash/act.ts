@@ -8,7 +8,6 @@
  *   {"again": n} when a retry was answered as at first · {"opening": true} · {"closing": true} · {"wrong": what …}
  */
 
-import { writeSync } from 'node:fs'
 import { decodeBlock } from '../../src/block.ts'
 import { toTidemarkError } from '../../src/errors.ts'
 import { compactChannel } from '../../src/log/compact.ts'
@@ -19,14 +18,10 @@ import { openLog } from '../../src/log/open.ts'
 import { readRetentionRule } from '../../src/retention.ts'
 import { dice } from './dice.ts'
 import { bodyOf, CHANNELS, type Deed, deedOf, EXPECTED, KEPT, REBORN, TRIMMED } from './script.ts'
+import { tell } from './telling.ts'
 
 const [dir, workers, first] = [process.argv[2]!, Number(process.argv[3]), Number(process.argv[4])]
 const logOptions = process.env.LOG_OPTIONS ? (JSON.parse(process.env.LOG_OPTIONS) as object) : {}
-
-/** Told with one synchronous write: a line that the parent has is a line that was said before the kill. */
-const tell = (line: unknown): void => {
-  writeSync(1, `${JSON.stringify(line)}\n`)
-}
 
 const random = dice(first)
 /** As answers told them. */

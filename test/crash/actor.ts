@@ -1,7 +1,6 @@
 /** The parent's end of act.ts: one life of the process, and the ledger of everything that all lives on one directory said. */
-import { type ChildProcess, spawn } from 'node:child_process'
 import { retries } from './tally.ts'
-import { built } from './witness.ts'
+import { Teller } from './teller.ts'
 
 export type Placed = readonly [channel: string, epoch: string, first: number, last: number]
 
@@ -52,51 +51,35 @@ const pick = ({ seq, epoch }: Record<string, unknown>): object => ({
 
 /** One life. Whoever starts one kills it, in any case. */
 export class Actor {
-  readonly child: ChildProcess
-  readonly over: Promise<void>
+  readonly #teller: Teller
   /** Times that it began to open, and to close, its log. */
   openings = 0
   closings = 0
   answered = 0
-  #stderr = ''
   #said = (): void => {}
 
   constructor(
     ledger: Ledger,
     args: { dir: string; workers: number; first: number; logOptions: object; env?: Readonly<Record<string, string>> },
   ) {
-    this.child = spawn(process.execPath, [built('act.js'), args.dir, `${args.workers}`, `${args.first}`], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, ...args.env, LOG_OPTIONS: JSON.stringify(args.logOptions) },
-    })
-    this.over = new Promise((resolve) => this.child.once('close', () => resolve()))
-    this.child.stderr!.setEncoding('utf8').on('data', (text) => {
-      this.#stderr += text
-    })
-    let text = ''
-    this.child.stdout!.setEncoding('utf8').on('data', (chunk) => {
-      const lines = (text + chunk).split('\n')
-      // A last line without an end was not said whole.
-      text = lines.pop()!
-      for (const line of lines) {
-        const said = JSON.parse(line)
-        ledger.take(said)
-        if ('opening' in said) this.openings++
-        else if ('closing' in said) this.closings++
-        else if ('done' in said) this.answered++
-      }
+    const { dir, workers, first, logOptions, env } = args
+    this.#teller = new Teller({ program: 'act.js', args: [dir, `${workers}`, `${first}`], logOptions, env }, (said) => {
+      ledger.take(said)
+      if ('opening' in said) this.openings++
+      else if ('closing' in said) this.closings++
+      else if ('done' in said) this.answered++
       this.#said()
     })
   }
 
-  get #hasEnded(): boolean {
-    return this.child.exitCode !== null || this.child.signalCode !== null
+  get over(): Promise<void> {
+    return this.#teller.over
   }
 
   /** Resolves when `what` holds of what was said so far. @throws when the process ends before that */
   async until(what: (actor: Actor) => boolean): Promise<void> {
     while (!what(this)) {
-      if (this.#hasEnded) throw new Error(`It ended by itself: ${this.child.exitCode}\n${this.#stderr}`)
+      this.#teller.goesOn()
       await Promise.race([
         this.over,
         new Promise<void>((resolve) => {
@@ -106,8 +89,7 @@ export class Actor {
     }
   }
 
-  async kill(): Promise<void> {
-    if (!this.#hasEnded) this.child.kill('SIGKILL')
-    await this.over
+  kill(): Promise<void> {
+    return this.#teller.kill()
   }
 }

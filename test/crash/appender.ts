@@ -7,13 +7,13 @@
  * Event n carries { n, i, of }, so that whoever reads the log back knows which append it belongs to.
  */
 
-import { writeSync } from 'node:fs'
 import { decodeBlock } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import { ERRORS, toTidemarkError } from '../../src/errors.ts'
 import { Follower } from '../../src/log/follow.ts'
 import { openLog } from '../../src/log/open.ts'
 import { dice } from './dice.ts'
+import { tell } from './telling.ts'
 
 const [dir, workers, seed, startAt] = [
   process.argv[2]!,
@@ -22,11 +22,6 @@ const [dir, workers, seed, startAt] = [
   Number(process.argv[5]),
 ]
 const CHANNELS = ['a', 'b', 'c/d', 'e']
-
-/** Told with one synchronous write: a line that the parent has is a line that was said before the kill. */
-const tell = (line: unknown): void => {
-  writeSync(1, `${JSON.stringify(line)}\n`)
-}
 
 const random = dice(seed)
 

@@ -2,10 +2,8 @@
  * kill -9 amid erasing: what was answered as erased is in no file and in no answer, whatever is killed later; what was
  * being erased is so after it was asked for again; every other event is what it was, and so is the state.
  */
-import { spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
 import type { NewEvent } from '../../src/event.ts'
 import { erase } from '../../src/log/erase.ts'
 import type { Log } from '../../src/log/log.ts'
@@ -15,7 +13,7 @@ import { verifyLog } from '../../src/log/verify.ts'
 import { ALL, eventsOf, readAll } from '../log/reading.ts'
 import { type Dice, dice } from './dice.ts'
 import { APPENDS, CHANNEL, PEOPLE, peopleEvents } from './erasing-script.ts'
-import { built } from './witness.ts'
+import { killedWhen } from './teller.ts'
 
 /** Small enough that log files rotate and tables are made amid it. */
 const LOG_OPTIONS = { writeBufferBytes: 64 * 1024 }
@@ -122,36 +120,16 @@ function expectNowhere(dir: string, gone: ReadonlySet<string>, when: string): vo
 
 /** Kills the process after some steps, amid erasing. */
 async function oneLife(dir: string, life: number, random: Dice): Promise<Life> {
-  const child = spawn(process.execPath, [built('erasing.js'), dir, `${life}`], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, LOG_OPTIONS: JSON.stringify(LOG_OPTIONS) },
-  })
-  const over = new Promise<void>((resolve) => child.once('close', () => resolve()))
   const said: Life = { done: new Map(), asked: undefined, erased: [], erasing: undefined, steps: 0 }
-  let stderr = ''
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text
-  })
   // Erasing one person takes about as many steps as there are blocks with that person, and a few to give space back.
   const steps = random(PEOPLE * APPENDS)
-  const isFar = new Promise<void>((resolve) => {
-    let text = ''
-    child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
-      const lines = (text + chunk).split('\n')
-      // A last line without an end was not said whole.
-      text = lines.pop()!
-      for (const line of lines) take(said, JSON.parse(line))
-      if (said.steps > steps || said.erased.length === PEOPLE) resolve()
-    })
-  })
-  try {
-    await Promise.race([isFar, over])
-    if (child.exitCode !== null) throw new Error(`It ended by itself: ${child.exitCode}\n${stderr}`)
-    if (random(3) > 0) await delay(random(12) / 4)
-  } finally {
-    child.kill('SIGKILL')
-    await over
-  }
+  const args = { program: 'erasing.js', args: [dir, `${life}`], logOptions: LOG_OPTIONS }
+  await killedWhen(
+    () => said.steps > steps || said.erased.length === PEOPLE,
+    args,
+    (line) => take(said, line),
+    random,
+  )
   return said
 }
 

@@ -6,7 +6,6 @@
  *
  *   {"ask": n} · {"done": n, "first": seq} · {"erase": key} · {"erased": key} · {"verb", "is": "asked" | "done"}
  */
-import { writeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { encodeBody } from '../../src/body.ts'
 import { erase } from '../../src/log/erase.ts'
@@ -14,14 +13,10 @@ import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { StateWriter } from '../../src/log/state-writer.ts'
 import { APPENDS, CHANNEL, PEOPLE, peopleEvents, personOf } from './erasing-script.ts'
+import { tell, toldOf } from './telling.ts'
 
 const [dir, life] = [process.argv[2]!, Number(process.argv[3])]
 const logOptions = process.env.LOG_OPTIONS ? (JSON.parse(process.env.LOG_OPTIONS) as object) : {}
-
-/** Told with one synchronous write: a line that the parent has is a line that was said before the kill. */
-const tell = (line: unknown): void => {
-  writeSync(1, `${JSON.stringify(line)}\n`)
-}
 
 const log = await openLog({ dir, ...logOptions })
 await log.configure(CHANNEL, { state: true })
@@ -32,19 +27,8 @@ async function append(n: number): Promise<void> {
   tell({ done: n, first: answer!.first })
 }
 
-/** The log, each step of erasing told before and after it is taken. */
-const told = new Proxy(log, {
-  get(target, name) {
-    const verb: unknown = Reflect.get(target, name)
-    if (name !== 'replace' && name !== 'reclaim') return typeof verb === 'function' ? verb.bind(target) : verb
-    return async (...args: unknown[]) => {
-      tell({ verb: name, is: 'asked' })
-      const answer: unknown = await (verb as (...args: unknown[]) => Promise<unknown>).apply(target, args)
-      tell({ verb: name, is: 'done' })
-      return answer
-    }
-  },
-}) as Log
+/** Each step of erasing is told before and after it is taken. */
+const told = toldOf<Log>(log, ['replace', 'reclaim'])
 
 const writer = new StateWriter(log, { pace: { batch: 1, lookEvery: 20, restTimes: 0 } })
 writer.start()

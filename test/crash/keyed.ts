@@ -3,8 +3,6 @@
  * each may see after a kill, and must know in the end, is held against all that was appended. So is the state that
  * begins with the rows which the process kept meanwhile, wherever the kill left them.
  */
-import { spawn } from 'node:child_process'
-import { setTimeout as delay } from 'node:timers/promises'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { States } from '../../src/log/states.ts'
@@ -13,7 +11,7 @@ import { History, KeyedReader } from '../log/keyed.ts'
 import { eventsOf } from '../log/reading.ts'
 import { type Dice, dice } from './dice.ts'
 import { CHANNEL, keyedEvents } from './keyed-script.ts'
-import { built } from './witness.ts'
+import { killedWhen } from './teller.ts'
 
 /** Small enough that log files rotate and tables are made amid it. */
 const LOG_OPTIONS = { writeBufferBytes: 128 * 1024 }
@@ -132,39 +130,16 @@ const VERBS = ['replace', 'replace', 'clean', 'reclaim', 'keep', 'keep'] as cons
 
 /** Kills the process after some steps of compaction, amid one of a kind or soon after it. */
 async function oneLife(dir: string, first: number, random: Dice): Promise<Life> {
-  const child = spawn(process.execPath, [built('squeeze.js'), dir, `${first}`], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, LOG_OPTIONS: JSON.stringify(LOG_OPTIONS) },
-  })
-  const over = new Promise<void>((resolve) => child.once('close', () => resolve()))
   const life: Life = { done: new Map(), asked: undefined, trim: 0, trimmed: 0, steps: 0, under: new Set() }
-  let stderr = ''
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text
-  })
   const steps = random(40)
   const verb = VERBS[random(VERBS.length)]!
-  const isThere = (): boolean => life.steps > steps && life.under.has(verb)
-  const isFar = new Promise<void>((resolve) => {
-    let text = ''
-    child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
-      const lines = (text + chunk).split('\n')
-      // A last line without an end was not said whole.
-      text = lines.pop()!
-      for (const line of lines) {
-        take(life, JSON.parse(line))
-        if (isThere()) resolve()
-      }
-    })
-  })
-  try {
-    await Promise.race([isFar, over])
-    if (child.exitCode !== null) throw new Error(`It ended by itself: ${child.exitCode}\n${stderr}`)
-    if (random(3) > 0) await delay(random(12) / 4)
-  } finally {
-    child.kill('SIGKILL')
-    await over
-  }
+  const args = { program: 'squeeze.js', args: [dir, `${first}`], logOptions: LOG_OPTIONS }
+  await killedWhen(
+    () => life.steps > steps && life.under.has(verb),
+    args,
+    (said) => take(life, said),
+    random,
+  )
   return life
 }
 

@@ -4,18 +4,14 @@
  *
  *   node play.js DIR SEED LENGTH      lines: {"ask": n} · {"done": n} · {"wrong": …}
  */
-import { writeSync } from 'node:fs'
 import { openLog } from '../../src/log/open.ts'
 import { bodyOf, type Step, sceneOf } from './scene.ts'
+import { tell } from './telling.ts'
 
 const [dir, seed, length] = [process.argv[2]!, Number(process.argv[3]), Number(process.argv[4])]
 const options = { dir, writeBufferBytes: 64 * 1024 }
 /** Most appends that share a group. */
 const TOGETHER = 4
-
-const tell = (line: unknown): void => {
-  writeSync(1, `${JSON.stringify(line)}\n`)
-}
 
 let log = await openLog(options)
 

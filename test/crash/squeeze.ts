@@ -6,7 +6,6 @@
  *
  *   {"ask": n} · {"done": n, "first": seq} · {"trim": seq} · {"trimmed": seq} · {"verb", "is": "asked" | "done"}
  */
-import { writeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { encodeBody } from '../../src/body.ts'
 import { compactChannel } from '../../src/log/compact.ts'
@@ -16,14 +15,10 @@ import type { StateRows } from '../../src/log/state-rows.ts'
 import { StateWriter } from '../../src/log/state-writer.ts'
 import { dice } from './dice.ts'
 import { CHANNEL, keyedEvents } from './keyed-script.ts'
+import { tell, toldOf } from './telling.ts'
 
 const [dir, first] = [process.argv[2]!, Number(process.argv[3])]
 const logOptions = process.env.LOG_OPTIONS ? (JSON.parse(process.env.LOG_OPTIONS) as object) : {}
-
-/** Told with one synchronous write: a line that the parent has is a line that was said before the kill. */
-const tell = (line: unknown): void => {
-  writeSync(1, `${JSON.stringify(line)}\n`)
-}
 
 const random = dice(first)
 const log = await openLog({ dir, ...logOptions })
@@ -43,20 +38,6 @@ async function append(): Promise<void> {
   }
 }
 
-/** The same, some of its verbs told before and after each. */
-const toldOf = <T extends object>(of: T, verbs: readonly (keyof T)[]): T =>
-  new Proxy(of, {
-    get(target, name) {
-      const verb: unknown = Reflect.get(target, name)
-      if (!verbs.includes(name as keyof T)) return typeof verb === 'function' ? verb.bind(target) : verb
-      return async (...args: unknown[]) => {
-        tell({ verb: name, is: 'asked' })
-        const answer: unknown = await (verb as (...args: unknown[]) => Promise<unknown>).apply(target, args)
-        tell({ verb: name, is: 'done' })
-        return answer
-      }
-    },
-  })
 const rows = toldOf<StateRows>(log.stateRows!, ['keep', 'drop'])
 const told = toldOf<Log>(log, ['replace', 'clean', 'reclaim'])
 

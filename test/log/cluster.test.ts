@@ -1,7 +1,7 @@
 /**
  * Three nats-servers and two gateways: the model, and appends while the stream's leader is killed.
  * `CLUSTER_MINUTES=5 npm run torture:cluster` is the long tier: for so long each, while nodes are killed and stopped,
- * and the contract too, which `jetstream.test.ts` asks of one nats-server in any case.
+ * and amid that the contract once, which `jetstream.test.ts` asks of one nats-server in any case.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import fc from 'fast-check'

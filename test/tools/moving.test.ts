@@ -19,6 +19,13 @@ import { call } from '../server/calls.ts'
 import { startTestServer } from '../server/serve.ts'
 import { here as run } from './here.ts'
 
+/** Of the server that serves this directory until the test ends, its address. */
+async function servedFrom(dir: string): Promise<string> {
+  const log = await openLog({ dir })
+  onTestFinished(() => log.close())
+  return (await startTestServer({ log })).url
+}
+
 /** A log of three channels; the head row of `b` is damaged. */
 async function damagedLog(): Promise<string> {
   const dir = join(tempDir(), 'log')
@@ -47,12 +54,7 @@ test('A channel whose rows are damaged is missing in no archive and no copy with
     }
   }
   await carried('stopped', ['--data', dir])
-  const log = await openLog({ dir })
-  const { url, server } = await startTestServer({ log })
-  onTestFinished(async () => {
-    await server.close()
-    await log.close()
-  })
+  const url = await servedFrom(dir)
   await carried('served', ['--url', url])
 })
 
@@ -86,12 +88,7 @@ test('A cursor whose row is damaged is missing in no archive, no copy and no lis
     ])
   }
   await carried('stopped', ['--data', dir])
-  const log = await openLog({ dir })
-  const { url, server } = await startTestServer({ log })
-  onTestFinished(async () => {
-    await server.close()
-    await log.close()
-  })
+  const url = await servedFrom(dir)
   await carried('served', ['--url', url])
   const listed = await run(['cursors', 'c', '--url', url])
   expect(listed).toMatchObject({ code: 65, out: expect.stringContaining('zoo'), err: expect.stringContaining('web') })

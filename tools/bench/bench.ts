@@ -63,7 +63,7 @@ interface Options {
 
 const RUNS = 3
 
-const WORKLOAD_HELP = `${USUAL.join(' ')}, all of these if none is given; curves (15 minutes and 15 GB a run)`
+const WORKLOAD_HELP = `${USUAL.join(' ')}, all of these if none is given; curves (long: its last point stores 50M events)`
 
 /** Below the options in --help. */
 const ABOUT = `

@@ -1,5 +1,5 @@
 /**
- * W8: an hour as it goes: thousands of sockets over hundreds of channels, a steady rate of appends, some sockets that
+ * W8: a server as its days go: thousands of sockets over hundreds of channels, a steady rate of appends, some sockets that
  * are cut and resume each minute, some that never read. Delivery and its latency, memory over time, CPU.
  */
 import { Child } from './child.ts'
@@ -17,7 +17,10 @@ const PREFIX = 'mixed'
 const BACKLOG = 'mixed-backlog'
 const BACKLOG_APPENDS = 300
 /** All of them come from one run. */
-const ROWS = ['delivery', 'append', 'memory', 'CPU of the server', 'CPU of the receivers', 'delay of the event loop']
+const ROWS = [
+  ...['delivery', 'append', 'memory, after minute', 'memory without mapped tables, after minute', 'memory, at the end'],
+  ...['CPU of the server', 'CPU of the receivers', 'delay of the event loop: the worst of all p99'],
+]
 const FSYNC = 'write + fdatasync, 4 KiB'
 /** What is cut in a minute is cut in so many moments of it, as people come and go, and not all at once. */
 const MOMENTS = 20
