@@ -90,3 +90,13 @@ export function toTidemarkError(error: unknown): TidemarkError {
 export function hasCode(error: unknown, code: ErrorCode): boolean {
   return error instanceof TidemarkError && error.code === code
 }
+
+/** What is read, or this where it is damaged. */
+export function wholeOr<T, U>(damaged: U, read: () => T): T | U {
+  try {
+    return read()
+  } catch (error) {
+    if (hasCode(error, 'data-loss')) return damaged
+    throw error
+  }
+}

@@ -11,7 +11,7 @@ import { cursorsHref, keepingHref } from './route.ts'
 import { type Column, Rows } from './rows.tsx'
 import { Search } from './search.tsx'
 import { type Kept, placeOf, Tail } from './tail.ts'
-import { age, bytes, clock, count, preview, rate, visible } from './text.ts'
+import { age, bytes, clock, count, preview, rate, sizeText, visible } from './text.ts'
 
 const INFO_MS = 2_000
 /** Characters of an event's data in its row. */
@@ -109,7 +109,7 @@ function Facts({ name }: { name: string }) {
       <Fact name="Head">{count(head)}</Fact>
       <Fact name="Trimmed">{count(trimmed)}</Fact>
       <Fact name="Kept">{count(head - trimmed)}</Fact>
-      {size !== undefined && <Fact name="Size">{size === 0 ? '–' : bytes(size)}</Fact>}
+      {size !== undefined && <Fact name="Size">{sizeText(size)}</Fact>}
       <Fact name="Events/s">{speed.value === undefined ? '…' : rate(speed.value)}</Fact>
       <Fact name="Newest">{age(time)}</Fact>
       <Fact name="Epoch">

@@ -6,7 +6,7 @@ import { at, dropped, type Listed, listed, seen, seenHeads, toEnd, watchList } f
 import { channelHref, replaceQuery, route } from './route.ts'
 import { type Column, Rows } from './rows.tsx'
 import { Search } from './search.tsx'
-import { age, bytes, count, rate } from './text.ts'
+import { age, count, rate, sizeText } from './text.ts'
 
 const COLUMNS: readonly Column[] = [
   { name: 'Channel' },
@@ -88,7 +88,7 @@ function cellsOf({ channel, head, trimmed, time, bytes: size }: ChannelInfoJson)
     count(newest),
     count(trimmed),
     count(newest - trimmed),
-    size === undefined ? '' : size === 0 ? '–' : bytes(size),
+    size === undefined ? '' : sizeText(size),
     known === undefined ? '' : rate(known.rate),
     age(time),
   ]

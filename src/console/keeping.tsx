@@ -7,7 +7,7 @@ import { limitsText } from './limits.ts'
 import { keepingHref, replaceQuery, route } from './route.ts'
 import { outcomeOf, Progress, whenOf, workOf } from './runs.tsx'
 import { Search } from './search.tsx'
-import { age, bytes, count, until } from './text.ts'
+import { age, bytes, count, sizeText, until } from './text.ts'
 
 const LOOK_MS = 5_000
 const RUNS_MS = 1_000
@@ -295,9 +295,6 @@ function Row({
     </tr>
   )
 }
-
-/** Small channels that were written just now have no size yet. */
-export const sizeText = (size: number | undefined): string => (size === undefined || size === 0 ? '–' : bytes(size))
 
 function Pages({ found: { found, rows }, skip }: { found: SpaceJson; skip: number }) {
   if (found <= SHOWN && skip === 0) return null

@@ -5,12 +5,11 @@ import { isSystemChannel } from '../event.ts'
 import type { ChannelInfoJson, KeeperJson, SpaceJson, SpaceRowJson } from '../wire.ts'
 import { ask, useEvery, wordsOf } from './ask.ts'
 import { Compaction } from './compaction.tsx'
-import { sizeText } from './keeping.tsx'
 import { limitsText } from './limits.ts'
 import { Named } from './named.tsx'
 import { Retention } from './retention.tsx'
 import { channelHref, cursorsHref } from './route.ts'
-import { age, count, until } from './text.ts'
+import { age, count, sizeText, until } from './text.ts'
 
 const LOOK_MS = 2_000
 

@@ -97,3 +97,6 @@ export function weigh(value: unknown): number {
     return Object.entries(value).reduce((sum, [key, part]) => sum + key.length + weigh(part) + 4, 2)
   return 8
 }
+
+/** Small channels that were written just now have no size yet. */
+export const sizeText = (size: number | undefined): string => (size === undefined || size === 0 ? '–' : bytes(size))

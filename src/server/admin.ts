@@ -1,5 +1,4 @@
 /** The calls about the server itself: its state, its probes, its figures and the streamer's switch. */
-
 import type { Doors } from '../doors/doors.ts'
 import { type App, asRoute, sendAsIs } from './app.ts'
 import { Metrics } from './metrics.ts'

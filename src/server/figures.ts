@@ -1,5 +1,4 @@
 /** The calls of who watches the server: figures to make rates of, heads that move, cursors that lag, connections. */
-
 import type { Doors } from '../doors/doors.ts'
 import * as limits from '../doors/limits.ts'
 import { APPEND_EVENTS_MAX, BLOCK_BYTES_MAX } from '../event.ts'

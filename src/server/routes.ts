@@ -1,5 +1,4 @@
 /** All calls by their addresses. */
-
 import type { Cookies } from '../doors/cookies.ts'
 import type { Doors } from '../doors/doors.ts'
 import type { Peers } from '../doors/peers.ts'

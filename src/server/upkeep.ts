@@ -161,20 +161,39 @@ export function addUpkeep(app: App, doors: Doors, runs: Runs): void {
   }
   const about = { tags: ['channels'], params: schemas.ChannelPath, querystring: schemas.NoQuery }
 
-  app.get(
-    '/v1/channels/:channel/compact',
-    {
-      schema: {
-        ...about,
-        summary: 'How far compaction of a channel is, and what it came to',
-        response: { 200: Compaction, default: schemas.Refusal },
-      },
-    },
-    async ({ params: { channel } }) => {
+  /** How far a run is, and its end before its time. */
+  const addRun = (
+    verb: Verb,
+    run: typeof Compaction | typeof Erasing,
+    texts: Readonly<Record<'of' | 'stop' | 'stays', string>>,
+  ) => {
+    const address = `/v1/channels/:channel/${verb}`
+    const response = { 200: run, default: schemas.Refusal }
+    const summary = `How far ${texts.of} is, and what it came to`
+    app.get(address, { schema: { ...about, summary, response } }, async ({ params: { channel } }) => {
       await log.info(channel)
-      return upkeep.of('compact', channel) as z.infer<typeof Compaction>
-    },
-  )
+      return upkeep.of(verb, channel) as z.infer<typeof run>
+    })
+    const description = `Answered when it has ended. ${texts.stays}`
+    app.delete(
+      address,
+      { schema: { ...about, summary: texts.stop, description, response } },
+      async ({ params: { channel } }) => {
+        await log.info(notOurs(channel))
+        return (await upkeep.stop(verb, channel)) as z.infer<typeof run>
+      },
+    )
+  }
+  addRun('compact', Compaction, {
+    of: 'compaction of a channel',
+    stop: 'End compaction of a channel that is under way',
+    stays: 'What it had done stays, and another run goes on with it.',
+  })
+  addRun('erase', Erasing, {
+    of: 'erasing in a channel',
+    stop: 'End erasing in a channel that is under way',
+    stays: 'What it had erased stays erased; asked for again, it is ended.',
+  })
 
   app.post(
     '/v1/channels/:channel/compact',
@@ -198,37 +217,6 @@ export function addUpkeep(app: App, doors: Doors, runs: Runs): void {
     },
   )
 
-  app.delete(
-    '/v1/channels/:channel/compact',
-    {
-      schema: {
-        ...about,
-        summary: 'End compaction of a channel that is under way',
-        description: 'Answered when it has ended. What it had done stays, and another run goes on with it.',
-        response: { 200: Compaction, default: schemas.Refusal },
-      },
-    },
-    async ({ params: { channel } }) => {
-      await log.info(notOurs(channel))
-      return (await upkeep.stop('compact', channel)) as z.infer<typeof Compaction>
-    },
-  )
-
-  app.get(
-    '/v1/channels/:channel/erase',
-    {
-      schema: {
-        ...about,
-        summary: 'How far erasing in a channel is, and what it came to',
-        response: { 200: Erasing, default: schemas.Refusal },
-      },
-    },
-    async ({ params: { channel } }) => {
-      await log.info(channel)
-      return upkeep.of('erase', channel) as z.infer<typeof Erasing>
-    },
-  )
-
   app.post(
     '/v1/channels/:channel/erase',
     {
@@ -248,22 +236,6 @@ export function addUpkeep(app: App, doors: Doors, runs: Runs): void {
       return upkeep.start('erase', channel, { head, trimmed }, (onProgress, signal) =>
         erase(log, channel, what, { signal, by, onProgress, onReplaced: () => erased(channel) }),
       ) as z.infer<typeof Erasing>
-    },
-  )
-
-  app.delete(
-    '/v1/channels/:channel/erase',
-    {
-      schema: {
-        ...about,
-        summary: 'End erasing in a channel that is under way',
-        description: 'Answered when it has ended. What it had erased stays erased; asked for again, it is ended.',
-        response: { 200: Erasing, default: schemas.Refusal },
-      },
-    },
-    async ({ params: { channel } }) => {
-      await log.info(notOurs(channel))
-      return (await upkeep.stop('erase', channel)) as z.infer<typeof Erasing>
     },
   )
 }

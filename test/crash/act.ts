@@ -7,7 +7,6 @@
  *   {"pid"} · {"ask": n, "seq"?, "epoch"?} · {"done": n, "answer"} · {"failed": n, "code", "unknown"?} · {"saw": [channel, epoch, seq]}
  *   {"again": n} when a retry was answered as at first · {"opening": true} · {"closing": true} · {"wrong": what …}
  */
-
 import { decodeBlock } from '../../src/block.ts'
 import { toTidemarkError } from '../../src/errors.ts'
 import { compactChannel } from '../../src/log/compact.ts'

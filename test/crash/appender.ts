@@ -6,7 +6,6 @@
  *
  * Event n carries { n, i, of }, so that whoever reads the log back knows which append it belongs to.
  */
-
 import { decodeBlock } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import { ERRORS, toTidemarkError } from '../../src/errors.ts'

@@ -10,12 +10,12 @@ import { crc32 } from 'node:zlib'
 import { LRUCache } from 'lru-cache'
 import { checkBlock } from '../../block.ts'
 import { sameHistory } from '../../epoch.ts'
-import { hasCode, TidemarkError } from '../../errors.ts'
+import { hasCode, TidemarkError, wholeOr } from '../../errors.ts'
 import type { ChannelInfo, Place } from '../log.ts'
 import type { Tail } from '../tail.ts'
 import type { Waiters } from '../waiters.ts'
 import type { Link, Stored } from './link.ts'
-import { type ChannelRecord, decodeRecord, epochOf, isArriving, type Known, wholeOr } from './record.ts'
+import { type ChannelRecord, decodeRecord, epochOf, isArriving, type Known } from './record.ts'
 
 /** Channels kept in memory beyond those that are followed; about 500 bytes each. */
 const CACHED_CHANNELS = 20_000

@@ -6,12 +6,12 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { LRUCache } from 'lru-cache'
 import { sameHistory } from '../../epoch.ts'
-import { TidemarkError } from '../../errors.ts'
+import { TidemarkError, wholeOr } from '../../errors.ts'
 import { CURSOR_RENEW_MS, type Cursor, type CursorMove, type CursorName, type CursorsOf } from '../log.ts'
 import { type Channel, type Channels, checkEpoch } from './channels.ts'
 import { isConflict, isUnreachable, isUnsent, told, unavailable } from './failures.ts'
 import type { Link, Stored } from './link.ts'
-import { nameOf, token, wholeOr } from './record.ts'
+import { nameOf, token } from './record.ts'
 
 /** A move is tried for so long, ms. */
 const MOVE_MS = 12_000

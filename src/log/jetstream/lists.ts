@@ -1,4 +1,6 @@
 /** Channels listed, and the cursors that lag most: names as the leader knows them, then their newest messages in pieces. */
+
+import { wholeOr } from '../../errors.ts'
 import { lagOf, Worst } from '../lag.ts'
 import type { ChannelInfo, Cursor, Lagging, Loss } from '../log.ts'
 import type { Channels } from './channels.ts'
@@ -7,7 +9,7 @@ import type { Cursors } from './cursors.ts'
 import type { Janitor } from './janitor.ts'
 import type { Lease } from './lease.ts'
 import type { Link } from './link.ts'
-import { type ChannelRecord, decodeRecord, epochOf, isArriving, wholeOr } from './record.ts'
+import { type ChannelRecord, decodeRecord, epochOf, isArriving } from './record.ts'
 
 type Listed = ChannelInfo & Required<Pick<ChannelRecord, 'life' | 'lost'>>
 

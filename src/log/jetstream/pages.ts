@@ -6,11 +6,11 @@
 import { crc32 } from 'node:zlib'
 import { LRUCache } from 'lru-cache'
 import { checkBlock, type Header } from '../../block.ts'
-import { TidemarkError } from '../../errors.ts'
+import { TidemarkError, wholeOr } from '../../errors.ts'
 import { Page, type ReadLimits } from '../log.ts'
 import { type Channel, judge } from './channels.ts'
 import type { Link, Stored } from './link.ts'
-import { decodeRecord, wholeOr } from './record.ts'
+import { decodeRecord } from './record.ts'
 
 /** Ends of pages whose place in the stream is kept; about 100 bytes each. */
 const KEPT_PLACES = 50_000

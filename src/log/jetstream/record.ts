@@ -89,16 +89,6 @@ function parsed(text: string): Written {
   throw new TidemarkError('data-loss', NOT_OURS)
 }
 
-/** What is read from a message, or this where it is damaged. */
-export function wholeOr<T, U>(damaged: U, read: () => T): T | U {
-  try {
-    return read()
-  } catch (error) {
-    if (hasCode(error, 'data-loss')) return damaged
-    throw error
-  }
-}
-
 /** Bytes of a receipt at most: NATS takes headers of 64 KiB in all. */
 const RECEIPT_BYTES_MAX = 48 * 1024
 

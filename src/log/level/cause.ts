@@ -15,6 +15,15 @@ export const isCorruption = (error: unknown): boolean =>
 export const isOfStore = (error: unknown): boolean =>
   `${(error as { code?: unknown } | null)?.code}`.startsWith('LEVEL_')
 
+/** What is told of a log that was closed under some work: it goes on after it was opened again. */
+export const unavailable = (cause: unknown): TidemarkError =>
+  new TidemarkError('unavailable', 'The log is not available now', { retryAfter: 1_000 }, { cause })
+
+/** Ours stay as they are. */
+export function orUnavailable(error: unknown): never {
+  throw error instanceof TidemarkError ? error : unavailable(error)
+}
+
 /** What the system refused, as one of our errors; ours stay as they are. */
 export function systemError(what: string, error: unknown): TidemarkError {
   if (error instanceof TidemarkError) return error

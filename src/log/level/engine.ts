@@ -34,6 +34,7 @@ import { Tail } from '../tail.ts'
 import { Waiters } from '../waiters.ts'
 import { Appending, ToldOne } from './appending.ts'
 import { Arriving } from './arriving.ts'
+import { orUnavailable, unavailable } from './cause.ts'
 import { type Channel, Channels, noChannel } from './channels.ts'
 import type { Draft, Group } from './group.ts'
 import { type CursorRow, edgesOf, rangeOf } from './keys.ts'
@@ -390,11 +391,3 @@ class LevelLog implements Log {
 }
 
 const closing = (): TidemarkError => new TidemarkError('unavailable', 'The log is closing', { retryAfter: 1_000 })
-
-const unavailable = (cause: unknown): TidemarkError =>
-  new TidemarkError('unavailable', 'The log is not available now', { retryAfter: 1_000 }, { cause })
-
-/** What LevelDB says when it was closed under some work: it goes on after the log was opened again. */
-function orUnavailable(error: unknown): never {
-  throw error instanceof TidemarkError ? error : unavailable(error)
-}

@@ -6,9 +6,10 @@
  * passes over rows that it can not read, and may find an older one in their stead: that the rows are all there is told
  * by their number, and that each is the newest by the sum of their crcs.
  */
-import { hasCode, TidemarkError } from '../../errors.ts'
+import { hasCode, TidemarkError, wholeOr } from '../../errors.ts'
 import { CHANGE_BYTES } from '../entries.ts'
 import type { StateChange, StatePlace, StateRow, StateRows } from '../state-rows.ts'
+import { isCorruption, orUnavailable } from './cause.ts'
 import { type Channels, noChannel } from './channels.ts'
 import type { Db } from './db.ts'
 import type { Group } from './group.ts'
@@ -64,13 +65,13 @@ export class LevelStateRows implements StateRows {
     await opened()
     const damaged = new Set<number>()
     for await (const [key, row] of lists.rows(rangeOf('p'))) {
-      const place = whole(() => decodePlace(key, row))
+      const place = wholeOr(undefined, () => decodePlace(key, row))
       if (place) yield place.channel
       else damaged.add(channelOfKey(key))
     }
     if (damaged.size === 0) return
     for await (const [key, row] of lists.rows(rangeOf('n')))
-      if (damaged.has(whole(() => decodeName(key, row))?.channel ?? 0)) yield nameOfKey(key)
+      if (damaged.has(wholeOr(undefined, () => decodeName(key, row))?.channel ?? 0)) yield nameOfKey(key)
   }
 
   async place(name: string): Promise<StatePlace | undefined> {
@@ -190,8 +191,7 @@ export class LevelStateRows implements StateRows {
     try {
       return await work()
     } catch (error) {
-      const isDamage = hasCode(error, 'data-loss') || (error as { code?: string }).code === 'LEVEL_CORRUPTION'
-      if (!isDamage) throw error instanceof TidemarkError ? error : unavailable(error)
+      if (!hasCode(error, 'data-loss') && !isCorruption(error)) return orUnavailable(error)
       const why = (error as Error).message
       this.#parts.notice('error', 'Rows of a state are damaged; they are made anew', { channel, why })
       await this.drop(channel)
@@ -199,10 +199,6 @@ export class LevelStateRows implements StateRows {
     }
   }
 }
-
-/** What LevelDB says when it was closed under some work, to be opened again. */
-const unavailable = (cause: unknown): TidemarkError =>
-  new TidemarkError('unavailable', 'The log is not available now', { retryAfter: 1_000 }, { cause })
 
 const told = ({ set, epoch, at, trimmed, rows }: PlaceRow): StatePlace => ({ set, epoch, at, trimmed, rows })
 
@@ -229,14 +225,4 @@ function counted(
       all ^= crcOfRow(row)
     }
   return { rows: count, sum: all >>> 0 }
-}
-
-/** Undefined of a damaged row: whoever asks for its channel is told. */
-function whole<T>(read: () => T): T | undefined {
-  try {
-    return read()
-  } catch (error) {
-    if (hasCode(error, 'data-loss')) return undefined
-    throw error
-  }
 }
