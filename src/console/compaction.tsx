@@ -26,8 +26,8 @@ export function Compaction({ name }: { name: string }) {
   const run = useSignal<RunJson | undefined>(undefined)
   const wrong = useSignal<string | undefined>(undefined)
   const options = useSignal(DEFAULTS)
-  /** What was looked at: other options are another plan. */
-  const looked = useSignal(DEFAULTS)
+  /** What this page looked at, and in which run: other options are another plan, and so is the look of somebody else. */
+  const looked = useSignal<{ options: Options; startedAt: string | undefined } | undefined>(undefined)
   const path = `channels/${name}/compact`
   useEvery(
     STATE_MS,
@@ -38,8 +38,9 @@ export function Compaction({ name }: { name: string }) {
   )
   const begin = async (dryRun: boolean) => {
     wrong.value = undefined
-    const answer = await ask<Omit<RunJson, 'work'>>(path, { method: 'POST', body: bodyOf(options.value, dryRun) })
-    looked.value = options.value
+    const asked = options.value
+    const answer = await ask<Omit<RunJson, 'work'>>(path, { method: 'POST', body: bodyOf(asked, dryRun) })
+    looked.value = { options: asked, startedAt: answer.startedAt }
     run.value = { work: 'compact', channel: name, ...answer }
   }
   const look = async (event: Event) => {
@@ -49,7 +50,8 @@ export function Compaction({ name }: { name: string }) {
     })
   }
   const now = run.value
-  const isPlan = now?.dryRun === true && now.report !== undefined && !now.running && looked.value === options.value
+  const isLook = now?.dryRun === true && now.report !== undefined && !now.running
+  const isPlan = isLook && looked.value?.options === options.value && looked.value.startedAt === now.startedAt
   const really = () =>
     askFirst({
       title: `Compact ${name}?`,

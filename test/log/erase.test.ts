@@ -84,6 +84,7 @@ test('Of rows of a state nothing is left either, whatever of them was overwritte
     [10, []],
     [400, ['reopen']],
     [400, ['off']],
+    [3, ['reopen', 'off']],
     [400, ['interrupt', 'compact']],
   ] as const) {
     const dir = tempDir()

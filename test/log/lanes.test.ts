@@ -24,16 +24,23 @@ test('What waits behind a write that NATS did not take is refused with it, unsen
     enter('third'),
     enter('both', { channels: ['c', 'd'] }),
   ])
-  const [first, second, other, third, both] = await outcomes
+  const [first, second, other, third, pair] = await outcomes
   expect(first).toBe(unknown)
   for (const behind of [second, third]) {
     expect(behind).toMatchObject(refused)
     // It was not sent: nobody needs to ask what became of it.
     expect((behind as TidemarkError).details).not.toHaveProperty('outcome')
   }
-  expect([other, both]).toEqual(['done', 'done'])
+  expect([other, pair]).toEqual(['done', 'done'])
   const conflict = new TidemarkError('seq-conflict', 'no')
   expect(await Promise.all([enter('fourth', { fails: conflict }), enter('fifth')])).toEqual([conflict, 'done'])
-  expect(ran.sort()).toEqual(['both', 'fifth', 'first', 'fourth', 'other'])
+  // Of several lanes, in each of them.
+  const both = ['c', 'd']
+  const [several, ...behind] = await Promise.all([
+    enter('several', { channels: both, fails: unknown }),
+    ...both.map((channel) => enter(`behind in ${channel}`, { channels: [channel] })),
+  ])
+  expect([several, ...behind]).toMatchObject([unknown, refused, refused])
+  expect(ran.sort()).toEqual(['both', 'fifth', 'first', 'fourth', 'other', 'several'])
   expect([lanes.pendingJobs, lanes.pendingBytes]).toEqual([0, 0])
 })

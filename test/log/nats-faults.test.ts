@@ -8,6 +8,7 @@ import { Pages } from '../../src/log/jetstream/pages.ts'
 import type { Log } from '../../src/log/log.ts'
 import { type LogOptions, type NatsOptions, openLog } from '../../src/log/open.ts'
 import { Tail } from '../../src/log/tail.ts'
+import { verifyLog } from '../../src/log/verify.ts'
 import { Waiters } from '../../src/log/waiters.ts'
 import { bigBody, body, range } from '../parts.ts'
 import { Line } from './line.ts'
@@ -126,7 +127,10 @@ describe.skipIf(!nats)('a NATS that does its worst', () => {
     expect(await bad.promise).toMatchObject({ code: 'data-loss', channel: 'bad' })
     expect(await refusal(log.info('bad'))).toMatchObject({ code: 'data-loss' })
     expect(await refusal(append(log, 'bad', [2]))).toMatchObject({ code: 'data-loss' })
-    expect((await list(log.channels(''))).map(({ channel }) => channel)).toEqual(['good'])
+    const damaged: string[] = []
+    const whole = await list(log.channels('', '', (channel) => void damaged.push(channel)))
+    expect([whole.map(({ channel }) => channel), damaged]).toEqual([['good'], ['bad']])
+    expect(await verifyLog(log)).toMatchObject({ whole: false, findings: [{ channel: 'bad' }] })
     expect((await readAll(log, 'good')).map(valueIn)).toEqual([1, 2])
     expect(notices).toEqual([])
     // An operator who takes it away has the channel back.

@@ -304,8 +304,8 @@ class JetStreamLog implements Log {
     return this.#asked(() => this.#lists.losses())
   }
 
-  channels(prefix: string, after?: string): AsyncIterable<ChannelInfo> {
-    return this.#listed(() => this.#lists.channels(prefix, after))
+  channels(prefix: string, after?: string, onDamaged?: (channel: string) => void): AsyncIterable<ChannelInfo> {
+    return this.#listed(() => this.#lists.channels(prefix, after, onDamaged))
   }
 
   count(what: 'channels' | 'cursors', beginning: string, most: number): Promise<number> {

@@ -49,6 +49,7 @@ export class Janitor {
   readonly #timer: NodeJS.Timeout
   /** What is under way. */
   readonly #works = new Set<Promise<void>>()
+  #isClosed = false
   #isLooking = false
 
   constructor(
@@ -68,6 +69,7 @@ export class Janitor {
 
   /** Ends the work; what is left does the gateway that keeps retention, or whoever finds the mark of what was deleted. */
   async close(): Promise<void> {
+    this.#isClosed = true
     clearInterval(this.#timer)
     while (this.#works.size > 0) await Promise.all(this.#works)
   }
@@ -122,16 +124,18 @@ export class Janitor {
     this.#isLooking = true
     const now = performance.now()
     for (const [name, { due, more }] of this.#trimmed) {
+      if (this.#isClosed) break
       if (due.at > now) continue
       this.#trimmed.delete(name)
       await this.#quietly(() => this.#clear(due))
       if (more) await this.#quietly(() => this.#plan(name))
     }
     for (const name of [...this.#left].slice(0, LEFT_AT_ONCE)) {
+      if (this.#isClosed) break
       this.#left.delete(name)
       await this.#quietly(() => this.#plan(name))
     }
-    while (this.#marks[0] && this.#marks[0].at <= now) {
+    while (!this.#isClosed && this.#marks[0] && this.#marks[0].at <= now) {
       const { subject, seq } = this.#marks.shift()!
       await this.#quietly(() => this.#link.purge(subject, seq))
     }
@@ -155,7 +159,7 @@ export class Janitor {
       await work()
     } catch (error) {
       if (!isUnreachable(error) && !hasCode(error, 'no-channel')) this.#notice('Space is not given back', String(error))
-      else if (!isAgain) setTimeout(() => this.#quietly(work, true), RETRY_MS).unref()
+      else if (!isAgain && !this.#isClosed) setTimeout(() => this.#quietly(work, true), RETRY_MS).unref()
     }
   }
 }

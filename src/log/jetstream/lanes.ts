@@ -41,7 +41,7 @@ interface Lane {
 export class Lanes {
   readonly #lanes = new Map<string, Lane>()
   /** Jobs of several lanes: how many they wait for yet, and those who wait for their end. */
-  readonly #barriers = new Map<Job, { missing: number; readonly done: Promise<void>; readonly start: () => void }>()
+  readonly #barriers = new Map<Job, { missing: number; readonly done: Promise<Done>; readonly start: () => void }>()
   #pendingBytes = 0
   #pendingJobs = 0
   #closed = false
@@ -107,12 +107,11 @@ export class Lanes {
       const barrier = this.#barriers.get(job)
       if (barrier) {
         if (--barrier.missing === 0) barrier.start()
-        await barrier.done
-        lane.queue.shift()
-        continue
       }
-      const done = await this.#run(job, lane.queue)
-      this.#end(lane.queue.splice(0, done.jobs), done)
+      const done = await (barrier?.done ?? this.#run(job, lane.queue))
+      const ended = lane.queue.splice(0, done.jobs)
+      // One of several lanes told its outcome itself.
+      if (!barrier) this.#end(ended, done)
       if (hasCode(done.failed, 'unavailable')) this.#refuseWaiting(lane, done.failed)
     }
     this.#lanes.delete(lane.name)
@@ -137,7 +136,7 @@ export class Lanes {
     }
   }
 
-  #barrier(job: Job): { missing: number; done: Promise<void>; start: () => void } {
+  #barrier(job: Job): { missing: number; done: Promise<Done>; start: () => void } {
     let start = (): void => {}
     const turn = new Promise<void>((resolve) => {
       start = resolve
@@ -147,6 +146,7 @@ export class Lanes {
       .then((done) => {
         this.#barriers.delete(job)
         this.#end([job], done)
+        return done
       })
     return { missing: job.names.length, done, start }
   }

@@ -34,8 +34,8 @@ export class Lists {
     this.#janitor = janitor
   }
 
-  async *channels(prefix: string, after = ''): AsyncIterable<ChannelInfo> {
-    for await (const { life: _, lost: __, ...info } of this.#all(prefix, after)) yield info
+  async *channels(prefix: string, after = '', onDamaged?: (channel: string) => void): AsyncIterable<ChannelInfo> {
+    for await (const { life: _, lost: __, ...info } of this.#all(prefix, after, onDamaged)) yield info
   }
 
   /** How many there are whose name, or whose client's, begins so. */
@@ -56,7 +56,7 @@ export class Lists {
     return losses
   }
 
-  async *#all(prefix: string, after: string): AsyncIterable<Listed> {
+  async *#all(prefix: string, after: string, onDamaged?: (channel: string) => void): AsyncIterable<Listed> {
     const subjects = new Map<string, string>()
     for (const subject of await this.#link.subjects(this.#link.allEvents)) {
       const name = this.#link.channelOf(subject)
@@ -71,6 +71,7 @@ export class Lists {
         const isBehind = known !== undefined && known.seq > seq
         const record = isBehind ? known.record : wholeOr('damaged' as const, () => decodeRecord(text))
         if (record === undefined && !isBehind) this.#janitor.found({ subject, seq, storedAt })
+        if (record === 'damaged') onDamaged?.(name)
         if (record === undefined || record === 'damaged' || isArriving(record)) continue
         if (this.#lease.isHeld) this.#janitor.listed(name, record)
         const epoch = epochOf(this.#link.facts.life, record)

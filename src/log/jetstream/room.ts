@@ -60,7 +60,8 @@ class Stock {
     this.#taken -= Math.min(this.#taken, Math.max(0, counted))
     const reserve = left === undefined ? 0 : this.#reserve(left.size)
     this.#left = left === undefined ? Number.POSITIVE_INFINITY : left.free - reserve
-    this.#askAt = left === undefined ? Number.POSITIVE_INFINITY : reserve / ASK_PART
+    // Without a reserve there is nothing to be early for: the pulse asks.
+    this.#askAt = reserve === 0 ? Number.POSITIVE_INFINITY : reserve / ASK_PART
   }
 }
 
@@ -77,7 +78,7 @@ export class Room {
   #refusedAt = Number.NEGATIVE_INFINITY
   #wasLow = false
 
-  /** @param minFree bytes that are kept free, as given; 0 is off */
+  /** @param minFree bytes that are kept free, as given, a quarter of the limit at most; 0 is off: NATS refuses by itself */
   constructor(
     link: Link,
     lanes: Pick<Lanes, 'pendingBytes' | 'pendingJobs'>,
@@ -87,7 +88,7 @@ export class Room {
     this.#link = link
     this.#lanes = lanes
     this.#notice = notice
-    this.#bytes = new Stock((size) => minFree ?? Math.min(RESERVE_BYTES, size / RESERVE_PART))
+    this.#bytes = new Stock((size) => Math.min(minFree ?? RESERVE_BYTES, size / RESERVE_PART))
   }
 
   /** Why nothing is appended now, in words. */

@@ -175,15 +175,9 @@ export class LevelStateRows implements StateRows {
     const { number } = channels.need(name)
     await sweeper.clearState(number, name)
     const { gte, lte } = stateRange(number)
-    // Most channels never had a row. What is in memory alone is told by the place.
-    const hasRows = this.#has(number) || (await store.db.approximateSize(gte, lte)) > 0
-    if (!hasRows) return
     await Promise.all([...this.#reading].filter(([, of]) => of === number).map(([over]) => over))
-    await reclaimBetween(store, writer, [gte, lte])
-  }
-
-  #has(number: number): boolean {
-    return this.#parts.store.db.getSync(placeKey(number)) !== undefined
+    // Also where there is no row by now: of few that were once, LevelDB tells no size.
+    await reclaimBetween(store, writer, [gte, lte]).catch(orUnavailable)
   }
 
   /** What can not be believed counts no more: it is made anew. */
