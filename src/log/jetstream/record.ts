@@ -4,7 +4,7 @@
  * subject is the channel, of one moment, in one read; and a write that names the message it follows, and is refused
  * when another one stands there, is right about epoch, head, trimmed and settings alike.
  */
-import { hasCode, TidemarkError } from '../../errors.ts'
+import { TidemarkError } from '../../errors.ts'
 import type { Settings } from '../log.ts'
 
 /** Stands in each message, as JSON, under this header. */
