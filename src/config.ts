@@ -155,7 +155,7 @@ export const SETTINGS = {
   }),
   retain: setting(rules, {
     about:
-      'what is kept of the channels of a pattern: logs/**: age=7d, events=1000000, bytes=1GiB, consumed; _audit: age=90d',
+      'what is kept of the channels of a pattern: logs/**: age=7d, events=1000000, bytes=1GiB, consumed; files/**: state; _audit: age=90d',
     takes: 'RULE',
     many: true,
     default: [],

@@ -35,7 +35,7 @@ export const list: Kind<string[]> = {
 }
 /** Texts, in a file also `PATTERN: LIMITS` as YAML reads it; in the environment separated by semicolons. */
 export const rules: Kind<RetentionRule[]> = {
-  rule: `takes PATTERN: age=7d, events=1000000, bytes=1GiB, consumed (each once, one at least), ${RETENTION_RULES_MAX} times at most`,
+  rule: `takes PATTERN: age=7d, events=1000000, bytes=1GiB, consumed, state (each once, one at least), ${RETENTION_RULES_MAX} times at most`,
   read(raw) {
     const parts: readonly unknown[] = typeof raw === 'string' ? raw.split(';') : Array.isArray(raw) ? raw : [raw]
     const texts = parts.flatMap((part) =>

@@ -201,10 +201,12 @@ export interface ChannelInfoJson {
   /** Of the newest event; null when nothing was ever appended. */
   time: string | null
   settings: { note?: string; retention?: RetentionJson; state?: boolean }
-  /** About what its events take on disk, without those written last. */
+  /** About what its events take on disk. */
   bytes?: number
-  /** What is in force, and who says so; of one channel that was asked for, and where anything is. */
+  /** What is in force, and who says so; of one channel that was asked for. */
   retention?: RetentionJson & { from: string }
+  /** Where its state is kept on disk, and who says so; without `at` and `keys` there are no rows yet. */
+  state?: { at?: number; keys?: number; from: string }
 }
 
 /** What is kept of a channel; `maxAge` in seconds. */
@@ -227,16 +229,9 @@ export interface SpaceJson {
   rows: SpaceRowJson[]
 }
 
-export interface SpaceRowJson {
-  channel: string
-  epoch: string
-  head: number
-  trimmed: number
-  time: string | null
-  bytes?: number
+export interface SpaceRowJson extends Omit<ChannelInfoJson, 'settings' | 'state'> {
   /** Of the oldest event; null when there is none, or it can not be read. */
   oldest: string | null
-  retention?: RetentionJson & { from: string }
   /** What retention dropped last, since the server's start. */
   dropped?: { time: string; events: number }
 }

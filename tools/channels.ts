@@ -12,11 +12,11 @@ export interface ChannelJson {
   readonly trimmed: number
   /** Of the newest event; null when there never was one. */
   readonly time: string | null
-  readonly settings: { readonly note?: string; readonly state?: boolean }
+  readonly settings: { readonly note?: string }
   /** What is in force, of a channel that was asked for by its name. */
   readonly retention?: Retention & { readonly from: string }
-  /** How far its state is kept on disk, likewise. */
-  readonly state?: { readonly at: number; readonly keys: number }
+  /** Where its state is kept on disk, and how far, likewise. */
+  readonly state?: { readonly at?: number; readonly keys?: number; readonly from: string }
 }
 
 /** Channels asked for at once. */

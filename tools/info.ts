@@ -34,9 +34,10 @@ export async function printInfo(run: Run): Promise<void> {
   await terminal.print(table(undefined, rows))
 }
 
-function stateText({ settings, state }: ChannelJson): string {
-  if (state) return `on disk, ${state.keys} keys at ${state.at}`
-  return settings.state ? 'on disk, not begun yet' : 'in memory, when asked for'
+function stateText({ state }: ChannelJson): string {
+  if (state === undefined) return 'in memory, when asked for'
+  const { at, keys, from } = state
+  return `on disk, ${at === undefined ? 'not begun yet' : `${keys} keys at ${at}`} (${from})`
 }
 
 function retentionText({ retention }: ChannelJson): string {

@@ -150,6 +150,7 @@ export async function start(
       ? { idWindow: settings.idWindow }
       : {}),
     ...(settings.engine !== 'level' && { nats: natsOptionsOf(settings) }),
+    retain: settings.retain,
     tailBytes: settings.tailBytes,
     ...(settings.minFree !== undefined && { minFreeBytes: settings.minFree }),
     onGroup: groupFigures.add,

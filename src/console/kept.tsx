@@ -79,6 +79,7 @@ function Space({ known: { value: known } }: { known: Signal<Known | undefined> }
         {fact('Newest event', ({ row }) => age(row.time))}
         {fact('Keeps', ({ row: { retention } }) => limitsText(retention ?? {}))}
         {fact('As said by', ({ row: { retention } }) => whoSays(retention?.from))}
+        {fact('State', ({ info: { state } }) => stateText(state))}
         {fact('Dropped last', ({ row: { dropped } }) =>
           dropped === undefined ? 'nothing since the start' : `${count(dropped.events)} events, ${age(dropped.time)}`,
         )}
@@ -93,6 +94,11 @@ function Space({ known: { value: known } }: { known: Signal<Known | undefined> }
     </section>
   )
 }
+
+const stateText = (state: ChannelInfoJson['state']): string =>
+  state === undefined
+    ? 'in memory, when asked for'
+    : `on disk, ${state.keys === undefined ? 'not begun yet' : `${count(state.keys)} keys at ${count(state.at!)}`}, as said by ${whoSays(state.from)}`
 
 const whoSays = (from: string | undefined): string =>
   from === undefined ? '–' : from === 'channel' ? 'the channel’s settings' : `the configuration, ${from}`

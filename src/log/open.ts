@@ -1,6 +1,7 @@
 /** The one place where an engine is chosen. */
 import { resolve } from 'node:path'
 import { TidemarkError } from '../errors.ts'
+import type { RetentionRule } from '../retention.ts'
 import type { BlocksPart, BlockView, StoreView } from './level/inspect.ts'
 import type { Salvaged } from './level/salvage.ts'
 import type { Durability, Log } from './log.ts'
@@ -38,6 +39,8 @@ export interface LogOptions {
   readonly acceptDataLoss?: boolean
   /** How long an idempotency key is remembered at least, ms. Default 24 h. */
   readonly idWindow?: number
+  /** Of which channels the newest event of each key is kept on disk, where their settings don't say. */
+  readonly retain?: readonly RetentionRule[]
   /** Budget for the newest blocks in memory with their ready-made forms, bytes. Default 64 MiB. */
   readonly tailBytes?: number
   /** When LevelDB goes on to another log file, bytes, at least 64 KiB. Default 16 MiB; less only to see it happen. */

@@ -1,9 +1,11 @@
 /**
  * The rows of a state, a part of the port: the newest event of each key of a channel, kept by the engine beside the log,
  * with how far they go. They follow the log (state-writer.ts writes them), and whoever makes a state begins with them
- * (states.ts). There are some where a channel's settings ask for it, from the write of the settings on; what erases
- * events voids them in the same write.
+ * (states.ts). There are some where a channel's settings ask for it, or a pattern of the configuration does, from the
+ * write of the settings or of a new channel on; what erases events voids them in the same write.
  */
+import type { StateInForce } from '../retention.ts'
+import type { Settings } from './log.ts'
 
 /** How far the rows of a channel go. */
 export interface StatePlace {
@@ -38,6 +40,15 @@ export interface StateChange extends Pick<StatePlace, 'epoch' | 'at' | 'trimmed'
 export interface StateRows {
   /** Channels that have rows, those too whose rows are damaged. */
   channels(): AsyncIterable<string>
+
+  /** Whether a channel of these settings is to have rows, and who says so; undefined: nobody does. */
+  asked(channel: string, settings: Settings): StateInForce | undefined
+
+  /** Channels that are to have rows and have none, or have some and are not to: the configuration was another one. */
+  unsettled(): AsyncIterable<string>
+
+  /** Begins the rows of such a channel, or voids them. @throws no-channel */
+  settle(channel: string): Promise<void>
 
   /** Undefined when the channel has none now. @throws no-channel, data-loss (then they are voided) */
   place(channel: string): Promise<StatePlace | undefined>

@@ -3,13 +3,13 @@
  * rows, from where those stand to the head, and keeps the newest event of each key. Rows and their place are written
  * together and in batches, so that what is appended within a second shares a write; after a kill the rows stand where
  * they stood, and are gone on with from there. Rows of a history that is over, or of which events were trimmed that
- * were not read, are begun anew.
+ * were not read, are begun anew. What the configuration asks for, or no more, since the last start is settled first.
  */
 import { setMaxListeners } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import { hasCode, toTidemarkError } from '../errors.ts'
 import { Pace } from './background.ts'
-import type { Log } from './log.ts'
+import type { ChannelInfo, Log } from './log.ts'
 import type { StatePlace, StateRow } from './state-rows.ts'
 import { keyedIn } from './versions.ts'
 
@@ -70,6 +70,7 @@ export class StateWriter {
   readonly #trimmedAt = new Map<string, number>()
   /** Channels whose damage was told. */
   readonly #damaged = new Set<string>()
+  #isSettled = false
   #running: Promise<void> | undefined
 
   constructor(log: Log, { onNotice, pace = {} }: StateWriterOptions = {}) {
@@ -94,9 +95,9 @@ export class StateWriter {
     await this.#running
   }
 
-  /** Soon: its settings ask for rows now. */
-  lookAt(channel: string): void {
-    if (this.#running) this.#due.add(channel)
+  /** Soon, if rows are asked for: its settings are others now. */
+  lookAt({ channel, settings }: ChannelInfo): void {
+    if (this.#running && this.#log.stateRows?.asked(channel, settings)?.state) this.#due.add(channel)
   }
 
   async #run(): Promise<void> {
@@ -134,7 +135,23 @@ export class StateWriter {
   }
 
   async #lookAll(): Promise<void> {
+    if (!this.#isSettled) await this.#settle()
     for await (const channel of this.#log.stateRows?.channels() ?? []) this.#due.add(channel)
+  }
+
+  /** Once: what comes later has its rows, or none, from its own write on. */
+  async #settle(): Promise<void> {
+    const rows = this.#log.stateRows
+    this.#pace = this.#newPace()
+    for await (const channel of rows?.unsettled() ?? [])
+      try {
+        await this.#pace.rest()
+        await rows!.settle(channel)
+      } catch (error) {
+        // Deleted meanwhile.
+        if (!hasCode(error, 'no-channel')) throw error
+      }
+    this.#isSettled = true
   }
 
   /** One batch of each channel that is due; true when there is more at once. */
@@ -164,7 +181,8 @@ export class StateWriter {
       const place = await rows.place(channel)
       if (!place) {
         // They are being cleared, to be begun anew; or the channel has none.
-        if ((await this.#log.info(channel)).settings.state && this.#running) this.#due.add(channel)
+        const { settings } = await this.#log.info(channel)
+        if (rows.asked(channel, settings)?.state && this.#running) this.#due.add(channel)
         return false
       }
       const batch = await this.#collect(channel, place)

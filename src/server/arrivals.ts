@@ -77,7 +77,7 @@ export function addArrivals(app: App, doors: Doors): void {
       if (isNew) census.madeEmpty(channel)
       const info = await log.info(channel)
       keeper.lookAt(info)
-      if (info.settings.state) stateWriter.lookAt(channel)
+      stateWriter.lookAt(info)
       return arrived
     },
   )

@@ -42,12 +42,13 @@ const withRetention = (keeper: Keeper, { channel, settings }: ChannelInfo) => {
   return found === undefined ? {} : { retention: { ...found.retention, from: found.from } }
 }
 
-/** How far the rows of its state are, as `state` of a channel. */
-async function withRows(log: Log, { channel, settings }: ChannelInfo) {
-  if (!settings.state) return {}
+/** Where its state is kept on disk: who says so, and how far the rows are, as `state` of a channel. */
+async function withRows({ stateRows }: Log, { channel, settings }: ChannelInfo) {
+  const asked = stateRows?.asked(channel, settings)
+  if (!asked?.state) return {}
   // Damaged ones were voided: they are begun anew.
-  const place = await log.stateRows?.place(channel).catch(() => undefined)
-  return place === undefined ? {} : { state: { at: place.at, keys: place.rows } }
+  const place = await stateRows!.place(channel).catch(() => undefined)
+  return { state: { ...(place && { at: place.at, keys: place.rows }), from: asked.from } }
 }
 
 export function addChannels(app: App, doors: Doors): void {
@@ -118,7 +119,7 @@ export function addChannels(app: App, doors: Doors): void {
       const info = await log.configure(channel, body as Settings)
       if (isNew && info.head === 0) doors.census.madeEmpty(channel)
       doors.keeper.lookAt(info)
-      if (info.settings.state) doors.stateWriter.lookAt(channel)
+      doors.stateWriter.lookAt(info)
       return { ...infoJson(info), ...withRetention(doors.keeper, info) }
     },
   )

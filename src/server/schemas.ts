@@ -307,9 +307,12 @@ export const ChannelInfo = z
     }),
     retention: InForce.optional(),
     state: z
-      .object({ at: Seq, keys: z.number() })
+      .object({ at: Seq.optional(), keys: z.number().optional(), from: z.string() })
       .optional()
-      .meta({ description: 'Of this one channel: at which seq what is kept of its state on disk is true' }),
+      .meta({
+        description:
+          'Of this one channel, where its state is kept on disk: at which seq what is kept is true, and who says so',
+      }),
   })
   .meta({ id: 'Channel' })
 

@@ -137,6 +137,7 @@ describe.skipIf(!CHROMIUM)('the console', () => {
 
     await page.getByRole('link', { name: 'files' }).click()
     await page.getByText('Kept: 5,000 events (configured, pattern files).').waitFor()
+    await page.getByText(/^on disk, .*, as said by the channel’s settings$/).waitFor()
     await page.getByLabel('Limits of its own').check()
     await page.getByText('Without any limit everything is kept.').waitFor()
     const apply = page.getByRole('button', { name: 'Apply' })

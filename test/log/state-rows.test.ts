@@ -9,6 +9,7 @@ import { openLog, salvageStopped, verifyStopped } from '../../src/log/open.ts'
 import { StateWriter } from '../../src/log/state-writer.ts'
 import { States } from '../../src/log/states.ts'
 import { verifyLog } from '../../src/log/verify.ts'
+import { readRetentionRule } from '../../src/retention.ts'
 import { event, range, SEED, tempDir } from '../parts.ts'
 import { ALL, eventsOf, list } from './reading.ts'
 import { flip, numberOf, type Rows, withRows } from './stored.ts'
@@ -16,9 +17,9 @@ import { flip, numberOf, type Rows, withRows } from './stored.ts'
 const AT_ONCE = { restTimes: 0, trimEvery: 0 } as const
 const KEYS = 70
 
-async function opened(dir: string): Promise<Log> {
+async function opened(dir: string, ...rules: readonly string[]): Promise<Log> {
   // Nothing is in memory: what is read is counted.
-  const log = await openLog({ dir, tailBytes: 0 })
+  const log = await openLog({ dir, tailBytes: 0, retain: rules.map(readRetentionRule) })
   onTestFinished(() => log.close())
   return log
 }
@@ -102,7 +103,7 @@ test('Rows follow by themselves, in batches, and end with the server', async () 
   await expect.poll(at).toBe(350)
   // One that is set later is found when it is told of.
   await log.configure('d', { state: true })
-  writer.lookAt('d')
+  writer.lookAt(await log.info('d'))
   await put(log, 'd', [1])
   await expect.poll(async () => (await log.stateRows!.place('d'))?.at).toBe(1)
   await writer.close()
@@ -255,4 +256,43 @@ test('What salvage makes has rows that are made anew; rows that were being clear
   await expect.poll(() => log.stateRows!.place('c')).toMatchObject({ at: 0, rows: 0 })
   expect(await stateOf(log)).toEqual(should)
   expect(await list(log.stateRows!.channels())).toEqual(['c'])
+})
+
+test('Patterns ask for rows: of channels that are made since, of those that were there, and no more when they are gone', async () => {
+  const dir = tempDir()
+  const names = async (of: Log) => list(of.stateRows!.channels())
+  let log = await opened(dir)
+  for (const channel of ['a', 'b', 'c', 'own']) await put(log, channel, range(1, 100))
+  await log.configure('own', { state: true })
+  await log.configure('b', { state: false })
+  expect(await names(log)).toEqual(['own'])
+  await log.close()
+
+  log = await opened(dir, 'new: events=5', 'b*: state', 'c: state=off', '**: state')
+  // As it was left: only who looks changes it, once.
+  expect([await names(log), await list(log.stateRows!.unsettled())]).toEqual([['own'], ['a']])
+  const writer = new StateWriter(log, { pace: AT_ONCE })
+  await writer.look()
+  expect([(await names(log)).sort(), await list(log.stateRows!.unsettled())]).toEqual([['a', 'own'], []])
+  expect(await log.stateRows!.place('a')).toMatchObject({ at: 100, rows: KEYS })
+  // From its first event on; and the settings of a channel win over all patterns.
+  await put(log, 'new', [1])
+  await log.configure('bb', { note: 'mine' })
+  await log.configure('a', { note: 'theirs' })
+  expect((await names(log)).sort()).toEqual(['a', 'bb', 'new', 'own'])
+  await log.configure('own', { state: false })
+  await log.configure('b', {})
+  expect((await names(log)).sort()).toEqual(['a', 'b', 'bb', 'new'])
+  // What is voided is begun anew.
+  const { set } = (await log.stateRows!.place('a'))!
+  await log.stateRows!.drop('a')
+  await expect.poll(() => log.stateRows!.place('a')).toMatchObject({ at: 0, rows: 0 })
+  expect((await log.stateRows!.place('a'))!.set).not.toBe(set)
+  await log.close()
+
+  log = await opened(dir, 'a: state', 'never: state')
+  await new StateWriter(log, { pace: AT_ONCE }).look()
+  expect(await names(log)).toEqual(['a'])
+  await log.close()
+  expect((await verifyStopped(dir)).findings).toEqual([])
 })

@@ -100,9 +100,9 @@ test('of a channel whose settings say so it is kept on disk, and told where that
   expect((await call(channel)).json).not.toHaveProperty('state')
   expect((await call(channel, 'PUT', { state: true })).json).toMatchObject({ settings: { state: true } })
   const state = async () => (await call(channel)).json.state
-  await expect.poll(state, { timeout: 10_000 }).toEqual({ at: 3, keys: 2 })
+  await expect.poll(state, { timeout: 10_000 }).toEqual({ at: 3, keys: 2, from: 'channel' })
   await put(log, ['b'], ['c', 1])
-  await expect.poll(state, { timeout: 10_000 }).toEqual({ at: 5, keys: 2 })
+  await expect.poll(state, { timeout: 10_000 }).toEqual({ at: 5, keys: 2, from: 'channel' })
   expect(keysOf((await call(`${channel}/state`)).json.events)).toEqual([
     [3, 'a'],
     [5, 'c'],

@@ -7,6 +7,7 @@
 import { LRUCache } from 'lru-cache'
 import { sameHistory } from '../../epoch.ts'
 import { hasCode, TidemarkError } from '../../errors.ts'
+import { type RetentionRule, type StateInForce, stateOf } from '../../retention.ts'
 import type { Appended, ChannelInfo, Place, Settings } from '../log.ts'
 import { blockRange, decodeHead, decodeName, epochOf, type HeadRow, headKey, nameKey } from './keys.ts'
 import type { Store } from './store.ts'
@@ -28,8 +29,22 @@ export class Channels {
   #judged: { readonly channel: Channel | undefined; readonly epoch: string } = NOTHING
   readonly #cache = new LRUCache<string, Channel>({ max: CACHED_CHANNELS })
 
-  constructor(store: Store) {
+  readonly #rules: readonly RetentionRule[]
+
+  /** @param rules of which channels rows of states are asked for */
+  constructor(store: Store, rules: readonly RetentionRule[] = []) {
     this.#store = store
+    this.#rules = rules
+  }
+
+  /** Whether rows of its state are asked for, and by whom. */
+  stateOf(name: string, settings: Settings): StateInForce | undefined {
+    return stateOf(this.#rules, name, settings)
+  }
+
+  /** Patterns ask for rows. */
+  get hasStateRules(): boolean {
+    return this.#rules.some(({ state }) => state === true)
   }
 
   /** The channel as it is on disk; undefined when there is none. Two small reads when it is not cached. */

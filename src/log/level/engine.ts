@@ -83,7 +83,7 @@ class LevelLog implements Log {
     const notice = options.onNotice ?? (() => {})
     this.about = { engine: 'level', durability: 'fsync', capabilities: CAPABILITIES, idWindow }
     this.#store = store
-    this.#channels = new Channels(store)
+    this.#channels = new Channels(store, options.retain)
     this.#lists = new Lists(store, this.#channels, notice, () => this.#opened())
     this.#receipts = new Receipts(store, idWindow + CLOCK_JUMP_MS)
     this.#tail = new Tail(options.tailBytes ?? TAIL_BYTES)
@@ -172,7 +172,8 @@ class LevelLog implements Log {
     let isLess = false
     const configured = this.#writer.submit(CHANGE_BYTES, (group) => {
       const known = group.find(channel)
-      isLess = known?.settings.state === true && !settings.state
+      const [before, after] = [known?.settings ?? {}, settings].map((each) => this.#channels.stateOf(channel, each))
+      isLess = before?.state === true && after?.state !== true
       const draft = known ?? group.make(channel, settings)
       if (known) group.configure(known, settings)
       // As it is now: a later change of the same group may delete the channel.

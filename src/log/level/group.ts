@@ -98,7 +98,7 @@ export class Group {
     this.#store = store
     this.#channels = channels
     this.#batch = store.db.batch()
-    this.states = new StateDrafts(store)
+    this.states = new StateDrafts(store, channels)
     this.now = Date.now()
     this.day = dayOf(store.now())
   }
@@ -123,7 +123,7 @@ export class Group {
   place(channel: Channel): Draft {
     const draft = this.#draft(channel)
     this.#name(draft, channel.settings)
-    if (channel.settings.state) this.states.begin(draft)
+    if (this.states.isAsked(draft)) this.states.begin(draft)
     return draft
   }
 

@@ -1,5 +1,6 @@
 /** Places of state rows in a group: as the group leaves them, and what of the rows it voids. */
 import type { Settings } from '../log.ts'
+import type { Channels } from './channels.ts'
 import { clearingKey, decodePlace, encodeClearing, encodePlace, type PlaceRow, placeKey } from './keys.ts'
 import { newLife, type Store } from './store.ts'
 
@@ -24,6 +25,7 @@ export const beginning = ({ name, epoch, trimmed }: Omit<Followed, 'number' | 's
 
 export class StateDrafts {
   readonly #store: Store
+  readonly #channels: Channels
   /** By the channel's number, as `#clearing`. */
   readonly #places = new Map<number, PlaceRow | undefined>()
   /** The channels' names where rows are to be cleared; undefined where they are by now. */
@@ -31,8 +33,13 @@ export class StateDrafts {
   /** Whose rows this group voids, also where there are none that count. */
   readonly #voided = new Set<number>()
 
-  constructor(store: Store) {
+  constructor(store: Store, channels: Channels) {
     this.#store = store
+    this.#channels = channels
+  }
+
+  isAsked({ name, settings }: Pick<Followed, 'name' | 'settings'>): boolean {
+    return this.#channels.stateOf(name, settings)?.state === true
   }
 
   /** Undefined when there are none, or none that count. */
@@ -52,9 +59,9 @@ export class StateDrafts {
     return this.#store.db.getSync(clearingKey(number)) !== undefined
   }
 
-  /** The channel's settings are others: rows are begun, or go. */
+  /** The channel's settings, or the rules, are others: rows are begun, or go. */
   configured(channel: Followed): void {
-    if (channel.settings.state !== true) this.drop(channel)
+    if (!this.isAsked(channel)) this.drop(channel)
     else if (!this.#has(channel.number) && !this.isClearing(channel.number)) this.begin(channel)
   }
 
@@ -77,7 +84,7 @@ export class StateDrafts {
   cleared(number: number, channel: Followed | undefined): void {
     if (!this.isClearing(number) || this.#voided.has(number)) return
     this.#clearing.set(number, undefined)
-    if (channel?.number === number && channel.settings.state === true) this.begin(channel)
+    if (channel?.number === number && this.isAsked(channel)) this.begin(channel)
   }
 
   /** @param gone numbers of channels that are deleted */

@@ -7,7 +7,9 @@
  * by their number, and that each is the newest by the sum of their crcs.
  */
 import { hasCode, TidemarkError, wholeOr } from '../../errors.ts'
+import type { StateInForce } from '../../retention.ts'
 import { CHANGE_BYTES } from '../entries.ts'
+import type { Settings } from '../log.ts'
 import type { StateChange, StatePlace, StateRow, StateRows } from '../state-rows.ts'
 import { isCorruption, orUnavailable } from './cause.ts'
 import { type Channels, noChannel } from './channels.ts'
@@ -15,6 +17,7 @@ import type { Db } from './db.ts'
 import type { Group } from './group.ts'
 import {
   channelOfKey,
+  clearingKey,
   crcOfRow,
   decodeName,
   decodePlace,
@@ -72,6 +75,31 @@ export class LevelStateRows implements StateRows {
     if (damaged.size === 0) return
     for await (const [key, row] of lists.rows(rangeOf('n')))
       if (damaged.has(wholeOr(undefined, () => decodeName(key, row))?.channel ?? 0)) yield nameOfKey(key)
+  }
+
+  asked(name: string, settings: Settings): StateInForce | undefined {
+    return this.#parts.channels.stateOf(name, settings)
+  }
+
+  async *unsettled(): AsyncIterable<string> {
+    const { channels, lists, store } = this.#parts
+    const isAsked = (name: string, settings: Settings): boolean => this.asked(name, settings)?.state === true
+    for await (const name of this.channels()) {
+      const channel = channels.listed(name)
+      if (channel && !isAsked(name, channel.settings)) yield name
+    }
+    // What settings ask for was begun with their write.
+    if (!channels.hasStateRules) return
+    for await (const { channel: name, settings } of lists.channels('')) {
+      const number = isAsked(name, settings) ? channels.listed(name)?.number : undefined
+      if (number === undefined) continue
+      const has = [placeKey, clearingKey].some((keyOf) => store.db.getSync(keyOf(number)) !== undefined)
+      if (!has) yield name
+    }
+  }
+
+  settle(name: string): Promise<void> {
+    return this.#change((group) => group.states.configured(group.find(name) ?? noChannel(name)))
   }
 
   async place(name: string): Promise<StatePlace | undefined> {
@@ -160,10 +188,15 @@ export class LevelStateRows implements StateRows {
     })
   }
 
-  async drop(name: string): Promise<void> {
+  drop(name: string): Promise<void> {
+    return this.#change((group) => group.states.drop(group.find(name) ?? noChannel(name)))
+  }
+
+  /** Begins or voids rows at the writer's turn; what is voided is cleared from then on. */
+  async #change(change: (group: Group) => void): Promise<void> {
     const { writer, sweeper } = this.#parts
     await writer.submit(CHANGE_BYTES, (group: Group) => {
-      group.states.drop(group.find(name) ?? noChannel(name))
+      change(group)
       return () => {}
     })
     sweeper.start()
