@@ -5,14 +5,14 @@
  *
  * For a key a tombstone is appended first: who holds what is erased is told as of any other deletion.
  */
-import { type Header, readHeader, spansOf, walkBlock } from '../block.ts'
+import { readHeader, spansOf, walkBlock } from '../block.ts'
 import { encodeBody, FLAG } from '../body.ts'
 import { sameHistory } from '../epoch.ts'
 import { hasCode, TidemarkError } from '../errors.ts'
 import { AUDIT_CHANNEL, type NewEvent } from '../event.ts'
 import { textAt } from '../walk.ts'
 import { type BackgroundOptions, PAGE, Pace, Stretches } from './background.ts'
-import type { ChannelInfo, Log, Page } from './log.ts'
+import type { ChannelInfo, Log, Page, Replacement } from './log.ts'
 import { blocksOver } from './packing.ts'
 
 /** A block that others change meanwhile is read again so often. */
@@ -57,9 +57,6 @@ export async function erase(log: Log, channel: string, what: EraseWhat, options:
   return new Erasing(log, await log.info(channel), what, options).run()
 }
 
-/** What has no key is in no state. */
-const hasKeys = ({ flags }: Header): boolean => (flags & FLAG.keyed) !== 0
-
 class Erasing {
   readonly #log: Log
   readonly #info: ChannelInfo
@@ -84,8 +81,13 @@ class Erasing {
     const { channel } = this.#info
     const tombstone = 'seq' in what ? await this.#one(what.seq) : await this.#all(what.key)
     const { events, first, last } = this.#erased
-    // Asked for again: what the last time left on disk may have stood anywhere.
-    if (events === 0 && 'key' in what) await this.#pass(0, this.#info.head)
+    if (events === 0) {
+      // What compaction has taken out of the log since may still be in rows that are not so far.
+      const place = await this.#log.stateRows?.place(channel)
+      if (place && place.at < this.#info.head) await this.#log.stateRows!.drop(channel)
+      // Asked for again: what the last time left on disk may have stood anywhere.
+      if ('key' in what) await this.#pass(0, this.#info.head)
+    }
     await this.#stretches.reclaim(this.#log, channel, this.#pace, (seq) => this.#tell('reclaiming', seq))
     const erased = { channel, epoch: this.#epoch, events, first, last, tombstone }
     if (events > 0) await this.#record('erased', { events, first, last })
@@ -135,12 +137,12 @@ class Erasing {
     const { channel } = this.#info
     await this.#each(after, upTo, 'erasing', async (block, { trimmed }) => {
       const header = readHeader(block)
-      const gone = this.#goneOf(block, Math.max(after, trimmed), upTo)
+      const { seqs: gone, ...erased } = this.#goneOf(block, Math.max(after, trimmed), upTo)
       if (gone.length > 0) {
         const stays = spansOf(block).filter(({ seq }) => seq > trimmed && !gone.includes(seq))
         const range = { after: header.after, last: header.last, time: header.time }
         const blocks = blocksOver(channel, range, stays)
-        const replacement = { epoch: this.#epoch, trimmed, replaced: [header], blocks, erases: hasKeys(header) }
+        const replacement = { epoch: this.#epoch, trimmed, replaced: [header], blocks, ...erased }
         if (!(await this.#pace.patiently(() => this.#log.replace!(channel, replacement)))) return 'again'
         this.#options.onReplaced?.()
         const { events, first } = this.#erased
@@ -152,15 +154,22 @@ class Erasing {
     })
   }
 
-  /** Seqs of the events of a block that go. */
-  #goneOf(block: Uint8Array, after: number, upTo: number): number[] {
+  /** Seqs of the events of a block that go, and what that is to the rows of its state. */
+  #goneOf(block: Uint8Array, after: number, upTo: number): Pick<Replacement, 'erases'> & { readonly seqs: number[] } {
     const what = this.#what
-    const gone: number[] = []
-    walkBlock(block, after, upTo, (seq, _, { key, keyEnd }) => {
-      if ('seq' in what ? seq === what.seq : key >= 0 && textAt(block, key, keyEnd) === what.key) gone.push(seq)
+    const seqs: number[] = []
+    let erases: Replacement['erases']
+    walkBlock(block, after, upTo, (seq, _, { key: from, keyEnd, data }) => {
+      const isOne = 'seq' in what
+      if (isOne ? seq !== what.seq : from < 0 || textAt(block, from, keyEnd) !== what.key) return true
+      seqs.push(seq)
+      if (from < 0) return true
+      const key = Buffer.from(textAt(block, from, keyEnd)).toString('latin1')
+      // Where a single tombstone goes, what it deleted is there again.
+      erases = isOne && data < 0 ? true : { key, seq: isOne ? seq : undefined }
       return true
     })
-    return gone
+    return { seqs, ...(erases && { erases }) }
   }
 
   /** All blocks of a range, as if they had changed. */

@@ -8,7 +8,7 @@ import type { Header } from '../block.ts'
 import type { Body } from '../body.ts'
 import type { Retention } from '../retention.ts'
 import type { ArrivalPiece, Arrived } from './arrival.ts'
-import type { StateRows } from './state-rows.ts'
+import type { ErasedEvents, StateRows } from './state-rows.ts'
 
 /** What an engine can do beyond the core; a missing one answers `501 not-supported` (but for `stateRows`: in memory). */
 export type Capability = 'multiChannel' | 'compact' | 'erase' | 'stateRows'
@@ -164,8 +164,8 @@ export interface Replacement {
   readonly replaced: readonly Header[]
   /** The new ones: neighbours, over the same seqs. No seq and no time is another one in them. */
   readonly blocks: readonly Uint8Array[]
-  /** Events are left out for which no newer one stands: no row of a state holds them from this write on. */
-  readonly erases?: boolean
+  /** Events with a key are left out for which no newer one stands: no row of a state holds them from this write on. */
+  readonly erases?: ErasedEvents
 }
 
 export interface Log {

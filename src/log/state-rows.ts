@@ -2,14 +2,16 @@
  * The rows of a state, a part of the port: the newest event of each key of a channel, kept by the engine beside the log,
  * with how far they go. They follow the log (state-writer.ts writes them), and whoever makes a state begins with them
  * (states.ts). There are some where a channel's settings ask for it, or a pattern of the configuration does, from the
- * write of the settings or of a new channel on; what erases events voids them in the same write.
+ * write of the settings or of a new channel on. What erases events changes them in the same write: the row of an erased
+ * event is taken out where all of its key are, else all rows are begun anew if it may be the newest of its key, since
+ * only the log tells which one is then.
  */
 import type { StateInForce } from '../retention.ts'
 import type { Settings } from './log.ts'
 
 /** How far the rows of a channel go. */
 export interface StatePlace {
-  /** Of these rows, from when they were begun on: others of the channel have another one. */
+  /** Of these rows, from when they were begun on, or from when events were erased: others of the channel have another one. */
   readonly set: string
   /** The history that they are of, with its run. */
   readonly epoch: string
@@ -30,6 +32,16 @@ export interface StateRow {
   /** Its MessagePack array. */
   readonly event: string
 }
+
+/** Events of a key that are left out of their blocks; true: what is the newest then is not known of any key. */
+export type ErasedEvents =
+  | {
+      /** As `StateRow.key`. */
+      readonly key: string
+      /** The one event that is left out; undefined: all of the key are, up to a tombstone that is in the log. */
+      readonly seq: number | undefined
+    }
+  | true
 
 /** What brings rows from one place to another one. */
 export interface StateChange extends Pick<StatePlace, 'epoch' | 'at' | 'trimmed'> {
@@ -64,7 +76,8 @@ export interface StateRows {
   ): Promise<StatePlace | undefined>
 
   /**
-   * Changes rows and place in one durable write. Undefined, and nothing is changed, when the rows are not at `from`.
+   * Changes rows and place in one durable write. Undefined, and nothing is changed, when the rows are not at `from`, or
+   * events were erased since: they may be among what was read.
    * @throws no-channel, data-loss (then they are voided), too-many, storage-full, unavailable
    */
   keep(channel: string, from: StatePlace, change: StateChange): Promise<StatePlace | undefined>

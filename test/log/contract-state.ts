@@ -1,7 +1,9 @@
 /** Rows of states are what the log says at their place, whole or not there; they are the setting's, and the channel's. */
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
 import type { NewEvent } from '../../src/event.ts'
+import { compactChannel } from '../../src/log/compact.ts'
 import { erase } from '../../src/log/erase.ts'
 import type { Capability, Log } from '../../src/log/log.ts'
 import type { StatePlace, StateRow, StateRows } from '../../src/log/state-rows.ts'
@@ -26,6 +28,9 @@ async function rowsIn(rows: StateRows): Promise<[place: StatePlace | undefined, 
   })
   return [place, ...found]
 }
+/** By key, as its sender wrote it. */
+const sorted = (rows: readonly (readonly [string, number])[]) =>
+  rows.map(([key, seq]) => [Buffer.from(key, 'latin1').toString(), seq] as const).toSorted(([a], [b]) => (a < b ? -1 : 1))
 const row = (key: string, seq: number): [string, StateRow] => [key, { key, seq, time: 5, event: 'any' }]
 
 export function stateContract(open: Open, capabilities: readonly Capability[]): void {
@@ -137,7 +142,106 @@ export function stateContract(open: Open, capabilities: readonly Capability[]): 
     expect(await of()).toEqual([[1, 'x']])
   })
 
-  test('What erases an event voids the rows in the same write, also those that are on their way', async () => {
+  test('What erases a key takes its row out in the same write, and leaves the others as they are', async () => {
+    const log = await open()
+    await log.configure('c', { state: true })
+    await put(log, keyed('a', 1), keyed('b', 1), keyed('ä', 1))
+    await put(log, keyed('c', 1), keyed('a', 2))
+    await look(log)
+    await put(log, keyed('ä', 2))
+    // Rows that are not so far keep an older one, which compaction takes out of the log.
+    await compactChannel(log, 'c', { ...AT_ONCE, minLag: 0 })
+    for (const [key, left] of [
+      ['a', [['b', 2], ['c', 4], ['ä', 3]]],
+      ['ä', [['b', 2], ['c', 4]]],
+    ] as const) {
+      await erase(log, 'c', { key }, AT_ONCE)
+      const [place, ...found] = await rowsIn(log.stateRows!)
+      expect([place, sorted(found)]).toMatchObject([{ at: 5, rows: left.length }, left])
+    }
+    // The channel had rows at every moment: none were made anew.
+    await look(log)
+    const [place, ...found] = await rowsIn(log.stateRows!)
+    expect([place, sorted(found)]).toMatchObject([{ at: 8, rows: 2 }, [['b', 2], ['c', 4]]])
+    expect(await list(log.scrub!(async () => {}))).toEqual([])
+  })
+
+  test('One event that another of its key followed is erased beside the rows; a newest one, or a tombstone, voids them', async () => {
+    for (const [seq, left] of [
+      [1, [['a', 4], ['c', 3]]],
+      [2, [['a', 4], ['c', 3]]],
+      [5, [['a', 4], ['b', 2], ['c', 3]]],
+      [4, [['a', 1], ['c', 3]]],
+      [6, [['a', 4], ['c', 3]]],
+    ] as const) {
+      const log = await open()
+      await log.configure('c', { state: true })
+      await put(log, keyed('a', 1), keyed('b', 1), keyed('c', 1))
+      await put(log, keyed('a', 2), keyed('b', undefined))
+      await look(log)
+      // Behind the rows.
+      await put(log, keyed('c', 2))
+      const { set } = (await log.stateRows!.place('c'))!
+      await erase(log, 'c', { seq }, AT_ONCE)
+      const place = await log.stateRows!.place('c')
+      expect([seq, place]).toMatchObject([seq, { at: seq < 3 ? 5 : 0 }])
+      expect([seq, place!.set]).not.toEqual([seq, set])
+      await erase(log, 'c', { seq: 6 }, AT_ONCE)
+      await expect
+        .poll(async () => {
+          await look(log)
+          const [place, ...found] = await rowsIn(log.stateRows!)
+          return [place?.at, sorted(found)]
+        })
+        .toEqual([6, left])
+    }
+  })
+
+  test('What compaction took out of the log is in no row either, when it is erased', async () => {
+    for (const what of [{ seq: 1 }, { key: 'a' }] as const) {
+      const log = await open()
+      await log.configure('c', { state: true })
+      await put(log, keyed('a', 1), keyed('b', 1))
+      await look(log)
+      await put(log, keyed('a', undefined))
+      await compactChannel(log, 'c', { ...AT_ONCE, minLag: 0 })
+      expect((await rowsIn(log.stateRows!)).length).toBe(3)
+      expect(await erase(log, 'c', what, AT_ONCE)).toMatchObject({ events: 0 })
+      expect((await rowsIn(log.stateRows!)).slice(1)).toEqual([])
+      await look(log)
+      expect((await rowsIn(log.stateRows!)).slice(1)).toEqual([['b', 2]])
+    }
+  })
+
+  test('What was read before an event was erased is not kept after it, also where no row was of it', async () => {
+    const log = await open()
+    const change = { at: 3, trimmed: 0, rows: new Map([row('a', 3)]) }
+    const from = async (channel: string): Promise<StatePlace> => {
+      await log.configure(channel, { state: true })
+      await log.append([{ channel, body: encodeBody([keyed('b', 1), keyed('a', 1), keyed('a', 2)]) }])
+      return (await log.stateRows!.place(channel))!
+    }
+    for (const what of [{ seq: 3 }, { key: 'a' }] as const) {
+      const place = await from('c')
+      await erase(log, 'c', what, AT_ONCE)
+      expect(await log.stateRows!.place('c')).toMatchObject({ at: 0, rows: 0 })
+      expect(await log.stateRows!.keep('c', place, { ...change, epoch: place.epoch })).toBeUndefined()
+      await log.delete('c')
+    }
+    // Amid it, a little later each time: it is refused, or taken out with the event.
+    for (const turns of range(0, 25)) {
+      const channel = `c${turns}`
+      const place = await from(channel)
+      const erasing = erase(log, channel, { key: 'a' }, AT_ONCE)
+      for (const _ of range(1, turns)) await nextTurn()
+      await Promise.all([erasing, log.stateRows!.keep(channel, place, { ...change, epoch: place.epoch })])
+      const keys: string[] = []
+      await log.stateRows!.read(channel, (some) => keys.push(...some.map(({ key }) => key)) > 0)
+      expect([turns, keys]).toEqual([turns, []])
+    }
+  })
+
+  test('Rows on their way are void when the newest event of a key is erased', async () => {
     const log = await open()
     await log.configure('c', { state: true })
     await put(log, keyed('a', 1), keyed('b', 1), keyed('a', 2))

@@ -5,7 +5,8 @@ import { decodeBlock, splitBlocks } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import { compactChannel } from '../../src/log/compact.ts'
 import type { Log } from '../../src/log/log.ts'
-import { event, range } from '../parts.ts'
+import { readRetentionRule } from '../../src/retention.ts'
+import { event, range, tempLog } from '../parts.ts'
 import { call, problemOf } from './calls.ts'
 import { startTestServer } from './serve.ts'
 import { type Message, type Peer, SUBPROTOCOLS, startStream } from './stream.ts'
@@ -93,8 +94,9 @@ test('what is not as it should be asked is refused', async () => {
   for (const query of ['epoch=x.y', 'epoch=x.y&at=1']) expect(await code(query)).toBe('epoch-changed')
 })
 
-test('of a channel whose settings say so it is kept on disk, and told where that is', async () => {
-  const { url, log } = await startTestServer()
+test('of a channel whose settings or whose pattern say so it is kept on disk, and told where that is', async () => {
+  const retain = [readRetentionRule('by/**: state')]
+  const { url, log } = await startTestServer({ retain, log: await tempLog({ retain }) })
   const channel = `${url}/v1/channels/c`
   await put(log, ['a', 1], ['b', 1], ['a', 2])
   expect((await call(channel)).json).not.toHaveProperty('state')
@@ -110,6 +112,13 @@ test('of a channel whose settings say so it is kept on disk, and told where that
   await call(channel, 'PUT', {})
   expect(await state()).toBeUndefined()
   expect(problemOf(await call(channel, 'PUT', { state: 'yes' }))).toMatchObject({ code: 'bad-request' })
+  const by = `${url}/v1/channels/by/rule`
+  await log.append([{ channel: 'by/rule', body: encodeBody([event(1, { key: 'a' })]) }])
+  await expect
+    .poll(async () => (await call(by)).json.state, { timeout: 10_000 })
+    .toEqual({ at: 1, keys: 1, from: 'pattern by/**' })
+  expect((await call(by, 'PUT', { state: false })).json).toMatchObject({ settings: { state: false } })
+  expect((await call(by)).json).not.toHaveProperty('state')
 })
 
 test('a state that takes more memory than there is for all', async () => {

@@ -169,18 +169,14 @@ class LevelLog implements Log {
   }
 
   configure(channel: string, settings: Settings): Promise<ChannelInfo> {
-    let isLess = false
-    const configured = this.#writer.submit(CHANGE_BYTES, (group) => {
+    return this.#writer.submit(CHANGE_BYTES, (group) => {
       const known = group.find(channel)
-      const [before, after] = [known?.settings ?? {}, settings].map((each) => this.#channels.stateOf(channel, each))
-      isLess = before?.state === true && after?.state !== true
       const draft = known ?? group.make(channel, settings)
       if (known) group.configure(known, settings)
       // As it is now: a later change of the same group may delete the channel.
       const info = this.#channels.info(draft)
       return () => info
     })
-    return configured.finally(() => isLess && this.#sweeper.start())
   }
 
   async cursor(client: string, channel: string): Promise<Cursor | undefined> {
@@ -278,8 +274,7 @@ class LevelLog implements Log {
 
   async replace(channel: string, replacement: Replacement): Promise<boolean> {
     await this.#opened()
-    const replaced = this.#replacing.replace(channel, replacement).catch(orUnavailable)
-    return replaced.finally(() => replacement.erases && this.#sweeper.start())
+    return this.#replacing.replace(channel, replacement).catch(orUnavailable)
   }
 
   clean(channel: string, upTo: number, epoch: string): Promise<ChannelInfo> {
@@ -364,6 +359,8 @@ class LevelLog implements Log {
 
   /** Memory follows disk; then readers wake; the writer answers after that. */
   #written(group: Group): void {
+    this.stateRows.voided(group.states.voided)
+    if (group.states.isVoiding) this.#sweeper.start()
     const woken = new Set<string>()
     for (const channel of group.deleted) {
       this.#channels.forget(channel.name)
@@ -387,6 +384,9 @@ class LevelLog implements Log {
     this.#channels.clear()
     this.#tail.clear()
     this.#pages.clear()
+    this.stateRows.reopened()
+    // A write that failed may have left it something to clear.
+    this.#sweeper.start()
     this.#waiters.wakeAll(this.#hasChanged)
   }
 }

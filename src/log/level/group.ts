@@ -11,6 +11,7 @@ import { APPEND_EVENTS_MAX } from '../../event.ts'
 import { nameArrives } from '../arrival.ts'
 import { MERGE_BYTES } from '../entries.ts'
 import type { Settings } from '../log.ts'
+import type { ErasedEvents } from '../state-rows.ts'
 import { type TailBlock, tailBlock } from '../tail.ts'
 import type { Channel, Channels } from './channels.ts'
 import type { Batch } from './db.ts'
@@ -210,8 +211,8 @@ export class Group {
   }
 
   /** Puts blocks in place of others over the same seqs. @param erases as Replacement.erases */
-  replace(draft: Draft, replaced: readonly Header[], blocks: readonly Uint8Array[], erases: boolean): void {
-    if (erases) this.states.drop(draft)
+  replace(draft: Draft, replaced: readonly Header[], blocks: readonly Uint8Array[], erases?: ErasedEvents): void {
+    if (erases) this.states.erase(draft, erases)
     const placed = new Map(blocks.map((block) => [readHeader(block).last, block]))
     for (const { last } of replaced) if (!placed.has(last)) this.del(blockKey(draft.number, last))
     for (const [last, block] of placed) this.put(blockKey(draft.number, last), block)

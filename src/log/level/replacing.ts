@@ -38,7 +38,7 @@ export class Replacing {
     return done
   }
 
-  async #replace(name: string, { epoch, trimmed, replaced, blocks, erases = false }: Replacement): Promise<boolean> {
+  async #replace(name: string, { epoch, trimmed, replaced, blocks, erases }: Replacement): Promise<boolean> {
     checkCover(name, replaced, blocks)
     const channel = this.#channels.need(name)
     this.#channels.checkEpoch(channel, epoch)

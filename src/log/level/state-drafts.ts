@@ -1,7 +1,20 @@
-/** Places of state rows in a group: as the group leaves them, and what of the rows it voids. */
+/** Rows of states and their places in a group: as the group leaves them, and what of them it voids. */
+import { sameHistory } from '../../epoch.ts'
+import { hasCode } from '../../errors.ts'
 import type { Settings } from '../log.ts'
+import type { ErasedEvents } from '../state-rows.ts'
 import type { Channels } from './channels.ts'
-import { clearingKey, decodePlace, encodeClearing, encodePlace, type PlaceRow, placeKey } from './keys.ts'
+import {
+  clearingKey,
+  crcOfRow,
+  decodePlace,
+  decodeState,
+  encodeClearing,
+  encodePlace,
+  type PlaceRow,
+  placeKey,
+  stateKey,
+} from './keys.ts'
 import { newLife, type Store } from './store.ts'
 
 /** What is asked of a channel here. */
@@ -13,9 +26,30 @@ export interface Followed {
   readonly settings: Settings
 }
 
-interface Rows {
+type Row = Uint8Array | undefined
+
+interface Batch {
   put(key: Uint8Array, value: Uint8Array): void
   del(key: Uint8Array): void
+}
+
+/** Number and sum of rows when some of them are others. @param before in whose place `after` stand, none where there is none */
+export function counted(
+  { rows, sum }: Pick<PlaceRow, 'rows' | 'sum'>,
+  before: readonly Row[],
+  after: readonly Row[],
+): Pick<PlaceRow, 'rows' | 'sum'> {
+  let [count, all] = [rows, sum]
+  for (const [side, by] of [
+    [before, -1],
+    [after, 1],
+  ] as const)
+    for (const row of side) {
+      if (!row) continue
+      count += by
+      all ^= crcOfRow(row)
+    }
+  return { rows: count, sum: all >>> 0 }
 }
 
 /** The place of rows of which there are none yet. */
@@ -28,9 +62,11 @@ export class StateDrafts {
   readonly #channels: Channels
   /** By the channel's number, as `#clearing`. */
   readonly #places = new Map<number, PlaceRow | undefined>()
+  /** Rows as this group leaves them, by their keys, each byte a character. */
+  readonly #rows = new Map<string, { readonly key: Uint8Array; readonly row: Row }>()
   /** The channels' names where rows are to be cleared; undefined where they are by now. */
   readonly #clearing = new Map<number, string | undefined>()
-  /** Whose rows this group voids, also where there are none that count. */
+  /** Channels of which this group erases events, or voids the rows, also where there are none that count. */
   readonly #voided = new Set<number>()
 
   constructor(store: Store, channels: Channels) {
@@ -50,8 +86,52 @@ export class StateDrafts {
     return row === undefined ? undefined : decodePlace(key, row)
   }
 
-  setPlace(number: number, row: PlaceRow): void {
-    this.#places.set(number, row)
+  /** Rows and their place change together. @param rows by key; undefined where there is none any more */
+  change(number: number, place: PlaceRow, rows: Iterable<readonly [key: Uint8Array, row: Row]>): void {
+    this.#places.set(number, place)
+    for (const [key, row] of rows) this.#rows.set(idOf(key), { key, row })
+  }
+
+  #row(key: Uint8Array): Row {
+    const planned = this.#rows.get(idOf(key))
+    return planned ? planned.row : this.#store.db.getSync(key)
+  }
+
+  /** What was read of these before may hold what this group erases. */
+  get voided(): ReadonlySet<number> {
+    return this.#voided
+  }
+
+  /** There are rows now that are to be cleared. */
+  get isVoiding(): boolean {
+    return [...this.#clearing.values()].some((channel) => channel !== undefined)
+  }
+
+  /** Events are left out for which no newer one stands. */
+  erase(channel: Followed, erased: ErasedEvents): void {
+    this.#voided.add(channel.number)
+    try {
+      if (erased === true || !this.#take(channel, erased)) this.drop(channel)
+    } catch (error) {
+      if (!hasCode(error, 'data-loss')) throw error
+      this.drop(channel)
+    }
+  }
+
+  /** Takes the row of an erased event out, or finds that there is none; false when that is not all there is to do. @throws data-loss */
+  #take({ number, epoch }: Followed, { key, seq }: Exclude<ErasedEvents, true>): boolean {
+    const place = this.place(number)
+    if (!place) return true
+    // What they hold may be in no block of this history.
+    if (!sameHistory(place.epoch, epoch)) return false
+    const at = stateKey(number, key)
+    const row = this.#row(at)
+    if (!row) return true
+    const newest = decodeState(at, row)
+    // An older one may be gone from the log because this one came: compaction did not know of rows that were not so far.
+    if (seq !== undefined) return newest.seq > seq
+    this.change(number, { ...place, ...counted(place, [row], []) }, [[at, undefined]])
+    return true
   }
 
   isClearing(number: number): boolean {
@@ -88,16 +168,19 @@ export class StateDrafts {
   }
 
   /** @param gone numbers of channels that are deleted */
-  write(rows: Rows, gone: ReadonlySet<number>): void {
+  write(batch: Batch, gone: ReadonlySet<number>): void {
+    for (const { key, row } of this.#rows.values())
+      if (row) batch.put(key, row)
+      else batch.del(key)
     for (const [number, row] of this.#places) {
       const key = placeKey(number)
-      if (row && !gone.has(number)) rows.put(key, encodePlace(key, row))
-      else rows.del(key)
+      if (row && !gone.has(number)) batch.put(key, encodePlace(key, row))
+      else batch.del(key)
     }
     for (const [number, channel] of this.#clearing) {
       const key = clearingKey(number)
-      if (channel !== undefined && !gone.has(number)) rows.put(key, encodeClearing(key, { channel }))
-      else rows.del(key)
+      if (channel !== undefined && !gone.has(number)) batch.put(key, encodeClearing(key, { channel }))
+      else batch.del(key)
     }
   }
 
@@ -108,3 +191,5 @@ export class StateDrafts {
       : this.#store.db.getSync(placeKey(number)) !== undefined
   }
 }
+
+const idOf = (key: Uint8Array): string => Buffer.from(key.buffer, key.byteOffset, key.length).toString('latin1')

@@ -2,7 +2,9 @@
  * The rows of states in LevelDB, as state-rows.ts of the port says.
  *
  * Rows and their place change in one write, at the writer's turn and only from the place that was known before it. What
- * was read of them before that turn is still so then: whoever else voids them makes the place another one. LevelDB
+ * was read of them before that turn is still so then: whoever else changes them makes the place another one. So does an
+ * erased event, whose blocks may have been read in the moment before: it leaves the place on disk as it is where it has
+ * no row, so what is told of a place also counts the erasings that memory has followed. LevelDB
  * passes over rows that it can not read, and may find an older one in their stead: that the rows are all there is told
  * by their number, and that each is the newest by the sum of their crcs.
  */
@@ -33,9 +35,12 @@ import {
 } from './keys.ts'
 import type { Lists } from './lists.ts'
 import { reclaimBetween } from './reclaiming.ts'
+import { counted } from './state-drafts.ts'
 import type { Notice, Store } from './store.ts'
 import type { Sweeper } from './sweep.ts'
 import type { Writer } from './writer.ts'
+
+type Moment = ReturnType<Db['snapshot']>
 
 /** Rows that are read at once, at most. */
 const ROWS_AT_ONCE = 500
@@ -58,6 +63,10 @@ export class LevelStateRows implements StateRows {
   readonly #parts: StateRowsParts
   /** Reads under way, by the channel's number: each sees what was there when it began. */
   readonly #reading = new Map<Promise<unknown>, number>()
+  /** Writes that erased events or voided rows, by the channel's number, since the store was opened. */
+  readonly #voids = new Map<number, number>()
+  /** How often the store was opened again: what a write that failed has erased is not known. */
+  #openings = 0
 
   constructor(parts: StateRowsParts) {
     this.#parts = parts
@@ -105,15 +114,31 @@ export class LevelStateRows implements StateRows {
   async place(name: string): Promise<StatePlace | undefined> {
     await this.#parts.opened()
     return this.#orVoid(name, async () => {
-      const found = this.#placeOf(this.#parts.channels.need(name).number)
-      return found && told(found)
+      const { number } = this.#parts.channels.need(name)
+      const found = this.#placeOf(number)
+      return found && this.#told(found, number)
     })
   }
 
-  /** As it is on disk. @throws data-loss */
-  #placeOf(number: number): PlaceRow | undefined {
+  /** Memory has followed a write that erased events of these channels, or voided their rows. */
+  voided(numbers: Iterable<number>): void {
+    for (const number of numbers) this.#voids.set(number, (this.#voids.get(number) ?? 0) + 1)
+  }
+
+  /** The store was opened again. */
+  reopened(): void {
+    this.#openings++
+    this.#voids.clear()
+  }
+
+  #told({ set, epoch, at, trimmed, rows }: PlaceRow, number: number): StatePlace {
+    return { set: `${set}.${this.#openings}.${this.#voids.get(number) ?? 0}`, epoch, at, trimmed, rows }
+  }
+
+  /** As it is on disk, or was at a moment. @throws data-loss */
+  #placeOf(number: number, snapshot?: Moment): PlaceRow | undefined {
     const key = placeKey(number)
-    const row = this.#parts.store.db.getSync(key)
+    const row = this.#parts.store.db.getSync(key, { snapshot })
     return row === undefined ? undefined : decodePlace(key, row)
   }
 
@@ -137,28 +162,29 @@ export class LevelStateRows implements StateRows {
     number: number,
     visit: (rows: readonly StateRow[]) => boolean | Promise<boolean>,
   ): Promise<StatePlace | undefined> {
-    const place = this.#placeOf(number)
-    if (!place) return undefined
-    // In the same turn of the event loop: it sees the moment of the place.
-    const iterator = this.#parts.store.db.iterator({ ...stateRange(number), highWaterMarkBytes: PIECE_BYTES })
+    const { db } = this.#parts.store
+    // Rows and place of one moment.
+    const snapshot = db.snapshot()
+    const iterator = db.iterator({ ...stateRange(number), highWaterMarkBytes: PIECE_BYTES, snapshot })
     let [count, sum] = [0, 0]
     try {
+      const place = this.#placeOf(number, snapshot)
+      if (!place) return undefined
+      const told = this.#told(place, number)
       for (;;) {
         const rows = await iterator.nextv(ROWS_AT_ONCE)
         if (rows.length === 0) break
         const read = rows.map(([key, row]) => ({ key: keyOfStateKey(key), ...decodeState(key, row) }))
         for (const [, row] of rows) sum ^= crcOfRow(row)
         count += rows.length
-        if (!(await visit(read))) return told(place)
+        if (!(await visit(read))) return told
       }
+      if (count === place.rows && sum >>> 0 === place.sum) return told
+      const why = `There are ${count} rows of the state, not the ${place.rows} that were written`
+      throw new TidemarkError('data-loss', why)
     } finally {
-      await iterator.close()
+      await Promise.all([iterator.close(), snapshot.close()])
     }
-    if (count === place.rows && sum >>> 0 === place.sum) return told(place)
-    throw new TidemarkError(
-      'data-loss',
-      `There are ${count} rows of the state, not the ${place.rows} that were written`,
-    )
   }
 
   async keep(name: string, from: StatePlace, change: StateChange): Promise<StatePlace | undefined> {
@@ -167,7 +193,7 @@ export class LevelStateRows implements StateRows {
     const { number } = channels.need(name)
     return this.#orVoid(name, async () => {
       const known = this.#placeOf(number)
-      if (!known || known.set !== from.set || known.at !== from.at) return undefined
+      if (!known || this.#told(known, number).set !== from.set || known.at !== from.at) return undefined
       const { epoch, at, trimmed, rows } = change
       const keys = [...rows.keys()].map((key) => stateKey(number, key))
       const before = await oldRows(store.db, keys)
@@ -175,15 +201,16 @@ export class LevelStateRows implements StateRows {
       const next = { ...known, epoch, at, trimmed, ...counted(known, before, after) }
       const bytes = after.reduce((sum, row, i) => sum + keys[i]!.length + (row?.length ?? 0), CHANGE_BYTES)
       return writer.submitEvents(bytes, (group) => {
-        const draft = group.find(name)
-        if (draft?.number !== number || !isSame(group.states.place(number), known)) return () => undefined
-        for (const [i, key] of keys.entries()) {
-          const row = after[i]
-          if (row) group.put(key, row)
-          else if (before[i]) group.del(key)
-        }
-        group.states.setPlace(number, next)
-        return () => told(next)
+        const isKnown = group.find(name)?.number === number && isSame(group.states.place(number), known)
+        const isVoid = group.states.voided.has(number) || this.#told(known, number).set !== from.set
+        if (!isKnown || isVoid) return () => undefined
+        const changed = keys.map((key, i) => [key, after[i]] as const)
+        group.states.change(
+          number,
+          next,
+          changed.filter(([, row], i) => row ?? before[i]),
+        )
+        return () => this.#told(next, number)
       })
     })
   }
@@ -192,14 +219,12 @@ export class LevelStateRows implements StateRows {
     return this.#change((group) => group.states.drop(group.find(name) ?? noChannel(name)))
   }
 
-  /** Begins or voids rows at the writer's turn; what is voided is cleared from then on. */
-  async #change(change: (group: Group) => void): Promise<void> {
-    const { writer, sweeper } = this.#parts
-    await writer.submit(CHANGE_BYTES, (group: Group) => {
+  /** Begins or voids rows at the writer's turn. */
+  #change(change: (group: Group) => void): Promise<void> {
+    return this.#parts.writer.submit(CHANGE_BYTES, (group: Group) => {
       change(group)
       return () => {}
     })
-    sweeper.start()
   }
 
   async reclaim(name: string): Promise<void> {
@@ -227,8 +252,6 @@ export class LevelStateRows implements StateRows {
   }
 }
 
-const told = ({ set, epoch, at, trimmed, rows }: PlaceRow): StatePlace => ({ set, epoch, at, trimmed, rows })
-
 const isSame = (a: PlaceRow | undefined, b: PlaceRow): boolean =>
   a !== undefined && a.set === b.set && a.at === b.at && a.rows === b.rows && a.sum === b.sum
 
@@ -237,19 +260,4 @@ async function oldRows(db: Db, keys: readonly Uint8Array[]): Promise<readonly (U
   const rows = await db.getMany([...keys])
   for (const [i, row] of rows.entries()) if (row) decodeState(keys[i]!, row)
   return rows
-}
-
-/** Number and sum of the rows when some of them are others. */
-function counted(
-  { rows, sum }: Pick<PlaceRow, 'rows' | 'sum'>,
-  ...changed: readonly (readonly (Uint8Array | undefined)[])[]
-): Pick<PlaceRow, 'rows' | 'sum'> {
-  let [count, all] = [rows, sum]
-  for (const [i, side] of changed.entries())
-    for (const row of side) {
-      if (!row) continue
-      count += i === 0 ? -1 : 1
-      all ^= crcOfRow(row)
-    }
-  return { rows: count, sum: all >>> 0 }
 }
