@@ -4,17 +4,16 @@
  * a small share of the time, and at a channel that was appended to soon after. What it drops is a `trim`, durable and
  * exact as any; the trims of a slice share a write.
  */
-import { setMaxListeners } from 'node:events'
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import { LRUCache } from 'lru-cache'
 import { sameHistory } from '../epoch.ts'
 import { hasCode, toTidemarkError } from '../errors.ts'
 import { type InForce, type Retention, type RetentionRule, retentionOf } from '../retention.ts'
+import { Due, WATCHED_MAX } from './due.ts'
 import { infoOrNone } from './follow.ts'
-import { lagOf } from './lag.ts'
 import type { ChannelInfo, Log, Settings } from './log.ts'
 import { Signs } from './signs.ts'
-import { Silence } from './silence.ts'
+import { Lowest, Silence } from './silence.ts'
 import { type Surplus, Surpluses } from './surplus.ts'
 
 /** Between the end of a look at all channels and the next one, ms. */
@@ -32,8 +31,6 @@ const REST_MS_MIN = 5
 const PUT_OFF_MS_MAX = 60_000
 /** Channels that are looked at in one go, and whose trims share a write. */
 const SLICE = 100
-/** Channels whose appends are waited for, those appended to last; the others wait for the next look. */
-const WATCHED_MAX = 1_000
 /** Channels whose last trim is remembered, those trimmed last; about 200 bytes each. */
 const DROPPED_MAX = 10_000
 /** How long a cursor without a sign of life is remembered, ms, unless configured: 30 days. */
@@ -90,10 +87,8 @@ export class Keeper {
   readonly #restTimes: number
   readonly #started = performance.now()
   readonly #closing = new AbortController()
-  /** Channels whose next append is waited for. */
-  readonly #watched = new Map<string, AbortController>()
   /** Channels to be looked at soon. */
-  readonly #due = new Set<string>()
+  readonly #due: Due
   /** Channels whose damage was told. */
   readonly #damaged = new Set<string>()
   readonly #dropped = new LRUCache<string, Dropped>({ max: DROPPED_MAX })
@@ -123,7 +118,7 @@ export class Keeper {
       forgot: () => void this.kept.cursors++,
     })
     this.signs = new Signs(log)
-    setMaxListeners(0, this.#closing.signal)
+    this.#due = new Due(log, this.#closing.signal)
   }
 
   /** What is in force for a channel; undefined when everything is kept. */
@@ -137,11 +132,13 @@ export class Keeper {
    */
   async plan(info: ChannelInfo, retention: Retention): Promise<Surplus> {
     if (retentionOf([], info.channel, { retention }) === undefined) return { upTo: info.trimmed, more: false }
-    return new Surpluses(this.#log).of(info, retention, async () => {
-      if (!retention.consumed) return info.head
-      const { cursors } = await this.#log.lagging(1, info.channel)
-      return cursors[0] ? info.head - lagOf(cursors[0].cursor, info) : nobodys(info, retention)
-    })
+    return this.#surpluses.of(info, retention, () =>
+      floorOf(info, retention, async () => {
+        const lowest = new Lowest(info)
+        for await (const cursor of this.#log.cursors({ channel: info.channel }, lowest.damaged)) lowest.take(cursor)
+        return lowest.seq
+      }),
+    )
   }
 
   /** Time of the oldest event of a channel, ms, of which one block is read; undefined when it has none. @throws as Log.read */
@@ -273,34 +270,37 @@ export class Keeper {
       if (!this.#canWork) return
       const found = this.inForce(info.channel, info.settings)
       if (!found) continue
-      const upTo = await this.#whole(info, () => this.#planned(info, found))
-      if (upTo !== undefined && upTo > info.trimmed) {
-        const trim = this.#trim(info, upTo)
+      const surplus = await this.#whole(info, () => this.#planned(info, found))
+      if (surplus !== undefined && surplus.upTo > info.trimmed) {
+        const trim = this.#trim(info, surplus)
         // Told below, when its turn comes.
         trim.catch(() => {})
         trims.push(trim)
       }
-      this.#watch(info)
+      const { channel, epoch, head, time } = info
+      if (this.#running) this.#due.watch(channel, { epoch, after: head }, time >= this.#lookedAt)
     }
     await Promise.all(trims)
     await this.#rest()
   }
 
-  async #planned(info: ChannelInfo, { retention }: InForce): Promise<number> {
-    const { upTo, more } = await this.#surpluses.of(info, retention, async () =>
-      retention.consumed ? ((await this.#silence.lowest(info)) ?? nobodys(info, retention)) : info.head,
+  async #planned(info: ChannelInfo, { retention }: InForce): Promise<Surplus> {
+    const surplus = await this.#surpluses.of(info, retention, () =>
+      floorOf(info, retention, () => this.#silence.lowest(info)),
     )
-    if (more) this.#due.add(info.channel)
-    return upTo
+    if (surplus.more) this.#due.add(info.channel)
+    return surplus
   }
 
-  async #trim({ channel, epoch, trimmed: before }: ChannelInfo, upTo: number): Promise<void> {
-    await this.#whole({ channel }, async () => {
-      const info = await this.#log.trim(channel, upTo, epoch)
-      this.#surpluses.trimmed(info)
+  async #trim(before: ChannelInfo, surplus: Surplus): Promise<void> {
+    await this.#whole(before, async () => {
+      const { channel, epoch } = before
+      const info = await this.#log.trim(channel, surplus.upTo, epoch)
+      this.#surpluses.trimmed(before, surplus, info)
+      const events = info.trimmed - before.trimmed
       this.kept.trims++
-      this.kept.events += info.trimmed - before
-      this.#dropped.set(channel, { epoch, time: Date.now(), events: info.trimmed - before })
+      this.kept.events += events
+      this.#dropped.set(channel, { epoch, time: Date.now(), events })
     })
   }
 
@@ -321,23 +321,6 @@ export class Keeper {
 
   // ── Pace ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Its next append makes the channel due. */
-  #watch({ channel, epoch, head, time }: ChannelInfo): void {
-    if (this.#running === undefined || this.#closing.signal.aborted || this.#watched.has(channel)) return
-    const [oldest] = this.#watched
-    if (oldest && this.#watched.size >= WATCHED_MAX) {
-      if (time < this.#lookedAt) return
-      oldest[1].abort()
-      this.#watched.delete(oldest[0])
-    }
-    const over = new AbortController()
-    this.#watched.set(channel, over)
-    const signal = AbortSignal.any([over.signal, this.#closing.signal])
-    const done = (): boolean => this.#watched.get(channel) === over && this.#watched.delete(channel)
-    // What can not be waited for is seen at the next look.
-    this.#log.changed(channel, { epoch, after: head }, signal).then(() => done() && this.#due.add(channel), done)
-  }
-
   /** Rests for as long as the work since the last rest deserves. */
   async #rest(): Promise<void> {
     const { signal } = this.#closing
@@ -354,6 +337,15 @@ export class Keeper {
     this.#notice('info', 'Retention dropped events or forgot cursors', since)
     this.#told = { events, cursors }
   }
+}
+
+/** The last seq that may go as far as cursors are concerned. @param lowest that of the lowest one, asked for only when it counts */
+async function floorOf(
+  info: ChannelInfo,
+  retention: Retention,
+  lowest: () => Promise<number | undefined>,
+): Promise<number> {
+  return retention.consumed ? ((await lowest()) ?? nobodys(info, retention)) : info.head
 }
 
 /** How far a channel is consumed where nobody has a cursor: limits are all there is then; without any, nothing is. */

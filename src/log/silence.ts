@@ -22,6 +22,27 @@ interface SilenceMeans {
 /** Forgets a silent cursor; the cursor, when it showed life meanwhile. */
 type Forget = (cursor: Cursor, since: number) => Promise<Cursor | undefined>
 
+/** The lowest of the cursors of a channel: nothing is dropped beyond it. */
+export class Lowest {
+  /** What all have passed; undefined when there are none. */
+  seq: number | undefined
+  readonly #epoch: string
+
+  constructor({ epoch }: Pick<ChannelInfo, 'epoch'>) {
+    this.#epoch = epoch
+  }
+
+  /** One of another history has passed nothing. */
+  take({ seq, epoch }: Pick<Cursor, 'seq' | 'epoch'>): void {
+    this.seq = Math.min(this.seq ?? seq, sameHistory(epoch, this.#epoch) ? seq : 0)
+  }
+
+  /** Nobody knows what a damaged one has passed. */
+  readonly damaged = (): void => {
+    this.seq = 0
+  }
+}
+
 export class Silence {
   readonly #log: Log
   readonly #means: SilenceMeans
@@ -31,21 +52,11 @@ export class Silence {
     this.#means = means
   }
 
-  /**
-   * The lowest living cursor of a channel; one of another history has passed nothing. Undefined when there is none.
-   * Those that were silent for too long are forgotten on the way.
-   */
+  /** What the lowest living cursor of a channel has passed. Those that were silent for too long are forgotten on the way. */
   async lowest(info: ChannelInfo): Promise<number | undefined> {
-    let lowest: number | undefined
-    const take = ({ seq, epoch }: Cursor): void => {
-      lowest = Math.min(lowest ?? seq, sameHistory(epoch, info.epoch) ? seq : 0)
-    }
-    // Nobody knows what a damaged one has passed.
-    const onDamaged = (): void => {
-      lowest = 0
-    }
-    await this.#forgetIn(this.#log.cursors({ channel: info.channel }, onDamaged), take)
-    return lowest
+    const lowest = new Lowest(info)
+    await this.#forgetIn(this.#log.cursors({ channel: info.channel }, lowest.damaged), (cursor) => lowest.take(cursor))
+    return lowest.seq
   }
 
   /** Forgets those of all channels that were silent for too long. */

@@ -5,10 +5,10 @@
  * they stood, and are gone on with from there. Rows of a history that is over, or of which events were trimmed that
  * were not read, are begun anew. What the configuration asks for, or no more, since the last start is settled first.
  */
-import { setMaxListeners } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import { hasCode, toTidemarkError } from '../errors.ts'
 import { Pace } from './background.ts'
+import { Due } from './due.ts'
 import type { ChannelInfo, Log } from './log.ts'
 import type { StatePlace, StateRow } from './state-rows.ts'
 import { keyedIn } from './versions.ts'
@@ -27,8 +27,6 @@ const BATCH_PAGES = 256
 const LOOK_EVERY_MS = 60_000
 /** Rows of trimmed events go this often, ms: nobody is given them meanwhile. */
 const TRIM_EVERY_MS = 600_000
-/** Channels whose appends are waited for; the others wait for the next look. */
-const WATCHED_MAX = 1_000
 /** A failure puts the work off, longer each time, up to this, ms. */
 const PUT_OFF_MS_MAX = 60_000
 
@@ -63,9 +61,7 @@ export class StateWriter {
   readonly #restTimes: number | undefined
   #pace: Pace
   /** Channels that are to be gone on with. */
-  readonly #due = new Set<string>()
-  /** Channels whose next append is waited for. */
-  readonly #watched = new Set<string>()
+  readonly #due: Due
   /** When rows of trimmed events went last, ms of the machine's clock. */
   readonly #trimmedAt = new Map<string, number>()
   /** Channels whose damage was told. */
@@ -81,7 +77,7 @@ export class StateWriter {
     this.#trimEvery = pace.trimEvery ?? TRIM_EVERY_MS
     this.#restTimes = pace.restTimes
     this.#pace = this.#newPace()
-    setMaxListeners(0, this.#closing.signal)
+    this.#due = new Due(log, this.#closing.signal)
   }
 
   /** Works until `close`; nothing where the engine has no rows. */
@@ -193,7 +189,7 @@ export class StateWriter {
       const kept = isMoved ? await rows.keep(channel, place, change) : place
       if (!kept) return true
       await this.#forgetTrimmed(channel, kept, trimmed)
-      if (isWhole) this.#watch(channel, kept)
+      if (isWhole && this.#running) this.#due.watch(channel, { epoch: kept.epoch, after: kept.at }, isMoved)
       return !isWhole
     } catch (error) {
       if (hasCode(error, 'no-channel')) {
@@ -254,19 +250,5 @@ export class StateWriter {
       return kept !== undefined
     })
     if (kept) await rows.keep(channel, kept, { ...kept, trimmed, rows: new Map() })
-  }
-
-  /** Its next append makes the channel due. */
-  #watch(channel: string, { epoch, at: after }: StatePlace): void {
-    if (!this.#running || this.#watched.has(channel) || this.#watched.size >= WATCHED_MAX) return
-    this.#watched.add(channel)
-    const over = (): void => {
-      this.#watched.delete(channel)
-    }
-    // What can not be waited for is seen at the next look.
-    this.#log.changed(channel, { epoch, after }, this.#closing.signal).then(() => {
-      over()
-      this.#due.add(channel)
-    }, over)
   }
 }

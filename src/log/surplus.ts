@@ -25,8 +25,16 @@ interface Known {
   /** Bytes of the blocks up to `counted`, the one that `trimmed` stands in included. */
   bytes: number
   counted: number
-  /** What a trim up to `upTo` takes off `bytes`. */
-  dropping?: { readonly upTo: number; readonly bytes: number } | undefined
+  counting?: Promise<boolean> | undefined
+  /** How far it was gone over for what is to go: whoever asks for as much, or more, goes on from there. */
+  passed?: (Passed & { readonly at: number; readonly bytes: number }) | undefined
+}
+
+/** What is to go: events up to `upTo`, and so many bytes, but nothing beyond `most`. */
+interface Passed {
+  readonly upTo: number
+  readonly most: number
+  readonly over: number
 }
 
 export interface Surplus {
@@ -34,6 +42,8 @@ export interface Surplus {
   readonly upTo: number
   /** There was more to read than at one look. */
   readonly more: boolean
+  /** What its blocks take that go; undefined where bytes are not counted. */
+  readonly bytes?: number
 }
 
 export class Surpluses {
@@ -90,14 +100,14 @@ export class Surpluses {
     return known.oldest
   }
 
-  /** The channel was trimmed. @param info as it is now */
-  trimmed({ channel, epoch, trimmed }: ChannelInfo): void {
+  /** What was found out to go is trimmed: what is left is known without reading it. */
+  trimmed(before: ChannelInfo, { upTo, bytes }: Surplus, { channel, epoch, trimmed }: ChannelInfo): void {
     const known = this.#known.get(channel)
-    if (known?.epoch !== epoch || known.dropping?.upTo !== trimmed) return
-    known.bytes -= known.dropping.bytes
+    if (bytes === undefined || upTo !== trimmed || known?.epoch !== epoch || known.trimmed !== before.trimmed) return
+    known.bytes -= bytes
     known.trimmed = trimmed
     known.oldest = undefined
-    known.dropping = undefined
+    known.passed = undefined
   }
 
   /** Blocks of the channel are others: it is counted anew. */
@@ -133,8 +143,15 @@ export class Surpluses {
     return time
   }
 
-  /** Counts on to the head; true when it did not get there. */
-  async #count(info: ChannelInfo, known: Known): Promise<boolean> {
+  /** Counts on to the head, once for all who ask meanwhile; true when it did not get there. */
+  #count(info: ChannelInfo, known: Known): Promise<boolean> {
+    known.counting ??= this.#countOn(info, known).finally(() => {
+      known.counting = undefined
+    })
+    return known.counting
+  }
+
+  async #countOn(info: ChannelInfo, known: Known): Promise<boolean> {
     let read = 0
     for await (const { last, bytes } of this.#blocks(info, known.counted)) {
       known.bytes += bytes
@@ -149,23 +166,24 @@ export class Surpluses {
   async #drop(
     info: ChannelInfo,
     known: Known,
-    { upTo, most, over, more }: { upTo: number; most: number; over: number; more: boolean },
+    { upTo, most, over, more }: Passed & { readonly more: boolean },
   ): Promise<Surplus> {
-    let at = info.trimmed
-    let bytes = 0
-    let isLong = false
-    for await (const block of this.#blocks(info, info.trimmed)) {
+    const { passed } = known
+    const goesOn = passed && passed.upTo <= upTo && passed.most <= most && passed.over <= over
+    let { at, bytes } = goesOn ? passed : { at: info.trimmed, bytes: 0 }
+    let read = 0
+    for await (const block of this.#blocks(info, at)) {
       const isOver = bytes < over && block.last <= most && block.last < known.counted
       if (block.last > upTo && !isOver) break
       at = block.last
       bytes += block.bytes
-      isLong = bytes > LOOK_BYTES
-      if (isLong) break
+      read += block.bytes
+      if (read > LOOK_BYTES) break
     }
     // A limit of age or events may end within a block, which then stays and counts.
-    const dropped = isLong ? at : Math.max(at, upTo)
-    known.dropping = { upTo: dropped, bytes }
-    return { upTo: dropped, more: more || isLong }
+    const isLong = read > LOOK_BYTES
+    if (known.trimmed === info.trimmed) known.passed = { upTo, most, over, at, bytes }
+    return { upTo: isLong ? at : Math.max(at, upTo), more: more || isLong, bytes }
   }
 
   /** Blocks behind a place up to the head. What is damaged takes no bytes; reading it is still `data-loss`. */

@@ -242,6 +242,45 @@ test('a plan is what the next look does, and changes nothing; what was dropped l
   expect(keeper.dropped(await log.info('c'))).toBeUndefined()
 })
 
+test('what was read for one plan is not read again for the next one, nor by the look that does it', async () => {
+  const log = await tempLog()
+  let read = 0
+  const counted = logWith(log, {
+    read: async (...of) => {
+      const page = await log.read(...of)
+      read += page.blocks.length
+      return page
+    },
+  })
+  const keeper = keeperOf(counted)
+  const blocks = 8
+  for (const value of range(1, blocks)) await append(log, 'c', [value, 'x'.repeat(600_000)])
+  const readFor = async (work: () => Promise<unknown>): Promise<number> => {
+    read = 0
+    await work()
+    return read
+  }
+  const plan = async (maxBytes: number) => (await keeper.plan(await log.info('c'), { maxBytes })).upTo
+  const upTo: number[] = []
+  const ask = (maxBytes: number) => readFor(async () => upTo.push(await plan(maxBytes)))
+  // Together, they are counted once.
+  expect(await readFor(() => Promise.all([plan(1_300_000), plan(1_300_000)]))).toBeLessThanOrEqual(3 * blocks)
+  // A page is two of them: where it stopped is looked at again.
+  expect(await ask(1_300_000)).toBeLessThanOrEqual(2)
+  await append(log, 'c', [9, 'x'.repeat(600_000)])
+  expect(await ask(1_300_000)).toBeLessThanOrEqual(1 + 3)
+  expect(upTo).toEqual([12, 14])
+  await set(log, { maxBytes: 1_300_000 })
+  expect(await readFor(() => keeper.look())).toBeLessThanOrEqual(2)
+  expect(await trimmedOf(log)).toBe(14)
+  expect(await readFor(() => keeper.look())).toBe(0)
+  // Less than was asked for before.
+  await append(log, 'c', [10, 'x'.repeat(600_000)])
+  await ask(100)
+  await ask(1_300_000)
+  expect(upTo.slice(2)).toEqual([18, 16])
+})
+
 describe('consumed', () => {
   test('alone: what every cursor has passed goes, and nothing while nobody has one', async () => {
     const log = await tempLog()
@@ -318,9 +357,12 @@ test('nobody knows what a damaged cursor has passed: nothing is dropped until it
   const log = await openLog({ dir })
   onTestFinished(() => log.close())
   const keeper = keeperOf(log)
+  const planned = async () => (await keeper.plan(await log.info('c'), { consumed: true })).upTo
+  expect(await planned()).toBe(0)
   await keeper.look()
   expect(await trimmedOf(log)).toBe(0)
   await log.seek('b', 'c', { seq: 7 })
+  expect(await planned()).toBe(7)
   await keeper.look()
   expect(await trimmedOf(log)).toBe(7)
 })
