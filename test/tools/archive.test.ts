@@ -289,5 +289,26 @@ test('Nothing stands behind the last record, and what stood behind an archive on
     writeFileSync(file, Buffer.concat([whole, whole.subarray(start, end)]))
     const told = { code: 65, err: expect.stringContaining('behind its last record') }
     expect(await run(['import', file, '--check'])).toMatchObject(told)
+    // Not even the beginning of a frame or of a line.
+    for (const more of [1, 7]) {
+      writeFileSync(file, Buffer.concat([whole, whole.subarray(start, start + more)]))
+      expect([format, more, await run(['import', file, '--check'])]).toMatchObject([format, more, { code: 65 }])
+    }
   }
+})
+
+test('The system’s channels are in a backup alone, and are imported from none', async () => {
+  const dir = await filled()
+  const names = async (work: string): Promise<string[]> => {
+    const file = join(tempDir(), 'all')
+    const args = work === 'backup' ? [work, file, '--data', dir] : [work, '-o', file, '--data', dir]
+    expect(await run(args)).toMatchObject({ code: 0 })
+    const into = join(tempDir(), 'new')
+    expect(await run(['import', file, '--data', into])).toMatchObject({ code: 0 })
+    expect((await heldBy(into, false, true)).map(({ info }) => info.channel)).toEqual(ours)
+    return JSON.parse((await run(['import', file, '--check', '--json'])).out).names
+  }
+  const ours = (await heldBy(dir)).map(({ info }) => info.channel)
+  expect(await names('export')).toEqual(ours)
+  expect((await names('backup')).toSorted()).toEqual(['_own', ...ours].toSorted())
 })

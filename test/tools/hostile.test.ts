@@ -1,4 +1,5 @@
 /** Archives that nobody's export wrote: whatever they say, they are refused as damaged, and nothing of them is taken in. */
+import { createHash } from 'node:crypto'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
@@ -201,6 +202,22 @@ test('Lines that are no events, or none that could follow', async () => {
 test('A channel of blocks that ends before its head', async () => {
   const file = await forged(blocksCodec, { head: 5 })
   expect(await run(['import', file, '--check'])).toMatchObject({ code: 65, err: expect.stringContaining('its head 5') })
+})
+
+test('Records that come before the first one, or a first one that comes again', async () => {
+  const file = await forged(linesCodec, {})
+  const lines = readFileSync(file, 'utf8').trimEnd().split('\n')
+  const [first, channel, end] = lines.slice(0, -1) as [string, string, string]
+  for (const told of [
+    [channel, first, end],
+    [first, first, channel, end],
+    [first, channel, first, end],
+  ]) {
+    const text = told.map((line) => `${line}\n`).join('')
+    const sha256 = createHash('sha256').update(text).digest('hex')
+    writeFileSync(file, `${text}${JSON.stringify({ ...JSON.parse(lines.at(-1)!), sha256 })}\n`)
+    expect([told, await run(['import', file, '--check'])]).toMatchObject([told, { code: 65 }])
+  }
 })
 
 test('What is as it may be is taken', async () => {

@@ -1,5 +1,5 @@
 /** What must not be lost without a word when histories are carried: damaged channels, missed tombstones, a log that came first. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
@@ -11,7 +11,8 @@ import type { Log } from '../../src/log/log.ts'
 import { makeStopped, openLog } from '../../src/log/open.ts'
 import { type Taker, take } from '../../src/log/take.ts'
 import { blocksCodec } from '../../tools/archive/blocks.ts'
-import { PartFile } from '../../tools/archive/file.ts'
+import { Archivist, PartFile } from '../../tools/archive/file.ts'
+import { ARCHIVE_FORMAT } from '../../tools/archive/record.ts'
 import { list, refusal } from '../log/reading.ts'
 import { flip, numberOf, withRows } from '../log/stored.ts'
 import { event, range, tempDir } from '../parts.ts'
@@ -149,6 +150,25 @@ test('Two never write one archive', async () => {
   expect(await refusal(open())).toMatchObject({ code: 'in-use', pid: process.pid })
   await first.close()
   await (await open()).close()
+})
+
+test('What has the name of an archive by now is not overwritten, whenever it came', async () => {
+  const name = join(tempDir(), 'all')
+  const open = () => PartFile.open(name, blocksCodec, { source: 'here', channels: [] }, {})
+  // While the part was taken, and while it was written.
+  const opening = open()
+  writeFileSync(name, 'mine')
+  expect(await refusal(opening)).toMatchObject({ code: 'cannot-create' })
+  rmSync(name)
+  const part = await open()
+  const archivist = new Archivist(part, blocksCodec)
+  await archivist.write({ is: 'archive', format: ARCHIVE_FORMAT, by: 'us', time: 1, source: 'here', channels: [] })
+  await archivist.end()
+  writeFileSync(name, 'mine')
+  expect(await refusal(part.finish({}))).toMatchObject({ code: 'cannot-create' })
+  await part.close()
+  expect(readFileSync(name, 'utf8')).toBe('mine')
+  expect(existsSync(`${name}.part`)).toBe(true)
 })
 
 test('What came to where a log was to be made is left there', async () => {

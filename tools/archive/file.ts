@@ -90,16 +90,13 @@ export class PartFile implements Out {
     const path = `${target}.part`
     if (!existsSync(dirname(target)))
       throw new TidemarkError('cannot-create', `There is no directory ${dirname(target)}`)
-    const needNone = (): void => {
-      if (existsSync(target)) throw new TidemarkError('cannot-create', `${name} is there already`)
-    }
-    needNone()
+    needNone(target)
     const fd = failing(path, () => openSync(path, constants.O_RDWR | constants.O_CREAT, FILE_MODE))
     let release: Release | undefined
     try {
       release = await lockFile(path)
       // It may have got its name before it was taken.
-      needNone()
+      needNone(target)
       return new PartFile(target, path, await partAt(path, codec, asked, options), fd, release)
     } catch (error) {
       closeSync(fd)
@@ -122,10 +119,11 @@ export class PartFile implements Out {
     await this.#release()
   }
 
-  /** Reads it back, and gives it its name. @throws data-loss, io-error, storage-full */
+  /** Reads it back, and gives it its name. @throws data-loss, io-error, storage-full; cannot-create when another has it by now */
   async finish(options: ScanOptions): Promise<void> {
     failing(this.path, () => fsyncSync(this.#fd))
     await scan(this.path, options)
+    needNone(this.#name)
     failing(this.#name, () => {
       renameSync(this.path, this.#name)
       const dir = openSync(dirname(this.#name), 'r')
@@ -133,6 +131,10 @@ export class PartFile implements Out {
       closeSync(dir)
     })
   }
+}
+
+function needNone(path: string): void {
+  if (existsSync(path)) throw new TidemarkError('cannot-create', `${path} is there already`)
 }
 
 type Release = Awaited<ReturnType<typeof lockFile>>

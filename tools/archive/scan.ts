@@ -111,7 +111,7 @@ class Scan {
   add({ record, bytes }: Entry): void {
     if (this.tail) throw cut(this.offset, 'something stands behind its last record')
     if (record.is === 'whole') this.#end(record)
-    else if (record.is === 'archive') this.#head = record
+    else if (record.is === 'archive') this.#begin(record)
     else this.#told(record)
     this.offset += bytes.length
     this.#hash.update(bytes)
@@ -119,6 +119,11 @@ class Scan {
     if (this.#open?.hasCursors || this.tail) return
     this.#length = this.offset
     this.#lengthHash = this.#hash.copy()
+  }
+
+  #begin(head: Head): void {
+    if (this.#head) throw cut(this.offset, 'its first record comes again')
+    this.#head = head
   }
 
   /** @throws data-loss { offset } where no log could take it in */
