@@ -22,7 +22,7 @@ const FLOORS: readonly [string, RegExp, readonly string[]][] = [
   ['client', /^src\/client\//, ['words', 'client']],
   [
     'port',
-    /^src\/log\/(?:log|arrival|carry|give|take|follow|lag|seen|verify|keeper|signs|silence|surplus|compact|newest|packing|erase|background|entries|tail|waiters|states|state-first|state-rows|state-writer|versions)\.ts$/,
+    /^src\/log\/(?:log|arrival|carry|give|take|follow|due|lag|seen|verify|keeper|signs|silence|surplus|compact|newest|packing|erase|background|entries|tail|waiters|states|state-first|state-rows|state-writer|versions)\.ts$/,
     ['words', 'port'],
   ],
   ['engine', /^src\/log\/(?:level|jetstream)\//, ['words', 'port', 'engine', 'open']],

@@ -11,7 +11,6 @@ import { hasCode, TidemarkError } from '../errors.ts'
 import type { Limits } from '../limits.ts'
 import type { Keeper } from '../log/keeper.ts'
 import type { Append, Appended, Log } from '../log/log.ts'
-import type { StateWriter } from '../log/state-writer.ts'
 import type { States } from '../log/states.ts'
 import type { Audit } from './audit.ts'
 import type { Census } from './census.ts'
@@ -45,8 +44,6 @@ export interface Doors {
   readonly keeper: Keeper
   /** The newest event of each key, of channels that are asked for it. */
   readonly states: States
-  /** Keeps it on disk, of channels whose settings ask for it. */
-  readonly stateWriter: StateWriter
   /** The credentials that are good. */
   readonly keyring: Keyring
   readonly switch: StreamerSwitch

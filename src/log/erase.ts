@@ -164,7 +164,7 @@ class Erasing {
       if (isOne ? seq !== what.seq : from < 0 || textAt(block, from, keyEnd) !== what.key) return true
       seqs.push(seq)
       if (from < 0) return true
-      const key = Buffer.from(textAt(block, from, keyEnd)).toString('latin1')
+      const key = Buffer.from(block.subarray(from, keyEnd)).toString('latin1')
       // Where a single tombstone goes, what it deleted is there again.
       erases = isOne && data < 0 ? true : { key, seq: isOne ? seq : undefined }
       return true

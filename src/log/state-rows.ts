@@ -53,6 +53,9 @@ export interface StateRows {
   /** Channels that have rows, those too whose rows are damaged. */
   channels(): AsyncIterable<string>
 
+  /** Channels whose rows were begun since this was asked last; not all where these are many. */
+  begun(): readonly string[]
+
   /** Whether a channel of these settings is to have rows, and who says so; undefined: nobody does. */
   asked(channel: string, settings: Settings): StateInForce | undefined
 

@@ -9,7 +9,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { hasCode, toTidemarkError } from '../errors.ts'
 import { Pace } from './background.ts'
 import { Due } from './due.ts'
-import type { ChannelInfo, Log } from './log.ts'
+import type { Log } from './log.ts'
 import type { StatePlace, StateRow } from './state-rows.ts'
 import { keyedIn } from './versions.ts'
 
@@ -91,11 +91,6 @@ export class StateWriter {
     await this.#running
   }
 
-  /** Soon, if rows are asked for: its settings are others now. */
-  lookAt({ channel, settings }: ChannelInfo): void {
-    if (this.#running && this.#log.stateRows?.asked(channel, settings)?.state) this.#due.add(channel)
-  }
-
   async #run(): Promise<void> {
     const { signal } = this.#closing
     let wait = this.#batchMs
@@ -153,6 +148,7 @@ export class StateWriter {
   /** One batch of each channel that is due; true when there is more at once. */
   async #round(): Promise<boolean> {
     let more = false
+    for (const channel of this.#log.stateRows?.begun() ?? []) this.#due.add(channel)
     this.#pace = this.#newPace()
     for (const channel of [...this.#due]) {
       this.#due.delete(channel)
@@ -175,12 +171,8 @@ export class StateWriter {
     const rows = this.#log.stateRows!
     try {
       const place = await rows.place(channel)
-      if (!place) {
-        // They are being cleared, to be begun anew; or the channel has none.
-        const { settings } = await this.#log.info(channel)
-        if (rows.asked(channel, settings)?.state && this.#running) this.#due.add(channel)
-        return false
-      }
+      // Those that are begun anew are told when they are.
+      if (!place) return false
       const batch = await this.#collect(channel, place)
       if (!batch) return false
       const { at, epoch, trimmed, isWhole } = batch
@@ -198,9 +190,8 @@ export class StateWriter {
         return false
       }
       if (OVER.some((code) => hasCode(error, code))) await rows.drop(channel)
-      // Rows that are damaged were voided: the next look finds those that were begun.
+      // Rows that are damaged were voided.
       else if (!hasCode(error, 'data-loss')) throw error
-      if (this.#running) this.#due.add(channel)
       return false
     }
   }

@@ -61,7 +61,7 @@ export function addArrivals(app: App, doors: Doors): void {
       },
     },
     async ({ body: { channel, blocks, cursors, end, ...piece }, raw }) => {
-      const { log, keeper, stateWriter, census } = doors
+      const { log, keeper, census } = doors
       if (!log.arrive) throw new TidemarkError('not-supported', 'This engine takes in no histories')
       checkRoom(doors, callerOf(raw))
       const isNew = (await infoOrNone(log, notOurs(channel))) === undefined
@@ -75,9 +75,7 @@ export function addArrivals(app: App, doors: Doors): void {
       if (!end) return arrived
       // However much came with it: no append is its first.
       if (isNew) census.madeEmpty(channel)
-      const info = await log.info(channel)
-      keeper.lookAt(info)
-      stateWriter.lookAt(info)
+      keeper.lookAt(await log.info(channel))
       return arrived
     },
   )

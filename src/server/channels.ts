@@ -119,7 +119,6 @@ export function addChannels(app: App, doors: Doors): void {
       const info = await log.configure(channel, body as Settings)
       if (isNew && info.head === 0) doors.census.madeEmpty(channel)
       doors.keeper.lookAt(info)
-      doors.stateWriter.lookAt(info)
       return { ...infoJson(info), ...withRetention(doors.keeper, info) }
     },
   )

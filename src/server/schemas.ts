@@ -306,13 +306,10 @@ export const ChannelInfo = z
         'About what its events take on disk, without those written last; where it was asked for and is known',
     }),
     retention: InForce.optional(),
-    state: z
-      .object({ at: Seq.optional(), keys: z.number().optional(), from: z.string() })
-      .optional()
-      .meta({
-        description:
-          'Of this one channel, where its state is kept on disk: at which seq what is kept is true, and who says so',
-      }),
+    state: z.object({ at: Seq.optional(), keys: z.number().optional(), from: z.string() }).optional().meta({
+      description:
+        'Of this one channel, where its state is kept on disk: at which seq what is kept is true, and who says so',
+    }),
   })
   .meta({ id: 'Channel' })
 

@@ -78,7 +78,6 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     log,
     keeper,
     states: new States(log, { bytes: limited.stateMemory * MIB, signal: stopping.signal }),
-    stateWriter,
     keyring,
     switch: streamerSwitch,
     waits: new Waits(log, streamerSwitch, keyring, stopping.signal),

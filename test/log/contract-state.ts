@@ -30,7 +30,9 @@ async function rowsIn(rows: StateRows): Promise<[place: StatePlace | undefined, 
 }
 /** By key, as its sender wrote it. */
 const sorted = (rows: readonly (readonly [string, number])[]) =>
-  rows.map(([key, seq]) => [Buffer.from(key, 'latin1').toString(), seq] as const).toSorted(([a], [b]) => (a < b ? -1 : 1))
+  rows
+    .map(([key, seq]) => [Buffer.from(key, 'latin1').toString(), seq] as const)
+    .toSorted(([a], [b]) => (a < b ? -1 : 1))
 const row = (key: string, seq: number): [string, StateRow] => [key, { key, seq, time: 5, event: 'any' }]
 
 export function stateContract(open: Open, capabilities: readonly Capability[]): void {
@@ -152,8 +154,21 @@ export function stateContract(open: Open, capabilities: readonly Capability[]): 
     // Rows that are not so far keep an older one, which compaction takes out of the log.
     await compactChannel(log, 'c', { ...AT_ONCE, minLag: 0 })
     for (const [key, left] of [
-      ['a', [['b', 2], ['c', 4], ['ä', 3]]],
-      ['ä', [['b', 2], ['c', 4]]],
+      [
+        'a',
+        [
+          ['b', 2],
+          ['c', 4],
+          ['ä', 3],
+        ],
+      ],
+      [
+        'ä',
+        [
+          ['b', 2],
+          ['c', 4],
+        ],
+      ],
     ] as const) {
       await erase(log, 'c', { key }, AT_ONCE)
       const [place, ...found] = await rowsIn(log.stateRows!)
@@ -162,17 +177,54 @@ export function stateContract(open: Open, capabilities: readonly Capability[]): 
     // The channel had rows at every moment: none were made anew.
     await look(log)
     const [place, ...found] = await rowsIn(log.stateRows!)
-    expect([place, sorted(found)]).toMatchObject([{ at: 8, rows: 2 }, [['b', 2], ['c', 4]]])
+    expect([place, sorted(found)]).toMatchObject([
+      { at: 8, rows: 2 },
+      [
+        ['b', 2],
+        ['c', 4],
+      ],
+    ])
     expect(await list(log.scrub!(async () => {}))).toEqual([])
   })
 
   test('One event that another of its key followed is erased beside the rows; a newest one, or a tombstone, voids them', async () => {
     for (const [seq, left] of [
-      [1, [['a', 4], ['c', 3]]],
-      [2, [['a', 4], ['c', 3]]],
-      [5, [['a', 4], ['b', 2], ['c', 3]]],
-      [4, [['a', 1], ['c', 3]]],
-      [6, [['a', 4], ['c', 3]]],
+      [
+        1,
+        [
+          ['a', 4],
+          ['c', 3],
+        ],
+      ],
+      [
+        2,
+        [
+          ['a', 4],
+          ['c', 3],
+        ],
+      ],
+      [
+        5,
+        [
+          ['a', 4],
+          ['b', 2],
+          ['c', 3],
+        ],
+      ],
+      [
+        4,
+        [
+          ['a', 1],
+          ['c', 3],
+        ],
+      ],
+      [
+        6,
+        [
+          ['a', 4],
+          ['c', 3],
+        ],
+      ],
     ] as const) {
       const log = await open()
       await log.configure('c', { state: true })

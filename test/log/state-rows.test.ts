@@ -3,6 +3,7 @@ import { cpSync } from 'node:fs'
 import { expect, onTestFinished, test } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
 import { compactChannel } from '../../src/log/compact.ts'
+import { erase } from '../../src/log/erase.ts'
 import { clearingKey, encodeClearing, placeKey, stateKey } from '../../src/log/level/keys.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog, salvageStopped, verifyStopped } from '../../src/log/open.ts'
@@ -10,6 +11,7 @@ import { StateWriter } from '../../src/log/state-writer.ts'
 import { States } from '../../src/log/states.ts'
 import { verifyLog } from '../../src/log/verify.ts'
 import { readRetentionRule } from '../../src/retention.ts'
+import { dice } from '../crash/dice.ts'
 import { event, range, SEED, tempDir } from '../parts.ts'
 import { ALL, eventsOf, list } from './reading.ts'
 import { flip, numberOf, type Rows, withRows } from './stored.ts'
@@ -101,18 +103,18 @@ test('Rows follow by themselves, in batches, and end with the server', async () 
   await expect.poll(at).toBe(300)
   await put(log, 'c', range(1, 50))
   await expect.poll(at).toBe(350)
-  // One that is set later is found when it is told of.
+  // One that is set later is told of.
   await log.configure('d', { state: true })
-  writer.lookAt(await log.info('d'))
   await put(log, 'd', [1])
   await expect.poll(async () => (await log.stateRows!.place('d'))?.at).toBe(1)
   await writer.close()
   await put(log, 'c', [1])
   expect(await at()).toBe(350)
-  // Voided while nobody appends, they are found by the next look.
-  await log.stateRows!.drop('c')
-  const another = new StateWriter(log, { pace: { batch: 1, lookEvery: 10, restTimes: 0 } })
+  // Voided while nobody appends, they are told of when they are begun anew.
+  const another = new StateWriter(log, { pace: { batch: 1, lookEvery: 3_600_000, restTimes: 0 } })
   another.start()
+  await expect.poll(at).toBe(351)
+  await log.stateRows!.drop('c')
   await expect.poll(at).toBe(351)
   await another.close()
 })
@@ -295,4 +297,45 @@ test('Patterns ask for rows: of channels that are made since, of those that were
   expect(await names(log)).toEqual(['a'])
   await log.close()
   expect((await verifyStopped(dir)).findings).toEqual([])
+})
+
+test('Whatever is erased, compacted and trimmed, a state that begins with rows is what a replay of the log is', async () => {
+  console.log(`state rows: TEST_SEED=${SEED}`)
+  const random = dice(SEED)
+  const done = { erased: 0, kept: 0, anew: 0 }
+  for (const _ of range(1, 4)) {
+    const log = await opened(tempDir())
+    const plain = new Proxy(log, {
+      get(target, name) {
+        const verb: unknown = Reflect.get(target, name)
+        return name === 'stateRows' ? undefined : typeof verb === 'function' ? verb.bind(target) : verb
+      },
+    })
+    await log.configure('c', { state: true })
+    let trimmed = 0
+    for (const __ of range(1, 30)) {
+      const { head } = await log.info('c')
+      const kind = random(10)
+      if (kind < 4 || head === 0) {
+        const events = range(0, random(4)).map((i) => {
+          const key = random(9) === 0 ? null : `k${random(4)}`
+          return event(key !== null && random(4) === 0 ? undefined : head + i, { key })
+        })
+        await log.append([{ channel: 'c', body: encodeBody(events) }])
+      } else if (kind < 6) await new StateWriter(log, { pace: AT_ONCE }).look()
+      else if (kind === 6) await compactChannel(log, 'c', { minLag: random(5), tombstoneAge: -60_000, restTimes: 0 })
+      else if (kind === 7 && random(3) === 0) ({ trimmed } = await log.trim('c', trimmed + random(4)))
+      else if (head > trimmed) {
+        const before = await log.stateRows!.place('c')
+        const what = random(2) === 0 ? { key: `k${random(4)}` } : { seq: trimmed + 1 + random(head - trimmed) }
+        done.erased += (await erase(log, 'c', what, { restTimes: 0 })).events
+        const after = await log.stateRows!.place('c')
+        if (before && before.at > trimmed) done[after?.at === before.at ? 'kept' : 'anew']++
+      }
+      expect(await stateOf(log)).toEqual(await stateOf(plain))
+    }
+    expect((await verifyLog(log)).findings).toEqual([])
+    await log.close()
+  }
+  for (const times of Object.values(done)) expect(times).toBeGreaterThan(0)
 })

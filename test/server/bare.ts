@@ -20,7 +20,6 @@ import type { Event } from '../../src/event.ts'
 import { limitsOf } from '../../src/limits.ts'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
-import { StateWriter } from '../../src/log/state-writer.ts'
 import { States } from '../../src/log/states.ts'
 import type { HotCall } from '../../src/server/front.ts'
 import { holdContinue, sendProblem } from '../../src/server/http.ts'
@@ -58,7 +57,6 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
     log,
     keeper: new Keeper(log),
     states: new States(log),
-    stateWriter: new StateWriter(log),
     keyring,
     logger,
     metrics,

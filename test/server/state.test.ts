@@ -139,7 +139,9 @@ test('what is erased is in no state any more, also not in one that is being read
     [{ seq: 2 }, ['c']],
   ] as const) {
     expect((await call(`${url}/v1/channels/c/erase`, 'POST', what)).status).toBe(200)
-    await expect.poll(async () => (await call(`${url}/v1/channels/c/erase`)).json.report?.events).toBe(1)
+    await expect
+      .poll(async () => (await call(`${url}/v1/channels/c/erase`)).json.report?.events, { timeout: 10_000 })
+      .toBe(1)
     expect(problemOf(await call(`${url}/v1/channels/c/state?epoch=${epoch}&at=${at}`)).code).toBe('gap')
     const { events } = (await call(`${url}/v1/channels/c/state`)).json
     expect(events.map(({ key }: Message) => key)).toEqual(left)

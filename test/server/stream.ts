@@ -19,7 +19,6 @@ import { limitsOf } from '../../src/limits.ts'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import type { LogOptions } from '../../src/log/open.ts'
-import { StateWriter } from '../../src/log/state-writer.ts'
 import { States } from '../../src/log/states.ts'
 import { Streamer, type StreamerOptions } from '../../src/streamer/streamer.ts'
 import { SUBPROTOCOL } from '../../src/wire.ts'
@@ -57,7 +56,6 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
     log,
     keeper: new Keeper(log),
     states: new States(log),
-    stateWriter: new StateWriter(log),
     keyring,
     logger,
     metrics,

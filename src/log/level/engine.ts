@@ -359,7 +359,7 @@ class LevelLog implements Log {
 
   /** Memory follows disk; then readers wake; the writer answers after that. */
   #written(group: Group): void {
-    this.stateRows.voided(group.states.voided)
+    this.stateRows.written(group.states)
     if (group.states.isVoiding) this.#sweeper.start()
     const woken = new Set<string>()
     for (const channel of group.deleted) {

@@ -68,6 +68,7 @@ export class StateDrafts {
   readonly #clearing = new Map<number, string | undefined>()
   /** Channels of which this group erases events, or voids the rows, also where there are none that count. */
   readonly #voided = new Set<number>()
+  readonly #begun = new Set<string>()
 
   constructor(store: Store, channels: Channels) {
     this.#store = store
@@ -147,6 +148,12 @@ export class StateDrafts {
 
   begin(channel: Followed): void {
     this.#places.set(channel.number, beginning(channel))
+    this.#begun.add(channel.name)
+  }
+
+  /** Names of the channels whose rows this group begins. */
+  get begun(): ReadonlySet<string> {
+    return this.#begun
   }
 
   /** The rows count no more. */

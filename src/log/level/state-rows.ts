@@ -42,6 +42,8 @@ import type { Writer } from './writer.ts'
 
 type Moment = ReturnType<Db['snapshot']>
 
+/** Channels whose rows were begun that are told at once, at most. */
+const BEGUN_MAX = 1_000
 /** Rows that are read at once, at most. */
 const ROWS_AT_ONCE = 500
 /** And so many bytes of them, but for the last one. */
@@ -65,6 +67,7 @@ export class LevelStateRows implements StateRows {
   readonly #reading = new Map<Promise<unknown>, number>()
   /** Writes that erased events or voided rows, by the channel's number, since the store was opened. */
   readonly #voids = new Map<number, number>()
+  readonly #begun = new Set<string>()
   /** How often the store was opened again: what a write that failed has erased is not known. */
   #openings = 0
 
@@ -84,6 +87,12 @@ export class LevelStateRows implements StateRows {
     if (damaged.size === 0) return
     for await (const [key, row] of lists.rows(rangeOf('n')))
       if (damaged.has(wholeOr(undefined, () => decodeName(key, row))?.channel ?? 0)) yield nameOfKey(key)
+  }
+
+  begun(): readonly string[] {
+    const begun = [...this.#begun]
+    this.#begun.clear()
+    return begun
   }
 
   asked(name: string, settings: Settings): StateInForce | undefined {
@@ -120,9 +129,10 @@ export class LevelStateRows implements StateRows {
     })
   }
 
-  /** Memory has followed a write that erased events of these channels, or voided their rows. */
-  voided(numbers: Iterable<number>): void {
-    for (const number of numbers) this.#voids.set(number, (this.#voids.get(number) ?? 0) + 1)
+  /** Memory has followed this write. */
+  written({ voided, begun }: Pick<Group['states'], 'voided' | 'begun'>): void {
+    for (const number of voided) this.#voids.set(number, (this.#voids.get(number) ?? 0) + 1)
+    for (const name of begun) if (this.#begun.size < BEGUN_MAX) this.#begun.add(name)
   }
 
   /** The store was opened again. */
