@@ -1,12 +1,14 @@
 import { spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 /** What is found in LevelDB's own files before it opens over it. */
 import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { listFiles } from '../../src/log/level/files.ts'
 import { headKey } from '../../src/log/level/keys.ts'
 import { Rows } from '../../src/log/level/merge.ts'
-import { damageIn, maskedCrc, Reader, scanLog, versionsOf } from '../../src/log/level/scan.ts'
+import { damageIn, maskedCrc, Reader, RunningCrc, scanLog, versionsOf } from '../../src/log/level/scan.ts'
 import { Table, versionsIn } from '../../src/log/level/table.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
 import { range, tempDir } from '../parts.ts'
@@ -53,6 +55,13 @@ describe('the files of a level log', () => {
     }
     expect(unmask(maskedCrc(Buffer.from('123456789'), 0, 9))).toBe(0xe3069283)
     expect(unmask(maskedCrc(Buffer.alloc(32), 0, 32))).toBe(0x8a9136aa)
+    const bytes = randomBytes(64)
+    for (const from of range(0, 9))
+      for (const to of range(from, 64)) {
+        const one = new RunningCrc()
+        for (const byte of bytes.subarray(from, to)) one.add(byte)
+        expect(maskedCrc(bytes, from, to)).toBe(one.masked)
+      }
   })
 
   test('a write-ahead file and a table hold what LevelDB says they hold', async () => {
@@ -302,6 +311,20 @@ describe('the files of a level log', () => {
     expect([read(), read()].map(({ signal }) => signal)).toEqual(['SIGABRT', 'SIGABRT'])
     expect(read().stderr).toContain('data-loss')
     expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'data-loss', file: basename(path) })
+  })
+
+  test('The first block of a table that begins with an event is one of events', async () => {
+    const dir = tempDir()
+    const log = await opened(dir)
+    for (const i of range(1, 60)) await append(log, 'c', [`${i} ${'x'.repeat(1_000)}`])
+    await log.close()
+    await (await opened(dir)).close()
+    const { name, firstKey } = listFiles(join(dir, 'store')).tables.at(-1)!
+    expect(firstKey?.[0]).toBe(0x65)
+    flipAt(join(dir, 'store', name), 500)
+    const again = await opened(dir)
+    expect(await refusal(again.read('c', { after: 0 }, ALL))).toMatchObject({ code: 'data-loss', after: 0, upTo: 1 })
+    expect((await readAll(again, 'c', { after: 1 })).map(({ seq }) => seq)).toEqual(range(2, 60))
   })
 
   test('Damage among events is not refused: it costs its own range alone, however it is read', async () => {

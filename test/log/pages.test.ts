@@ -10,13 +10,44 @@ import type { Rows } from './stored.ts'
 /** Every key of a block of events. */
 const BLOCKS = { gte: Buffer.from('e'), lt: Buffer.from('f') }
 
-/** A log that keeps nothing in memory, whose channel `c` holds blocks of one event: 1 … `events`. */
-async function filled(events: number): Promise<Log> {
+/** A log that keeps nothing in memory, whose channel `c` holds blocks of one event: 1 … `events`, or texts that begin so. */
+async function filled(events: number, length = 0): Promise<Log> {
   const log = await openLog({ dir: tempDir(), tailBytes: 0 })
   onTestFinished(() => log.close())
-  for (const value of range(1, events)) await append(log, 'c', [value])
+  for (const value of range(1, events)) await append(log, 'c', [length > 0 ? `${value}`.padEnd(length) : value])
   return log
 }
+
+test('A page of a few events reads little more than it holds, whatever the blocks hold', async () => {
+  const log = await filled(150, 200)
+  for (const first of [1, 1_001, 2_001, 3_001])
+    await append(
+      log,
+      'large',
+      range(first, first + 999).map((value) => `${value} ${'x'.repeat(200)}`),
+    )
+  const iterator = Level.prototype.iterator
+  const given: number[] = []
+  const made = vi.spyOn(Level.prototype, 'iterator').mockImplementation(function (this: Rows, options: object) {
+    const rows = iterator.call(this, options)
+    const nextv = rows.nextv.bind(rows)
+    return Object.assign(rows, {
+      nextv: async (size: number) => {
+        const some = await nextv(size)
+        given.push(some.length)
+        return some
+      },
+    })
+  } as never)
+  onTestFinished(() => made.mockRestore())
+  const few = { events: 100, bytes: ALL.bytes }
+  expect((await log.read('large', { after: 1_500 }, few)).last).toBe(2_000)
+  expect((await log.read('c', { after: 10 }, few)).last).toBe(110)
+  // What is read ahead would be given by then.
+  await log.close()
+  expect(given[0]).toBe(1)
+  expect(given.length).toBeLessThanOrEqual(3)
+})
 
 test('Between two pages of a reader the channel may grow', async () => {
   const log = await filled(6)

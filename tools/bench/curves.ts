@@ -12,7 +12,7 @@ import { httpAppends, httpReads, inTurn, nameInTurn } from './requests.ts'
 const FSYNC = 'write + fdatasync, 4 KiB'
 /** Events of a channel, where there are many; half of them make a page. */
 const EVENTS_EACH = 20
-/** Events of a channel that is said to hold none: so that there is a page. */
+/** Events of a channel that is said to hold none, of each kind: so that there are pages. */
 const EVENTS_LEAST = 1_000
 /** Events of a page of a channel that holds many, and different places in its middle half. */
 const PAGE = 100
@@ -79,11 +79,12 @@ async function oneChannel(lab: Lab, at: string, stored: number, sockets: number)
   const prefix = `curve-${points++}`
   const channel = nameInTurn(prefix, 0)
   const server = await lab.tidemark(`${prefix}.fanout`)
-  // What is read is JSON; below it lies what is quickly stored.
-  if (stored > EVENTS_LEAST) await fillQuickly(lab, server, channel, stored - EVENTS_LEAST)
+  // The newest page is JSON; below it lies what is quickly stored, in blocks of one size at every point.
+  const quick = Math.max(stored - EVENTS_LEAST, EVENTS_LEAST)
+  await fillQuickly(lab, server, channel, quick)
   await fill(lab, server, channel, EVENTS_LEAST)
-  const held = Math.max(stored, EVENTS_LEAST)
-  const middle = Array.from({ length: PLACES }, (_, i) => Math.floor(held / 4 + (i * held) / 2 / PLACES))
+  const held = quick + EVENTS_LEAST
+  const middle = Array.from({ length: PLACES }, (_, i) => Math.floor(quick / 4 + (i * quick) / 2 / PLACES))
   return {
     ...{ at, server, channel, channels: 1, head: held - PAGE, middle, page: PAGE },
     fanout: { channel: `${prefix}.fanout`, sockets },

@@ -26,8 +26,9 @@ const BAD_ENDS = 2
 export interface TableFile {
   readonly number: number
   readonly name: string
-  /** As MANIFEST remembers it; undefined when MANIFEST can't be read. */
+  /** As MANIFEST remembers them; undefined when MANIFEST can't be read. */
   readonly size?: number
+  readonly firstKey?: Uint8Array
 }
 
 export interface Files {
@@ -54,9 +55,9 @@ export function listFiles(dir: string): Files {
   const known = readManifest(dir, names)
   if ('what' in known) return { tables, strays: [], logs: logs.map(({ name }) => name), faults: [known] }
   const faults: FileFault[] = []
-  const live = [...known.tables].map(([number, size]): TableFile => {
+  const live = [...known.tables].map(([number, { size, firstKey }]) => {
     const name = tables.find((table) => table.number === number)?.name ?? `${String(number).padStart(6, '0')}.ldb`
-    return { number, name, size }
+    return { number, name, size, firstKey }
   })
   for (const { name, size } of live) {
     const found = names.includes(name) ? statSync(join(dir, name)).size : undefined
@@ -80,8 +81,8 @@ interface Manifest {
   readonly file: string
   /** Logs from this number on count. */
   readonly log: number
-  /** Number → size. */
-  readonly tables: ReadonlyMap<number, number>
+  /** By number. */
+  readonly tables: ReadonlyMap<number, { readonly size: number; readonly firstKey: Uint8Array }>
 }
 
 function readManifest(dir: string, names: readonly string[]): Manifest | FileFault {
@@ -94,7 +95,7 @@ function readManifest(dir: string, names: readonly string[]): Manifest | FileFau
   const spot = bad[0]
   // A record that the end of the file cuts was never finished; LevelDB passes over it too.
   if (spot && !isCut(bytes, spot.from)) return { file, offset: spot.from, what: 'a record does not match its crc' }
-  const tables = new Map<number, number>()
+  const tables = new Map<number, { size: number; firstKey: Uint8Array }>()
   let log = 0
   for (const { offset, data } of records) {
     const edit = new Reader(data)
@@ -111,8 +112,8 @@ function readManifest(dir: string, names: readonly string[]): Manifest | FileFau
         tables.delete(edit.varint())
       } else if (tag === 7) {
         edit.varint()
-        tables.set(edit.varint(), edit.varint())
-        edit.slice()
+        // The first key and the last one, each with LevelDB's number.
+        tables.set(edit.varint(), { size: edit.varint(), firstKey: edit.slice().subarray(0, -8) })
         edit.slice()
       } else edit.failed = true
     }
@@ -149,9 +150,9 @@ export function faultsBeforeOpen(
     if (fault) faults.push(fault)
     else if (scan.bad[0]) onTorn(file, scan.bad[0].from)
   }
-  for (const { name } of files.tables) {
+  for (const { name, firstKey } of files.tables) {
     if (faults.some(({ file }) => file === name)) continue
-    const table = new Table(join(dir, name))
+    const table = new Table(join(dir, name), firstKey)
     try {
       for (const fault of table.faults) faults.push({ file: name, ...fault })
       for (const block of thorough ? table.blocks : table.blocksBeside(...MASS_PREFIXES)) {

@@ -17,6 +17,8 @@ import { blockRange, lastOfBlockKey } from './keys.ts'
 const ROWS_AT_ONCE = 256
 /** Read from LevelDB in one piece: enough for a turn of its thread, and little enough to stay in the processor's cache. */
 const PIECE_BYTES = 256 * 1024
+/** What an event of a page is taken for before any is read. Where a few are asked for, not many more are read than that. */
+const EVENT_BYTES = 256
 /** Most iterators that are kept for the next page of their reader. Each holds up to two pieces, each with up to a block more. */
 const KEPT_MAX = 32
 /**
@@ -54,12 +56,12 @@ class Scan {
     this.#over = resolve
   })
 
-  constructor(db: Db, channel: Channel, after: number, bytes: number, step: number) {
+  constructor(db: Db, channel: Channel, after: number, limits: ReadLimits, step: number) {
     this.db = db
     this.channel = channel.number
     this.upTo = channel.head
     this.#step = step
-    this.pieceBytes = pieceOf(bytes)
+    this.pieceBytes = pieceOf(limits)
     const range = blockRange(channel.number, after + 1, channel.head)
     this.#iterator = db.iterator({ ...range, highWaterMarkBytes: this.pieceBytes })
   }
@@ -110,7 +112,7 @@ export interface Anew {
   readonly step: number
 }
 
-const pieceOf = (bytes: number): number => Math.min(bytes, PIECE_BYTES)
+const pieceOf = ({ events, bytes }: ReadLimits): number => Math.min(bytes, events * EVENT_BYTES, PIECE_BYTES)
 
 export class Pages {
   /** By channel and the place where they stand; the one that was kept longest is the first. */
@@ -148,13 +150,17 @@ export class Pages {
         after: position,
         upTo,
       })
+    const isLong = (): boolean => {
+      const each = events > 0 ? bytes / events : EVENT_BYTES
+      return Math.min(limits.bytes - bytes, (limits.events - events) * each) > scan.pieceBytes
+    }
     const page = (): Page => new Page({ channel: name, epoch, after, last: position, head, trimmed, blocks })
     const kept = this.#take(db, channel, after, limits)
-    const scan = kept ?? new Scan(db, channel, after, limits.bytes, step)
+    const scan = kept ?? new Scan(db, channel, after, limits, step)
     this.#inUse.add(scan)
     try {
       while (!full && position < scan.upTo) {
-        const row = scan.row ?? (await scan.more(limits.bytes - bytes > scan.pieceBytes))
+        const row = scan.row ?? (await scan.more(isLong()))
         if (row === undefined) break
         const [key, block] = row
         const last = lastOfBlockKey(key)
@@ -198,7 +204,7 @@ export class Pages {
     const place = placeOf(number, after)
     const scan = this.#kept.get(place)
     // Small pages come before large ones, which are not read in small pieces.
-    if (scan === undefined || scan.db !== db || scan.pieceBytes !== pieceOf(limits.bytes)) return undefined
+    if (scan === undefined || scan.db !== db || scan.pieceBytes !== pieceOf(limits)) return undefined
     this.#kept.delete(place)
     scan.goesOn = true
     return scan

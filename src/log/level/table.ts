@@ -22,7 +22,10 @@ interface Handle {
   readonly size: number
 }
 
-/** A data block, and the keys that stand around it: its own lie from `before`, unknown of the first block, to `upTo`. */
+/**
+ * A data block, and the keys that stand around it: its own lie from `before` to `upTo`. An index does not tell where the
+ * first block begins.
+ */
 export interface DataBlock extends Handle {
   readonly before: Uint8Array | undefined
   readonly upTo: Uint8Array
@@ -40,6 +43,7 @@ export class Table {
   readonly path: string
   readonly size: number
   readonly #fd: number
+  readonly #firstKey: Uint8Array | undefined
   /** The end of the file: all but the data blocks, as a rule. */
   readonly #end: Uint8Array | undefined
   /** Undefined when it is damaged. */
@@ -48,9 +52,10 @@ export class Table {
   /** What is wrong with footer, index, metaindex and filter. */
   readonly faults: readonly TableFault[]
 
-  /** Reads all but the data blocks. Throws what the file system throws. */
-  constructor(path: string) {
+  /** Reads all but the data blocks. Throws what the file system throws. @param firstKey as MANIFEST says it */
+  constructor(path: string, firstKey?: Uint8Array) {
     this.path = path
+    this.#firstKey = firstKey
     this.#fd = openSync(path, 'r')
     this.size = fstatSync(this.#fd).size
     const faults: TableFault[] = []
@@ -73,7 +78,7 @@ export class Table {
 
   /** Data blocks in the order of their keys; without a whole index, those that are found by their checksums. */
   get blocks(): readonly DataBlock[] {
-    this.#blocks ??= this.#index ? blocksIn(entriesOf(this.#index)) : this.#found()
+    this.#blocks ??= this.#index ? this.#blocksIn(entriesOf(this.#index)) : this.#found()
     return this.#blocks
   }
 
@@ -88,8 +93,8 @@ export class Table {
     const end = firstRestart(index, (byte) => byte > last)
     // Of the first one and of the last one both neighbours are read, and of the blocks between them nothing.
     if (end - begin < 3) return this.blocks
-    const ahead = blocksIn(entriesOf(index, 0, begin + 1))
-    const behind = blocksIn(entriesOf(index, end - 1))
+    const ahead = this.#blocksIn(entriesOf(index, 0, begin + 1))
+    const behind = this.#blocksIn(entriesOf(index, end - 1))
     return [...ahead, ...behind.slice(1)]
   }
 
@@ -134,13 +139,23 @@ export class Table {
     for (let offset = 0; ; ) {
       const size = sizeOfBlock(bytes, offset)
       if (size === undefined) return found
-      const before = found.at(-1)?.upTo
+      const before = found.at(-1)?.upTo ?? this.#firstKey
       const last = lastKeyOf(bytes.subarray(offset, offset + size), before)
       if (!last) return found
       // A copy: a key that is kept would hold on to the pool that it was put together in.
       found.push({ offset, size, before, upTo: new Uint8Array(last.subarray(0, -8)) })
       offset += size + TRAILER_BYTES
     }
+  }
+
+  /** What an index names. */
+  #blocksIn(index: Iterable<Entry>): DataBlock[] {
+    const blocks: DataBlock[] = []
+    for (const { key, value } of index) {
+      const before = blocks.at(-1)?.upTo ?? this.#firstKey
+      blocks.push({ ...handleIn(new Reader(value)), before, upTo: key.subarray(0, -8) })
+    }
+    return blocks
   }
 
   #checked(handle: Handle, what: string, faults: TableFault[]): Uint8Array | undefined {
@@ -188,14 +203,6 @@ const handleIn = (reader: Reader): Handle => ({ offset: reader.varint(), size: r
 interface Entry {
   readonly key: Uint8Array
   readonly value: Uint8Array
-}
-
-/** What an index names. */
-function blocksIn(index: Iterable<Entry>): DataBlock[] {
-  const blocks: DataBlock[] = []
-  for (const { key, value } of index)
-    blocks.push({ ...handleIn(new Reader(value)), before: blocks.at(-1)?.upTo, upTo: key.subarray(0, -8) })
-  return blocks
 }
 
 /** How many restart points a block has, and where they stand: behind the entries. */
