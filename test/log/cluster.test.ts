@@ -4,20 +4,23 @@
  * and amid that the contract once, which `jetstream.test.ts` asks of one nats-server in any case.
  */
 import { setTimeout as delay } from 'node:timers/promises'
+import { connect } from '@nats-io/transport-node'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { hasCode } from '../../src/errors.ts'
-import type { Appended, Log } from '../../src/log/log.ts'
+import type { ChannelInfo, Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { dice } from '../crash/dice.ts'
-import { range, SEED } from '../parts.ts'
+import { body, range, SEED } from '../parts.ts'
 import { alternating, Patience } from './alternating.ts'
 import { amidUnrest, Cluster, IS_LONG, MINUTES, unrest } from './cluster.ts'
 import { logContract, type Open } from './contract.ts'
 import { natsProgram } from './nats.ts'
 import { Pair } from './pair.ts'
-import { ALL, append, eventsOf, list, readAll, valueIn } from './reading.ts'
+import { ALL, append, list, readAll, valueIn } from './reading.ts'
+import { Routes } from './routes.ts'
 import { step } from './steps.ts'
+import { Traffic } from './traffic.ts'
 
 const program = await natsProgram()
 const cluster = program === undefined ? undefined : await Cluster.start(program)
@@ -30,8 +33,8 @@ const random = dice(SEED)
 let places = 0
 
 /** Opens a log; in the long tier, as soon as it can be. */
-async function opened(namespace: string): Promise<Log> {
-  const nats = { servers: cluster!.urls, namespace, durability: 'fsync' } as const
+async function opened(namespace: string, servers = cluster!.urls): Promise<Log> {
+  const nats = { servers, namespace, durability: 'fsync' } as const
   for (;;)
     try {
       return await openLog({ dir: 'nowhere', nats })
@@ -40,16 +43,19 @@ async function opened(namespace: string): Promise<Log> {
     }
 }
 
+/** Closed when the test ends. */
+async function opening(...place: Parameters<typeof opened>): Promise<Log> {
+  const log = await opened(...place)
+  onTestFinished(() => log.close())
+  return log
+}
+
 /** Two gateways as one log. */
 const both = async (namespace: string, patience?: Patience): Promise<Log> =>
   alternating(await Promise.all(range(1, GATEWAYS).map(() => opened(namespace))), patience)
 
 const emptied = async (log: Log): Promise<void> => {
-  for (const { channel } of await list(log.channels('')))
-    await log.delete(channel).catch((error: unknown) => {
-      // A replica that lags lists what is gone.
-      if (!IS_LONG || !hasCode(error, 'no-channel')) throw error
-    })
+  for (const { channel } of await list(log.channels(''))) await log.delete(channel)
 }
 
 const told = ({ refused, longest, calls }: Patience): string =>
@@ -119,66 +125,146 @@ describe.skipIf(!cluster)('three nats-servers and two gateways', { timeout: IS_L
     timeout: 150_000 + MINUTES * 120_000,
   }, async () => {
     const namespace = 'kills'
-    const logs = await Promise.all(range(1, GATEWAYS).map(() => opened(namespace)))
-    for (const log of logs) onTestFinished(() => log.close())
-    const acked = new Map<string, Appended>()
-    const refusals: Record<string, number> = {}
-    let longest = 0
-    let isOver = false
-    const produce = async (producer: string, log: Log): Promise<void> => {
-      for (let n = 1; !isOver; n++) {
-        const value = `${producer}/${n}`
-        const started = performance.now()
-        while (!acked.has(value)) {
-          const outcome = await append(log, 'c', [value], { idempotencyKey: value }).catch((error) => error)
-          if (outcome.code === undefined) acked.set(value, outcome)
-          else {
-            expect(outcome.code).toBe('unavailable')
-            const kind = outcome.details.outcome ?? 'refused'
-            refusals[kind] = (refusals[kind] ?? 0) + 1
-            await delay(50)
-          }
-        }
-        longest = Math.max(longest, performance.now() - started)
-      }
-    }
-    const producing = ['a', 'b', 'c', 'd'].map((name, i) => produce(name, logs[i % 2]!))
-    const gone = new AbortController()
-    const seen: unknown[] = []
-    const following = (async () => {
-      for (let after = 0; !gone.signal.aborted; ) {
-        await logs[1]!.changed('c', { after }, gone.signal).catch(() => undefined)
-        const page = await logs[1]!.read('c', { after }, ALL).catch(() => undefined)
-        if (!page) continue
-        seen.push(...eventsOf(page).map(valueIn))
-        after = page.last
-      }
-    })()
-    const goesOn = async (): Promise<void> => {
-      const before = acked.size
-      await vi.waitFor(() => expect(acked.size).toBeGreaterThan(before + 40), { timeout: 120_000 })
-    }
-    await goesOn()
+    const logs = await Promise.all(range(1, GATEWAYS).map(() => opening(namespace)))
+    const control = await cluster!.control(namespace)
+    const traffic = new Traffic(logs)
+    await traffic.goesOn()
     const leader = await cluster!.leaderOf(namespace)
     await cluster!.kill(leader)
-    await goesOn()
+    await traffic.goesOn()
     await cluster!.restart(leader)
     await cluster!.whole()
     const befallen = await amidUnrest(cluster!.faults(random, namespace), random, () => delay(MINUTES * 60_000))
-    await goesOn()
-    isOver = true
-    await Promise.all(producing)
-    const values = (await readAll(logs[0]!, 'c')).map(valueIn) as string[]
-    expect(new Set(values).size, 'nothing is there twice').toBe(values.length)
-    for (const [value, { first }] of acked) expect(values[first - 1]).toBe(value)
-    expect(values.filter((value) => !acked.has(value))).toEqual([])
-    await vi.waitFor(() => expect(seen.length).toBe(values.length), { timeout: 20_000 })
-    gone.abort()
-    await following
-    expect(seen).toEqual(values)
-    console.log(
-      `leader ${leader} killed, ${befallen}: ${acked.size} answered, 0 lost, 0 twice; ` +
-        `longest stall ${(longest / 1_000).toFixed(1)} s; refused ${JSON.stringify(refusals)}`,
-    )
+    await traffic.goesOn()
+    await control.end()
+    await traffic.end()
+    console.log(`leader ${leader} killed, ${befallen}: ${traffic.told}; ${control.told}`)
   })
+
+  test('An append that the replicas take late is stored once, however often it was sent', async () => {
+    const namespace = 'late'
+    await opening(namespace)
+    const leader = await cluster!.leaderOf(namespace)
+    const log = await opening(namespace, [cluster!.urlOf(leader)])
+    const { epoch } = await append(log, 'c', ['first'])
+    const nc = await connect({ servers: [cluster!.urlOf(leader)] })
+    onTestFinished(() => nc.close())
+    const sent = nc.subscribe(`tidemark.${namespace}.e.*`)
+    await nc.flush()
+    const others = cluster!.names.filter((name) => name !== leader)
+    onTestFinished(() => cluster!.pause(others, false))
+    cluster!.pause(others, true)
+    // Without a key: only its place tells that it is there already.
+    const appending = append(log, 'c', ['late'])
+    await vi.waitFor(() => expect(sent.getReceived()).toBeGreaterThan(2), { timeout: 15_000 })
+    cluster!.pause(others, false)
+    expect(await appending).toMatchObject({ epoch, first: 2, last: 2 })
+    expect((await readAll(log, 'c')).map(valueIn)).toEqual(['first', 'late'])
+    await cluster!.whole()
+  })
+
+  test('What one gateway deleted no other lists', async () => {
+    const [a, b] = await Promise.all(range(1, GATEWAYS).map(() => opening('listed')))
+    await a!.append([{ channel: 'stays', body: body(0) }])
+    for (const i of range(1, 40)) {
+      await append(a!, `c${i}`, [i])
+      expect((await list(b!.channels(''))).map(({ channel }) => channel)).toEqual([`c${i}`, 'stays'])
+      await a!.commit('web', 'stays', { seq: 1 })
+      expect((await list(b!.cursors({ client: 'web' }))).map(({ seq }) => seq)).toEqual([1])
+      await a!.delete(`c${i}`)
+      expect((await list(b!.channels(''))).map(({ channel }) => channel)).toEqual(['stays'])
+      await a!.forget('web', 'stays')
+      expect(await list(b!.cursors({ client: 'web' }))).toEqual([])
+    }
+  })
+
+  test('A key is known to every gateway while its append is on its way, and of none when its channel was deleted', async () => {
+    const logs = await Promise.all(range(1, GATEWAYS).map(() => opening('keys')))
+    const [a, b] = logs as [Log, Log]
+    for (const round of range(1, 20)) {
+      const entries = ['a', 'b'].map((channel) => ({ channel, body: body(round) }))
+      const answers = await Promise.all(logs.map((log) => log.append(entries, { idempotencyKey: `k${round}` })))
+      for (const answer of answers) expect(answer.map(({ first }) => first)).toEqual([round, round])
+      expect(answers.filter(([first]) => first!.duplicate).length).toBe(1)
+    }
+    const first = await append(b, 'c', [1], { idempotencyKey: 'k' })
+    // The other one is not told: it does not follow the channel.
+    await a.delete('c')
+    const anew = await append(b, 'c', [2], { idempotencyKey: 'k' })
+    expect(anew).toMatchObject({ first: 1 })
+    expect(anew.duplicate).toBeUndefined()
+    expect(anew.epoch).not.toBe(first.epoch)
+  })
+
+  const ROLES = ['leader', 'follower'] as const
+  if (IS_LONG)
+    test.for(ROLES)(
+      'A %s that is cut off from the others while a gateway still reaches it: nobody is told wrong, all resumes',
+      {
+        timeout: 300_000,
+      },
+      async (role) => {
+        const routes = new Routes()
+        const parted = await Cluster.start(program!, routes)
+        onTestFinished(() => parted.end())
+        const namespace = 'parted'
+        await opening(namespace, parted.urls)
+        const leader = await parted.leaderOf(namespace)
+        const name = role === 'leader' ? leader : parted.names.find((name) => name !== leader)!
+        const others = parted.names.filter((other) => other !== name).map((other) => parted.urlOf(other))
+        const [there, elsewhere] = [await opening(namespace, [parted.urlOf(name)]), await opening(namespace, others)]
+        const control = await parted.control(namespace)
+        const traffic = new Traffic([there, elsewhere])
+        await traffic.goesOn()
+        const cutAt = performance.now()
+        const since = (): string => `${((performance.now() - cutAt) / 1_000).toFixed(1)} s`
+        routes.cutOff(name)
+        const healed = new AbortController()
+        const moving = movesBetween(elsewhere, there, healed.signal)
+        const said = vi.waitFor(() => expect(there.health().state).not.toBe('ok'), { timeout: 60_000 }).then(since)
+        const went = traffic.goesOn([0]).then(since)
+        await traffic.goesOn([1])
+        const othersWent = since()
+        console.log(
+          `a ${role} cut off: said after ${await said}; appends elsewhere after ${othersWent}, through it ${await went}`,
+        )
+        routes.heal()
+        healed.abort()
+        await traffic.goesOn()
+        await parted.whole()
+        await vi.waitFor(() => expect([there, elsewhere].map((log) => log.health().state)).toEqual(['ok', 'ok']), {
+          timeout: 30_000,
+        })
+        await traffic.goesOn()
+        const moves = await moving
+        await control.end()
+        await traffic.end()
+        console.log(
+          `a ${role} cut off: ${traffic.told}; ${JSON.stringify(moves)} moves between gateways; ${control.told}`,
+        )
+      },
+    )
 })
+
+/** A client that has all that one gateway has, and goes on with the other: it is served, or told to come again. */
+async function movesBetween(from: Log, to: Log, over: AbortSignal): Promise<Record<string, number>> {
+  const found: Record<string, number> = {}
+  while (!over.aborted) {
+    const { epoch, head } = await readyInfo(from)
+    const outcome = await to.read('c', { epoch, after: head }, ALL).catch((error) => error)
+    if (outcome.code !== undefined) expect(outcome.code).toBe('unavailable')
+    const kind = outcome.code ?? 'served'
+    found[kind] = (found[kind] ?? 0) + 1
+    await delay(50)
+  }
+  return found
+}
+
+async function readyInfo(log: Log): Promise<ChannelInfo> {
+  for (;;)
+    try {
+      return await log.info('c')
+    } catch (error) {
+      if (!hasCode(error, 'unavailable')) throw error
+    }
+}

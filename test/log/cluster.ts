@@ -4,13 +4,16 @@ import { connect } from '@nats-io/transport-node'
 import { freePort } from '../../tools/bench/peer.ts'
 import type { Dice } from '../crash/dice.ts'
 import { range } from '../parts.ts'
+import { Control } from './control.ts'
 import { NatsServer } from './nats.ts'
+import type { Routes } from './routes.ts'
 
 /** Of the long tier, for each of its parts; 0: a small form of each. */
 export const MINUTES = Number(process.env.CLUSTER_MINUTES ?? 0)
 export const IS_LONG = MINUTES > 0
 /** A node that stands still does so for this long, ms. */
 const PAUSE_MS = 30_000
+const SIZE = 3
 /** A server that was killed is started again within this, ms. */
 const DOWN_MS = 3_000
 /** Between two things that befall a cluster, ms. */
@@ -29,22 +32,36 @@ interface StreamInfo {
 export class Cluster {
   /** By their names in it: `n1`, `n2`, `n3`. */
   readonly #servers: ReadonlyMap<string, NatsServer>
+  readonly #routes: Routes | undefined
 
-  private constructor(servers: ReadonlyMap<string, NatsServer>) {
+  private constructor(servers: ReadonlyMap<string, NatsServer>, routes: Routes | undefined) {
     this.#servers = servers
+    this.#routes = routes
   }
 
-  static async start(program: string, size = 3): Promise<Cluster> {
-    const ports = await Promise.all(range(1, size).map(freePort))
-    const routes = ports.map((port) => `"nats://127.0.0.1:${port}"`).join(', ')
+  /** @param routes between them, where one of them is to be cut off */
+  static async start(program: string, routes?: Routes): Promise<Cluster> {
+    const names = range(1, SIZE).map((i) => `n${i}`)
+    const ports = await Promise.all(names.map(freePort))
+    const ways = await Promise.all(ports.map((port, i) => routes?.to(names[i]!, port) ?? port))
     const servers = new Map(
-      ports.map((port, i) => {
-        const cluster = `cluster { name: c, listen: "127.0.0.1:${port}", routes: [${routes}] }`
-        return [`n${i + 1}`, new NatsServer(program, { more: `server_name: n${i + 1}\n${cluster}` })]
+      names.map((name, i) => {
+        const others = ways.filter((_, other) => other !== i).map((way) => `"nats://127.0.0.1:${way}"`)
+        const listen = `listen: "127.0.0.1:${ports[i]}", advertise: "127.0.0.1:${ways[i]}"`
+        const cluster = `cluster { name: c, ${listen}, routes: [${others.join(', ')}] }`
+        return [name, new NatsServer(program, { more: `server_name: ${name}\n${cluster}` })]
       }),
     )
     await Promise.all([...servers.values()].map((server) => server.start()))
-    return new Cluster(servers)
+    return new Cluster(servers, routes)
+  }
+
+  get names(): readonly string[] {
+    return [...this.#servers.keys()]
+  }
+
+  urlOf(name: string): string {
+    return this.#servers.get(name)!.url
   }
 
   get urls(): readonly string[] {
@@ -53,6 +70,12 @@ export class Cluster {
 
   async end(): Promise<void> {
     await Promise.all([...this.#servers.values()].map((server) => server.end()))
+    this.#routes?.end()
+  }
+
+  /** NATS's own client beside the gateways of a log, in the same stream. */
+  control(namespace: string): Promise<Control> {
+    return Control.start(this.urls, `tidemark.${namespace}.e.control`)
   }
 
   /** Asks JetStream until it answers. */
@@ -112,6 +135,11 @@ export class Cluster {
     await this.#servers.get(name)!.start()
   }
 
+  /** Stops servers in their places, or lets them go on. */
+  pause(names: readonly string[], isPaused: boolean): void {
+    for (const name of names) this.#servers.get(name)!.pause(isPaused)
+  }
+
   /** What befalls it, by name; each is over when the cluster is whole again. @param namespace of the log that is meant */
   faults(random: Dice, namespace?: string): Faults {
     const anyone = () => `n${1 + random(this.#servers.size)}`
@@ -124,10 +152,10 @@ export class Cluster {
         await this.whole()
       },
       'node stopped for 30 s': async () => {
-        const server = this.#servers.get(anyone())!
-        server.pause(true)
+        const name = anyone()
+        this.pause([name], true)
         await delay(PAUSE_MS)
-        server.pause(false)
+        this.pause([name], false)
         await this.whole()
       },
     }

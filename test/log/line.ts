@@ -42,6 +42,11 @@ export class Line {
     this.passes = Number.POSITIVE_INFINITY
   }
 
+  /** Those who are connected now are cut off without a word: nothing passes, and nothing more is taken from them. */
+  stand(): void {
+    for (const socket of this.#sockets) socket.pause()
+  }
+
   cut(): void {
     this.isDown = true
     for (const socket of this.#sockets) socket.destroy()

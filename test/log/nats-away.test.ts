@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { Log } from '../../src/log/log.ts'
 import { type NatsOptions, openLog } from '../../src/log/open.ts'
-import { range } from '../parts.ts'
+import { bigBody, range } from '../parts.ts'
 import { Line } from './line.ts'
 import { NatsServer, natsProgram } from './nats.ts'
 import { append, never, readAll, valueIn, watched } from './reading.ts'
@@ -37,6 +37,8 @@ describe.skipIf(!nats)('a NATS that is cut off', () => {
   }, async () => {
     const { log, other, taken } = await ways()
     const { epoch } = await append(log, 'c', [1])
+    // What is known is not asked for before it is written to.
+    await Promise.all(range(1, 30).map((i) => append(log, `large/${i}`, [0])))
     const waiting = watched(log.changed('c', { epoch, after: 1 }, never()))
     taken.ends = 'silent'
     taken.passes = 0
@@ -44,8 +46,15 @@ describe.skipIf(!nats)('a NATS that is cut off', () => {
     const outcomes = [2, 3].map((i) => append(log, 'c', [i], { idempotencyKey: `k${i}` }).catch((error) => error))
     await append(other, 'c', ['elsewhere'])
     expect(waiting.settled).toBe(false)
+    // More than there is room for on the way: the connection is left all the same.
+    taken.stand()
+    const large = (i: number) =>
+      log.append([{ channel: `large/${i}`, body: bigBody(`${i}`, 900_000) }], { idempotencyKey: `l${i}` })
+    const unsent = range(1, 30).map((i) => large(i).catch((error) => expect(error.code).toBe('unavailable')))
     await waiting.promise
     await vi.waitFor(() => expect(log.health().state).toBe('ok'), { timeout: 10_000 })
+    await Promise.all(unsent)
+    for (const i of range(1, 30)) expect(await large(i)).toMatchObject([{ first: 2, last: 2 }])
     for (const [i, outcome] of (await Promise.all(outcomes)).entries())
       if (outcome.code !== undefined) {
         expect(outcome).toMatchObject({ code: 'unavailable', details: { retryAfter: expect.any(Number) } })

@@ -5,6 +5,7 @@ import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Channels } from '../../src/log/jetstream/channels.ts'
 import { Link } from '../../src/log/jetstream/link.ts'
 import { Pages } from '../../src/log/jetstream/pages.ts'
+import { decodeRecord } from '../../src/log/jetstream/record.ts'
 import type { Log } from '../../src/log/log.ts'
 import { type LogOptions, type NatsOptions, openLog } from '../../src/log/open.ts'
 import { Tail } from '../../src/log/tail.ts'
@@ -65,6 +66,26 @@ describe.skipIf(!nats)('a NATS that does its worst', () => {
     const before = held()
     for (const after of range(0, 18)) await pages.read(channel, after, { events: 1, bytes: 1 }, async () => channel)
     expect(held()).toBe(before)
+  })
+
+  test('A listing takes nothing from a replica that has not come as far as the leader was', async () => {
+    const namespace = newPlace()
+    const log = await opened({ namespace })
+    for (const channel of ['a', 'b']) await append(log, channel, [1])
+    const link = await Link.open({ servers: [nats!.url], namespace }, {})
+    onTestFinished(() => link.nc.close())
+    const { subjects, asOf } = await link.subjects(link.allEvents)
+    const heads = async (asOf: number) =>
+      (await list(link.lasts(subjects, asOf))).flat().map(({ record }) => decodeRecord(record)?.head)
+    // The only server stands for a replica that lacks what comes next, or what never comes.
+    const listings = [heads(asOf), heads(asOf + 1), heads(asOf + 1_000)]
+    await listings[0]
+    await append(log, 'a', [2])
+    expect(await Promise.all(listings)).toEqual([
+      [1, 1],
+      [2, 1],
+      [2, 1],
+    ])
   })
 
   test('A read whose page breaks off goes on with the connection', async () => {

@@ -15,8 +15,9 @@ import type { Append, Appended, AppendOptions } from '../log.ts'
 import type { Channels } from './channels.ts'
 import { isSameInBatch, isSameOnItsWay, told } from './failures.ts'
 import type { Done, Job } from './lanes.ts'
-import type { Link, Stored } from './link.ts'
+import type { Link } from './link.ts'
 import { type ChannelRecord, decodeReceipt, epochOf, isArriving, type Known, type Receipt, token } from './record.ts'
+import type { Stored } from './stored.ts'
 import { ASK_LEADER, type Plan, type Refusal, type Writer } from './writer.ts'
 
 /** The same append of several channels, on its way through another gateway, is waited for so long, ms. */

@@ -19,8 +19,15 @@ export interface Query {
   readonly max_bytes?: number
 }
 
-/** All of them, in their order; none where there are none. @throws as a request does */
-export function askMany(nc: NatsConnection, stream: string, query: Query): Promise<readonly Msg[]> {
+export interface Answers {
+  /** All of them, in their order; none where there are none. */
+  readonly messages: readonly Msg[]
+  /** The last message in the stream that the replica knew of that answered; only of `multi_last`, where there are any. */
+  readonly upTo: number
+}
+
+/** @throws as a request does */
+export function askMany(nc: NatsConnection, stream: string, query: Query): Promise<Answers> {
   return new Promise((resolve, reject) => {
     const messages: Msg[] = []
     const reply = `_INBOX.${randomBytes(16).toString('hex')}`
@@ -30,7 +37,10 @@ export function askMany(nc: NatsConnection, stream: string, query: Query): Promi
       callback: (error, message) => {
         if (error) return finish(() => reject(error))
         const code = message.headers?.code ?? 0
-        if (code === END || code === NOTHING) return finish(() => resolve(messages))
+        if (code === END || code === NOTHING) {
+          const upTo = Number(message.headers?.get('Nats-UpTo-Sequence') ?? 0)
+          return finish(() => resolve({ messages, upTo }))
+        }
         if (code !== 0) return failed('RequestError', `NATS answered ${code} ${message.headers?.description}`, code)
         messages.push(message)
         silence.refresh()

@@ -14,8 +14,9 @@ import { hasCode, TidemarkError, wholeOr } from '../../errors.ts'
 import type { ChannelInfo, Place } from '../log.ts'
 import type { Tail } from '../tail.ts'
 import type { Waiters } from '../waiters.ts'
-import type { Link, Stored } from './link.ts'
+import type { Link } from './link.ts'
 import { type ChannelRecord, decodeRecord, epochOf, isArriving, type Known } from './record.ts'
+import type { Stored } from './stored.ts'
 
 /** Channels kept in memory beyond those that are followed; about 500 bytes each. */
 const CACHED_CHANNELS = 20_000

@@ -1,4 +1,5 @@
-/** The connection to NATS: how it is made, and what the servers must be. */
+/** The connection to NATS: how it is made and left, and what the servers must be. */
+import type { Socket } from 'node:net'
 import type { NatsConnection } from '@nats-io/transport-node'
 import { TidemarkError } from '../../errors.ts'
 import type { NatsOptions } from '../open.ts'
@@ -46,6 +47,15 @@ export async function connectTo(options: NatsOptions, timeout: number): Promise<
   if (why === undefined) return nc
   await nc.close()
   throw new TidemarkError('wrong-config', why)
+}
+
+/**
+ * Breaks a connection that the library has begun to leave: by itself it waits until the server has taken what was sent,
+ * which one that stands still never does.
+ */
+export function breakOff(nc: NatsConnection): void {
+  const { protocol } = nc as unknown as { protocol: { transport: { socket?: Socket } } }
+  protocol.transport.socket?.destroy()
 }
 
 function unfit({ info }: NatsConnection): string | undefined {

@@ -10,8 +10,9 @@ import { TidemarkError, wholeOr } from '../../errors.ts'
 import { CURSOR_RENEW_MS, type Cursor, type CursorMove, type CursorName, type CursorsOf } from '../log.ts'
 import { type Channel, type Channels, checkEpoch } from './channels.ts'
 import { isConflict, isUnreachable, isUnsent, told, unavailable } from './failures.ts'
-import type { Link, Stored } from './link.ts'
+import type { Link } from './link.ts'
 import { nameOf, token } from './record.ts'
+import type { Stored } from './stored.ts'
 
 /** A move is tried for so long, ms. */
 const MOVE_MS = 12_000
@@ -287,7 +288,8 @@ export class Cursors {
       try {
         const found = new Map<string, number>(asked.map(({ beginning }) => [beginning, 0]))
         const lengths = [...new Set(asked.map(({ beginning }) => beginning.length))]
-        for (const subject of await this.#link.subjects(this.#link.cursorSubject(ALL, ALL, ALL))) {
+        const { subjects } = await this.#link.subjects(this.#link.cursorSubject(ALL, ALL, ALL))
+        for (const subject of subjects) {
           const { client } = namesOf(subject)
           for (const length of lengths) {
             const beginning = client.slice(0, length)
@@ -306,14 +308,16 @@ export class Cursors {
 
   /** By channel, then by client. */
   async *#listed(filter: string, onDamaged?: (cursor: Names) => void): AsyncIterable<OfLife> {
-    const named = (await this.#link.subjects(filter)).map((subject) => ({ subject, ...namesOf(subject) }))
+    const { subjects, asOf } = await this.#link.subjects(filter)
+    const named = subjects.map((subject) => ({ subject, ...namesOf(subject) }))
     const order = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0)
     const sorted = named.sort((a, b) => order(a.channel, b.channel) || order(a.client, b.client))
-    for await (const messages of this.#link.lasts(sorted.map(({ subject }) => subject)))
+    for await (const messages of this.#link.lasts(
+      sorted.map(({ subject }) => subject),
+      asOf,
+    ))
       for (const message of messages) {
-        // A replica may not have what was answered here.
-        const kept = this.#kept.peek(message.subject)
-        const row = kept !== undefined && kept.seq > message.seq ? kept.row : wholeOr('damaged', () => rowOf(message))
+        const row = wholeOr('damaged', () => rowOf(message))
         const names = namesOf(message.subject)
         if (row === 'damaged') onDamaged?.(names)
         else if (row) yield { ...names, ...row }

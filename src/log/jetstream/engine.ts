@@ -3,7 +3,7 @@
  * src/log/log.ts. What NATS holds: record.ts.
  */
 import { setTimeout as delay } from 'node:timers/promises'
-import { TidemarkError } from '../../errors.ts'
+import { hasCode, TidemarkError } from '../../errors.ts'
 import { type ArrivalPiece, type Arrived, nameArrives } from '../arrival.ts'
 import { CHANGE_BYTES } from '../entries.ts'
 import {
@@ -33,6 +33,7 @@ import { Waiters } from '../waiters.ts'
 import { Appending, type Means, newRecord, type Told } from './appending.ts'
 import { Arriving } from './arriving.ts'
 import { type Channel, Channels, checkEpoch, infoOf, judge, noChannel } from './channels.ts'
+import { breakOff } from './connecting.ts'
 import { Cursors } from './cursors.ts'
 import { closing, isUnreachable, told } from './failures.ts'
 import { Janitor } from './janitor.ts'
@@ -50,6 +51,8 @@ const TAIL_BYTES = 64 * 1024 * 1024
 /** A read waits for NATS so long, ms. */
 const READ_MS = 5_000
 const RETRY_MS = 100
+/** What would end a reader, or send it back to the start. */
+const ENDS_READERS = ['no-channel', 'epoch-changed', 'ahead-of-head'] as const
 const NO_CONNECTION = 'There is no connection to NATS; it is tried again and again'
 
 /** @throws wrong-config (too old, not allowed), unavailable */
@@ -116,7 +119,8 @@ class JetStreamLog implements Log {
   /** Follows the connection itself: while there is none, nothing is known of what others write. */
   async #listen(): Promise<void> {
     for await (const { type } of this.#link.nc.status()) {
-      if (type === 'disconnect') {
+      if (type === 'staleConnection' || type === 'forceReconnect') breakOff(this.#link.nc)
+      else if (type === 'disconnect') {
         this.#link.isConnected = false
         this.#channels.disconnected()
         this.#cursors.disconnected()
@@ -338,12 +342,21 @@ class JetStreamLog implements Log {
     for (const until = performance.now() + READ_MS; ; ) {
       if (this.#lanes.isClosed) throw closing()
       try {
-        return await ask()
+        return await this.#surely(ask)
       } catch (error) {
         if (this.#lanes.isClosed && !(error instanceof TidemarkError)) throw closing()
         if (!isUnreachable(error) || performance.now() > until) throw told(error)
         await delay(RETRY_MS)
       }
+    }
+  }
+
+  async #surely<T>(ask: () => Promise<T>): Promise<T> {
+    try {
+      return await ask()
+    } catch (error) {
+      if (ENDS_READERS.some((code) => hasCode(error, code))) await this.#link.sure()
+      throw error
     }
   }
 

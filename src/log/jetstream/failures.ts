@@ -5,7 +5,9 @@ import { TidemarkError } from '../../errors.ts'
 const RETRY_AFTER_MS = 1_000
 
 /** The message before is another one than the writer believed. */
-const WRONG_LAST = new Set([10071, 10164])
+const WRONG_LAST = 10071
+/** In a cluster: a message of this subject is on its way to the replicas; nobody says whose. */
+const ONE_IS_ON_ITS_WAY = 10164
 /** A message of the same id is on its way: soon it is stored, or not. */
 const SAME_ON_ITS_WAY = new Set([10158])
 /** Of a batch not all came to one leader: nothing of it is stored. */
@@ -24,7 +26,8 @@ interface NatsFailure extends Error {
 
 const codeOf = (error: unknown): number => Number((error as NatsFailure).code)
 
-export const isConflict = (error: unknown): boolean => WRONG_LAST.has(codeOf(error))
+export const isOneOnItsWay = (error: unknown): boolean => codeOf(error) === ONE_IS_ON_ITS_WAY
+export const isConflict = (error: unknown): boolean => codeOf(error) === WRONG_LAST || isOneOnItsWay(error)
 export const isSameOnItsWay = (error: unknown): boolean => SAME_ON_ITS_WAY.has(codeOf(error))
 export const isSameInBatch = (error: unknown): boolean => SAME_IN_BATCH.has(codeOf(error))
 export const isNoRoom = (error: unknown): boolean => NO_ROOM.has(codeOf(error))
@@ -55,6 +58,12 @@ const UNREACHABLE = new Set([
 /** NATS did not answer, or said that it can not now: what failed may be tried again. */
 export const isUnreachable = (error: unknown): boolean =>
   isUnsent(error) || isSameOnItsWay(error) || UNREACHABLE.has((error as Error).name)
+
+/** Who answered may lead no more. */
+export class Unled extends Error {
+  override readonly name = 'ConnectionError'
+  override readonly message = 'The server that leads the stream is cut off from its replicas'
+}
 
 export const closing = (): TidemarkError =>
   new TidemarkError('unavailable', 'The log is closing', { retryAfter: RETRY_AFTER_MS })

@@ -3,14 +3,16 @@
  * answered by the leader of the stream, or by its only server; what may come from a replica that lags says so.
  */
 import { randomBytes } from 'node:crypto'
-import type { JetStreamClient, JetStreamManager, StoredMsg } from '@nats-io/jetstream'
-import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/transport-node'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { JetStreamClient, JetStreamManager, StreamInfo } from '@nats-io/jetstream'
+import type { MsgHdrs, NatsConnection } from '@nats-io/transport-node'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions, NatsOptions } from '../open.ts'
 import { askMany } from './batch.ts'
 import { connectTo, isAtLeast } from './connecting.ts'
-import { isUnreachable } from './failures.ts'
+import { isUnreachable, Unled } from './failures.ts'
 import { nameOf, RECEIPT_HEADER, RECORD_HEADER, TRY_HEADER, token } from './record.ts'
+import { batched, ofHeaders, type Stored, storedOf } from './stored.ts'
 import {
   type Facts,
   faultOf,
@@ -22,6 +24,7 @@ import {
   lifeOf,
   type Names,
   namesIn,
+  unheard,
 } from './streams.ts'
 
 /** From here on a message within an atomic batch may have an id. */
@@ -31,22 +34,14 @@ const REQUEST_MS = 2_000
 /** Last messages that are asked for at once, and the bytes of them that come: each comes whole. */
 const LASTS_AT_ONCE = 500
 const LASTS_BYTES = 4 * 1024 * 1024
+/** A replica that lags is waited for so long, ms, by one listing … */
+const LAG_MS = 2_000
+/** … and asked again after this. */
+const LAG_AGAIN_MS = 50
+/** A replica waits at least so long, ms, for a sign of its leader before it wants another one. */
+const ELECTION_MS = 4_000
 /** Wrong last id, wrong last sequence, no rollups. */
 const NOT_TAKEN = new Set([10070, 10071, 10164, 10111])
-
-/** A message of a stream. */
-export interface Stored {
-  readonly seq: number
-  readonly subject: string
-  readonly data: Uint8Array
-  readonly record: string
-  readonly receipt: string
-  readonly attempt: string
-  /** When the server took it, ms. */
-  readonly storedAt: number
-  /** Of a key-value bucket: DEL and PURGE mark what is gone. */
-  readonly operation: string
-}
 
 /** A message to be stored, if the newest of its subject is `expected`. */
 export interface Draft {
@@ -64,8 +59,9 @@ export class Link {
   readonly nc: NatsConnection
   readonly facts: Facts
   readonly canBatch: boolean
-  /** Set by who listens to the connection. */
-  isConnected = true
+  #isConnected = true
+  /** Until when, ms of the process, no other leader can be there than the one that said how long it had its replicas. */
+  #isLedUntil = Number.NEGATIVE_INFINITY
   /** The account has a limit; one that gets it later counts from the next start on. */
   #isAccountLimited = false
   /** NATS does not tell of stored messages. */
@@ -132,9 +128,37 @@ export class Link {
     }
   }
 
+  get isConnected(): boolean {
+    return this.#isConnected
+  }
+
+  /** Told by who listens to the connection: what this server's leader said counts for no other's. */
+  set isConnected(is: boolean) {
+    this.#isConnected = is
+    this.#isLedUntil = Number.NEGATIVE_INFINITY
+  }
+
+  /**
+   * A stream as its leader has it. One that is cut off from its replicas goes on for a while, and answers as it was.
+   * @throws what is unreachable, also where another one may lead by now
+   */
+  async #info(stream = this.#names.events, options?: { subjects_filter: string }): Promise<StreamInfo> {
+    const asked = performance.now()
+    const info = await this.#jsm.streams.info(stream, options)
+    const left = ELECTION_MS - unheard(info)
+    if (stream === this.#names.events) this.#isLedUntil = asked + left
+    if (left > 0) return info
+    throw new Unled()
+  }
+
+  /** Resolves when what the leader answered before this call was the truth. @throws what is unreachable */
+  async sure(): Promise<void> {
+    if (this.facts.replicas > 1 && performance.now() > this.#isLedUntil) await this.#info()
+  }
+
   /** Why the stream can not be worked with now, as its leader has it; undefined when it can. */
   async fault(): Promise<string | undefined> {
-    const { config } = await this.#jsm.streams.info(this.#names.events)
+    const { config } = await this.#info()
     if (lifeOf(config) !== this.facts.life)
       return 'The stream in NATS is another one than at the start: restart this server'
     const fault = faultOf(config, this.#names.prefix)
@@ -149,7 +173,7 @@ export class Link {
 
   /** What is left for events, of the limits that NATS tells of; asked of its leader. */
   async left(): Promise<{ readonly bytes: Left | undefined; readonly messages: Left | undefined }> {
-    const { bytes, messages } = leftIn(await this.#jsm.streams.info(this.#names.events))
+    const { bytes, messages } = leftIn(await this.#info())
     if (!this.#isAccountLimited) return { bytes, messages }
     const account = leftFor(await this.#jsm.getAccountInfo(), this.facts)
     return { bytes: less(account, bytes), messages }
@@ -209,20 +233,23 @@ export class Link {
   /** Messages of a subject from a place on, in their order; a replica that lags may give fewer. */
   async *batch(subject: string, seq: number, batch: number, bytes: number): AsyncIterable<Stored> {
     const query = { seq, next_by_subj: subject, batch, max_bytes: bytes }
-    for (const message of await askMany(this.nc, this.#streamOf(subject), query)) yield batched(message)
+    const { messages } = await askMany(this.nc, this.#streamOf(subject), query)
+    for (const message of messages) yield batched(message)
   }
 
-  /** Every subject that a filter matches, as the leader knows them: one answer for each 100,000 of them. */
-  async subjects(filter: string): Promise<string[]> {
-    const { state } = await this.#jsm.streams.info(this.#streamOf(filter), { subjects_filter: filter })
-    return Object.keys(state.subjects ?? {})
+  /**
+   * Every subject that a filter matches, as the leader knows them, and the last message in the stream at that moment: one
+   * answer for each 100,000 of them.
+   */
+  async subjects(filter: string): Promise<{ readonly subjects: string[]; readonly asOf: number }> {
+    const { state } = await this.#info(this.#streamOf(filter), { subjects_filter: filter })
+    return { subjects: Object.keys(state.subjects ?? {}), asOf: state.last_seq }
   }
 
   /** How many channels there are, those that were deleted a moment ago included, or cursors. */
   async count(what: 'channels' | 'cursors'): Promise<number> {
-    if (what === 'channels') return (await this.#jsm.streams.info(this.#names.events)).state.num_subjects ?? 0
-    const filter = { subjects_filter: this.leaseSubject }
-    const { state } = await this.#jsm.streams.info(`KV_${this.#names.bucket}`, filter)
+    if (what === 'channels') return (await this.#info()).state.num_subjects ?? 0
+    const { state } = await this.#info(`KV_${this.#names.bucket}`, { subjects_filter: this.leaseSubject })
     return (state.num_subjects ?? 0) - Object.keys(state.subjects ?? {}).length
   }
 
@@ -230,17 +257,26 @@ export class Link {
     return `${this.#names.prefix}.e.*`
   }
 
-  /** The newest messages of these subjects, in pieces; one that a replica lacks is asked of the leader. */
-  async *lasts(subjects: readonly string[]): AsyncIterable<readonly Stored[]> {
+  /**
+   * The newest messages of these subjects, in pieces, none from before the stream had come to `asOf`. A replica answers
+   * where it has: what is lacking then, and where it lags for long, is asked of the leader one by one.
+   */
+  async *lasts(subjects: readonly string[], asOf: number): AsyncIterable<readonly Stored[]> {
+    const until = performance.now() + LAG_MS
     for (let i = 0; i < subjects.length; i += LASTS_AT_ONCE) {
       const wanted = subjects.slice(i, i + LASTS_AT_ONCE)
       const stream = this.#streamOf(wanted[0]!)
       const found = new Map<string, Stored>()
       for (let missing = wanted; missing.length > 0; ) {
         const query = { multi_last: missing, batch: missing.length, max_bytes: LASTS_BYTES }
-        const messages = await askMany(this.nc, stream, query)
-        for (const message of messages.map(batched)) found.set(message.subject, message)
+        const { messages, upTo } = await askMany(this.nc, stream, query)
         if (messages.length === 0) break
+        if (upTo < asOf) {
+          if (performance.now() > until) break
+          await delay(LAG_AGAIN_MS)
+          continue
+        }
+        for (const message of messages.map(batched)) found.set(message.subject, message)
         missing = missing.filter((subject) => !found.has(subject))
       }
       for (const subject of wanted) {
@@ -352,24 +388,6 @@ export class Link {
     return () => subscription.unsubscribe()
   }
 }
-
-const storedOf = ({ seq, subject, data, header, time }: StoredMsg): Stored =>
-  ofHeaders(header, { seq, subject, data, storedAt: time.getTime() })
-
-/** A message that came in a batch. */
-function batched({ headers, data }: Msg): Stored {
-  const given = headers!
-  const [seq, storedAt] = [Number(given.get('Nats-Sequence')), Date.parse(given.get('Nats-Time-Stamp'))]
-  return ofHeaders(given, { seq, subject: given.get('Nats-Subject'), data, storedAt })
-}
-
-const ofHeaders = (headers: MsgHdrs, message: Pick<Stored, 'seq' | 'subject' | 'data' | 'storedAt'>): Stored => ({
-  ...message,
-  record: headers.get(RECORD_HEADER),
-  receipt: headers.get(RECEIPT_HEADER),
-  attempt: headers.get(TRY_HEADER),
-  operation: headers.get('KV-Operation'),
-})
 
 /** The place that an acknowledgement names. @throws the API's error, with its code */
 function readAck(data: Uint8Array): number {

@@ -42,7 +42,7 @@ export class Lists {
   async count(what: 'channels' | 'cursors', beginning: string, most: number): Promise<number> {
     if (beginning === '') return Math.min(most, await this.#link.count(what))
     if (what === 'cursors') return Math.min(most, await this.#cursors.count(beginning))
-    const subjects = await this.#link.subjects(this.#link.allEvents)
+    const { subjects } = await this.#link.subjects(this.#link.allEvents)
     const found = subjects.filter((subject) => this.#link.channelOf(subject).startsWith(beginning))
     return Math.min(most, found.length)
   }
@@ -57,20 +57,18 @@ export class Lists {
   }
 
   async *#all(prefix: string, after: string, onDamaged?: (channel: string) => void): AsyncIterable<Listed> {
-    const subjects = new Map<string, string>()
-    for (const subject of await this.#link.subjects(this.#link.allEvents)) {
+    const { subjects, asOf } = await this.#link.subjects(this.#link.allEvents)
+    const named = new Map<string, string>()
+    for (const subject of subjects) {
       const name = this.#link.channelOf(subject)
-      if (name.startsWith(prefix) && name > after) subjects.set(name, subject)
+      if (name.startsWith(prefix) && name > after) named.set(name, subject)
     }
-    const sorted = [...subjects.keys()].sort().map((name) => subjects.get(name)!)
-    for await (const messages of this.#link.lasts(sorted))
+    const sorted = [...named.keys()].sort().map((name) => named.get(name)!)
+    for await (const messages of this.#link.lasts(sorted, asOf))
       for (const { subject, seq, record: text, storedAt } of messages) {
         const name = this.#link.channelOf(subject)
-        // A replica may not have what was answered here.
-        const known = this.#channels.known(name)
-        const isBehind = known !== undefined && known.seq > seq
-        const record = isBehind ? known.record : wholeOr('damaged' as const, () => decodeRecord(text))
-        if (record === undefined && !isBehind) this.#janitor.found({ subject, seq, storedAt })
+        const record = wholeOr('damaged' as const, () => decodeRecord(text))
+        if (record === undefined) this.#janitor.found({ subject, seq, storedAt })
         if (record === 'damaged') onDamaged?.(name)
         if (record === undefined || record === 'damaged' || isArriving(record)) continue
         if (this.#lease.isHeld) this.#janitor.listed(name, record)

@@ -9,8 +9,9 @@ import { checkBlock, type Header } from '../../block.ts'
 import { TidemarkError, wholeOr } from '../../errors.ts'
 import { Page, type ReadLimits } from '../log.ts'
 import { type Channel, judge } from './channels.ts'
-import type { Link, Stored } from './link.ts'
+import type { Link } from './link.ts'
 import { decodeRecord } from './record.ts'
+import type { Stored } from './stored.ts'
 
 /** Ends of pages whose place in the stream is kept; about 100 bytes each. */
 const KEPT_PLACES = 50_000

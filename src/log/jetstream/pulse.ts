@@ -2,6 +2,7 @@
  * Whether the stream can be worked with: a connection alone does not say so. A cluster may have no leader, a server may
  * stand still, and an operator may have changed the stream.
  */
+import { Unled } from './failures.ts'
 import type { Link } from './link.ts'
 import type { Room } from './room.ts'
 
@@ -9,8 +10,8 @@ import type { Room } from './room.ts'
 const PULSE_MS = 2_000
 /** Questions in a row without an answer that are taken for more than an election. */
 const MISSED_MAX = 2
-/** After so long without one, ms, more than an election takes, the server is taken for cut off, and another one is tried. */
-const LEAVE_MS = 15_000
+/** After so long without one, ms, most elections are over: the server is taken for cut off, and another one is tried. */
+const LEAVE_MS = 10_000
 
 export class Pulse {
   readonly #link: Link
@@ -19,6 +20,7 @@ export class Pulse {
   #missed = 0
   /** When there was an answer, no connection, or another server was tried, ms of the process. */
   #heardAt = performance.now()
+  #leftAt = Number.NEGATIVE_INFINITY
   #fault: string | undefined
   #isAsking = false
 
@@ -48,8 +50,11 @@ export class Pulse {
       await this.#room.ask()
     } catch (error) {
       if (++this.#missed >= MISSED_MAX) this.#fault = `NATS is there, and its stream does not answer (${error})`
-      if (performance.now() - this.#heardAt >= LEAVE_MS) {
-        this.#heardAt = performance.now()
+      const now = performance.now()
+      // One that says so itself is left at once, but not again and again.
+      if (now - (error instanceof Unled ? this.#leftAt : this.#heardAt) >= LEAVE_MS) {
+        this.#leftAt = now
+        this.#heardAt = now
         await this.#link.goElsewhere()
       }
     }

@@ -110,6 +110,12 @@ export function faultOf(found: StreamConfig, prefix: string): string | undefined
   return undefined
 }
 
+/** How long ago, ms, the leader of a stream heard of as many replicas as make it one. */
+export function unheard({ cluster }: StreamInfo): number {
+  const heard = (cluster?.replicas ?? []).map(({ offline, active }) => (offline ? Number.POSITIVE_INFINITY : active))
+  return (heard.sort((a, b) => a - b)[Math.ceil(heard.length / 2) - 1] ?? 0) / NANOS
+}
+
 /** What is left of a limit. */
 export interface Left {
   readonly free: number

@@ -4,7 +4,7 @@
  *
  *   plan on what is known ── stored ──▶ memory follows, answer
  *     ▲        │        └── another message was there ──▶ ask the leader, plan anew
- *     │        └── no answer ──▶ the same again: it is stored once, because only one message can follow the other
+ *     │        └── no answer ──▶ the same again, until it is stored or another message is: only one can follow the other
  *     └────────────── what was sent before is not there
  */
 import { randomBytes } from 'node:crypto'
@@ -12,10 +12,21 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { LRUCache } from 'lru-cache'
 import { TidemarkError } from '../../errors.ts'
 import type { Channels } from './channels.ts'
-import { isConflict, isNoRoom, isUnreachable, isUnsent, told, unavailable } from './failures.ts'
-import type { Draft, Link, Stored } from './link.ts'
+import {
+  isConflict,
+  isNoRoom,
+  isOneOnItsWay,
+  isSameInBatch,
+  isSameOnItsWay,
+  isUnreachable,
+  isUnsent,
+  told,
+  unavailable,
+} from './failures.ts'
+import type { Draft, Link } from './link.ts'
 import { type ChannelRecord, encodeReceipt, encodeRecord, type Known, type Receipt } from './record.ts'
 import type { Room } from './room.ts'
+import type { Stored } from './stored.ts'
 
 /** A write is tried for so long, ms: longer than a cluster takes to elect a leader. */
 const WRITE_MS = 12_000
@@ -143,7 +154,11 @@ export class Writer {
         sent = undefined
         isFresh = true
       } catch (error) {
-        if (isConflict(error) && sent) {
+        // What is on its way may be an earlier try of this one: it is stored yet, or another one is.
+        const isWaiting = sent?.doubtful === true && isOneOnItsWay(error)
+        const isTaken = isConflict(error) || (sent?.doubtful === true && isSameInBatch(error))
+        if (isTaken && sent && !isWaiting) {
+          if (performance.now() > until) throw unavailable(error, sent.doubtful)
           sent.isRefused = true
           isFresh = true
           if (++lost >= LOST_TRIES) this.#askWay(names)
@@ -151,8 +166,9 @@ export class Writer {
         }
         if (isNoRoom(error)) this.#room.refused()
         // A refusal of now says nothing of an earlier try.
-        if (!isUnreachable(error)) throw sent?.doubtful ? unavailable(error, true) : told(error)
-        if (sent && !isUnsent(error)) sent.doubtful = true
+        if (!isUnreachable(error) && !isWaiting) throw sent?.doubtful ? unavailable(error, true) : told(error)
+        // What is on its way under the same id was there before this try.
+        if (sent && !isUnsent(error) && !isSameOnItsWay(error)) sent.doubtful = true
         if (performance.now() > until || this.#link.nc.isClosed()) throw unavailable(error, sent?.doubtful)
         await delay(RETRY_MS)
       }
