@@ -313,18 +313,34 @@ describe('the files of a level log', () => {
     expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'data-loss', file: basename(path) })
   })
 
-  test('The first block of a table that begins with an event is one of events', async () => {
-    const dir = tempDir()
-    const log = await opened(dir)
-    for (const i of range(1, 60)) await append(log, 'c', [`${i} ${'x'.repeat(1_000)}`])
-    await log.close()
-    await (await opened(dir)).close()
-    const { name, firstKey } = listFiles(join(dir, 'store')).tables.at(-1)!
-    expect(firstKey?.[0]).toBe(0x65)
-    flipAt(join(dir, 'store', name), 500)
-    const again = await opened(dir)
-    expect(await refusal(again.read('c', { after: 0 }, ALL))).toMatchObject({ code: 'data-loss', after: 0, upTo: 1 })
-    expect((await readAll(again, 'c', { after: 1 })).map(({ seq }) => seq)).toEqual(range(2, 60))
+  test('The first block of a table is one of events where the table begins with one, and is checked where it begins with a row', async () => {
+    for (const begins of ['event', 'row']) {
+      const dir = tempDir()
+      const log = await opened(dir)
+      for (const i of range(1, 60)) await append(log, 'c', [`${i} ${'x'.repeat(1_000)}`])
+      if (begins === 'row') await log.commit('web', 'c', { seq: 7 })
+      await log.close()
+      await (await opened(dir)).close()
+      const { name, firstKey } = listFiles(join(dir, 'store')).tables.at(-1)!
+      const path = join(dir, 'store', name)
+      const table = new Table(path, firstKey)
+      expect(table.blocks[0]).toMatchObject({ offset: 0, before: firstKey })
+      expect(table.blocks[0]!.upTo[0]).toBe(0x65)
+      table.close()
+      expect(firstKey![0] === 0x65).toBe(begins === 'event')
+      // In the value of the first event; in the cursor, which stands ahead of it.
+      flipAt(path, begins === 'event' ? 500 : 30)
+      if (begins === 'row') expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'data-loss', file: name })
+      else {
+        const again = await opened(dir)
+        expect(await refusal(again.read('c', { after: 0 }, ALL))).toMatchObject({
+          code: 'data-loss',
+          after: 0,
+          upTo: 1,
+        })
+        expect((await readAll(again, 'c', { after: 1 })).map(({ seq }) => seq)).toEqual(range(2, 60))
+      }
+    }
   })
 
   test('Damage among events is not refused: it costs its own range alone, however it is read', async () => {
