@@ -30,6 +30,7 @@ export interface Frames {
 
 const TEXT = 0x81
 const BINARY = 0x82
+const PONG = 0x8a
 /** A whole PING frame without a payload. */
 export const PING: Buffer = Buffer.from([0x89, 0])
 
@@ -72,6 +73,9 @@ function frameOf(first: number, parts: readonly Uint8Array[], allocate = Buffer.
   }
   return frame
 }
+
+/** The PONG that answers a PING with this payload, which is copied. */
+export const pongFrame = (payload: Buffer): Buffer => frameOf(PONG, [payload])
 
 /** Smaller pieces are copied together: each costs the kernel something. */
 const PIECE_BYTES = 4_096

@@ -1,7 +1,7 @@
 /**
- * The way in of one socket: whole data frames of one piece are read here, straight from the bytes that came, and
- * unmasked in place. Everything else (frames that are cut, fragments, control frames, whatever is wrong) goes to `ws` as
- * it came and in its order; `ws` only ever begins at the beginning of a frame.
+ * The way in of one socket: whole data frames of one piece, PINGs and PONGs are read here, straight from the bytes that
+ * came, and unmasked in place. Everything else (data frames that are cut, fragments, close frames, whatever is wrong)
+ * goes to `ws` as it came and in its order; `ws` only ever begins at the beginning of a frame.
  */
 import { isUtf8 } from 'node:buffer'
 import type { Duplex, Writable } from 'node:stream'
@@ -12,12 +12,17 @@ export const FRAME_BYTES_MAX = 1024 * 1024
 
 const FIN_TEXT = 0x81
 const FIN_BINARY = 0x82
+const FIN_PING = 0x89
+const FIN_PONG = 0x8a
 const MASKED = 0x80
 const OPCODE = 0x0f
 
 /** Where whole messages go; text is UTF-8. */
 export interface Receiver {
   message(payload: Buffer, binary: boolean): void
+  /** The newest PING of those that came together, behind the messages among which it stood. */
+  ping(payload: Buffer): void
+  pong(): void
   /** There is no room for what came of a message that is not whole. */
   crowded(): void
 }
@@ -63,13 +68,15 @@ export class Incoming {
   readonly #unfinished: Unfinished
   /** Bytes that `ws` keeps of a message that is not whole. */
   #held = 0
-  /** The beginning of a header whose end has not come. */
+  /** The beginning of a header, or of a PING or PONG, whose end has not come. */
   #rest: Buffer | undefined
   /** Bytes that `ws` is still to get of the frame that it has begun. */
   #owed = 0
   /** The frames of a message in several pieces go to `ws`, and so does everything once it is not our business. */
   #isFragmented = false
   #isGivenUp = false
+  /** Where the payload of the newest PING begins and ends, in what is being taken. */
+  #ping: Extent | undefined
   /** What comes behind a close frame or a wrong one is thrown away, as `ws` by itself does: it tells of it only later. */
   #isOver = false
 
@@ -86,6 +93,16 @@ export class Incoming {
   take(chunk: Buffer): void {
     const bytes = this.#rest ? Buffer.concat([this.#rest, chunk]) : chunk
     this.#rest = undefined
+    this.#read(bytes)
+    if (!this.#ping) return
+    const { start, end } = this.#ping
+    this.#ping = undefined
+    const payload = bytes.subarray(start, end)
+    unmask(payload, bytes, start - 4)
+    this.#receiver.ping(payload)
+  }
+
+  #read(bytes: Buffer): void {
     const owed = Math.min(this.#owed, bytes.length)
     this.#owed -= owed
     if (owed > 0) this.#give(bytes.subarray(0, owed))
@@ -97,13 +114,15 @@ export class Incoming {
         return
       }
       const extent = readExtent(bytes, at)
-      if (!extent) {
+      const isControl = extent !== undefined && isPingOrPong(bytes, at, extent)
+      if (!extent || (isControl && at + extent.end > bytes.length)) {
         // A copy: it may wait long, and what it came with is large.
         this.#rest = Buffer.from(bytes.subarray(at))
         return
       }
       const end = at + extent.end
-      if (!this.#isOurs(bytes, at, extent)) this.#pass(bytes, at, extent)
+      if (isControl) this.#beat(bytes, at, extent)
+      else if (!this.#isOurs(bytes, at, extent)) this.#pass(bytes, at, extent)
       else if (!this.#deliver(bytes, at, extent)) continue
       at = end
     }
@@ -141,6 +160,12 @@ export class Incoming {
       end - start <= FRAME_BYTES_MAX &&
       at + end <= bytes.length
     )
+  }
+
+  /** They may stand between the pieces of a message, of which `ws` needs not to know them. */
+  #beat(bytes: Buffer, at: number, { start, end }: Extent): void {
+    if (bytes[at] === FIN_PONG) this.#receiver.pong()
+    else this.#ping = { start: at + start, end: at + end }
   }
 
   /** A frame, or as much of it as there is, for `ws`. */
@@ -181,6 +206,13 @@ function readExtent(bytes: Buffer, at: number): Extent | undefined {
   const size = length === 126 ? bytes.readUInt16BE(at + 2) : Number(bytes.readBigUInt64BE(at + 2))
   return { start: wide + mask, end: wide + mask + size }
 }
+
+/** Where the payload begins of a frame that is masked and whose length has one byte, as all PINGs and PONGs have. */
+const SHORT_MASKED = 6
+
+/** Whether a PING or PONG begins at `at`, as RFC 6455 asks of one: of any other `ws` says what is wrong. */
+const isPingOrPong = (bytes: Buffer, at: number, { start }: Extent): boolean =>
+  (bytes[at] === FIN_PING || bytes[at] === FIN_PONG) && start === SHORT_MASKED
 
 /** Unmasks in place, or masks again. Returns all bytes joined by OR: below 0x80 they are ASCII. */
 function unmask(payload: Buffer, source: Buffer, maskAt: number): number {

@@ -1,10 +1,11 @@
 /**
  * The way out of one socket: every byte after the handshake passes here in order. Frames are whole and written in one
- * piece, so they never mix with the few that `ws` sends itself (pongs, the close frame), which are written whole too.
+ * piece, so they never mix with the one that `ws` sends itself (the close frame), which is written whole too.
  */
 import type { Duplex } from 'node:stream'
 import { WebSocket } from 'ws'
 import type { Queue, Turn } from '../doors/rounds.ts'
+import { pongFrame } from '../formats/frames.ts'
 
 /** Answers that wait in a socket's buffer beyond this stop the reading of that socket: 256 KiB. */
 const REPLY_BYTES_MAX = 256 * 1024
@@ -127,6 +128,8 @@ export class Outlet {
   #text = ''
   /** Bytes of answers in the buffer since it was empty. */
   #replyBytes = 0
+  /** Answers the newest PING, once for all that came since the last one was answered. */
+  #pong: Buffer | undefined
   #unsent = 0
   /** Bytes given so far, and how many of them had left the last time they were counted. */
   #given = 0
@@ -182,6 +185,15 @@ export class Outlet {
     this.#replyBytes += frame.length
   }
 
+  /**
+   * Answers a PING, when the socket has room: of PINGs that come faster than PONGs are taken the newest is answered, as
+   * RFC 6455 allows (5.5.3).
+   */
+  pong(payload: Buffer): void {
+    this.#pong = pongFrame(payload)
+    if (!this.isFull) this.#begin()
+  }
+
   /** The answers so far, behind which another one goes out. */
   #begin(): Buffer[] {
     if (!this.#replies) {
@@ -205,6 +217,11 @@ export class Outlet {
     if (!this.#replies) return
     const replies = this.#begin()
     this.#replies = undefined
+    if (this.#pong && !this.isFull) {
+      replies.push(this.#pong)
+      this.#pong = undefined
+    }
+    if (replies.length === 0) return
     this.#write(replies.length === 1 ? replies : [Buffer.concat(replies)])
     if (this.#unsent === 0) this.#replyBytes = 0
   }
@@ -237,6 +254,7 @@ export class Outlet {
   drained(): void {
     this.#replyBytes = 0
     this.#count(clock())
+    if (this.#pong) this.#begin()
   }
 
   #count(now: number): void {
@@ -277,6 +295,7 @@ export class Outlet {
   /** The socket is gone. */
   over(): void {
     this.#replies = undefined
+    this.#pong = undefined
     this.#text = ''
     const before = this.#unsent
     this.#unsent = 0

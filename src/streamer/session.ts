@@ -98,10 +98,7 @@ export class Session {
       this.close(CLOSE.tooBig, 'a hello is smaller')
       return
     }
-    if (this.#speaker.isHeld) {
-      this.#speaker.hold(bytes, binary)
-      return
-    }
+    if (this.#speaker.isHeld) return void this.#speaker.hold(bytes, binary)
     if (binary !== this.frames.binary) {
       this.close(CLOSE.unsupported, `${this.frames.subprotocol} has ${binary ? 'text' : 'binary'} frames`)
       return
@@ -316,6 +313,10 @@ export class Session {
     this.#state = state
     if (state === 'over') this.#speaker.over()
     this.#since = clock()
+  }
+
+  ping(payload: Buffer): void {
+    if (this.#state !== 'over') this.outlet.pong(payload)
   }
 
   pong(): void {

@@ -30,8 +30,6 @@ const STALLED_MS = 60_000
 /** Most frames of one message, and most pieces in which a frame may arrive. */
 const FRAGMENTS_MAX = 64
 const CHUNKS_MAX = 1_024
-/** PINGs of a client whose PONGs it does not read. */
-const PONGS_MAX = 8
 /** Time for the other side to answer a close frame, ms. */
 const CLOSE_MS = 2_000
 /** Commits that nobody waits for are written after this, ms; they are promised within a second. */
@@ -154,7 +152,6 @@ export class Streamer implements Host {
     socket[SESSION] = session
     ws.on('message', onMessage)
     this.#takeOver(ws, socket, session)
-    ws.on('pong', onPong)
     ws.on('close', onClose)
     socket.on('drain', onDrain)
     this.#sessions.set(session, this.doors.metrics.follows('stream'))
@@ -258,7 +255,7 @@ export class Streamer implements Host {
   }
 }
 
-const SOCKET_OPTIONS: ServerOptions<typeof StreamSocket> & { closeTimeout: number; maxPendingAutoPongs: number } = {
+const SOCKET_OPTIONS: ServerOptions<typeof StreamSocket> & { closeTimeout: number; autoPong: boolean } = {
   noServer: true,
   clientTracking: false,
   WebSocket: StreamSocket,
@@ -266,7 +263,8 @@ const SOCKET_OPTIONS: ServerOptions<typeof StreamSocket> & { closeTimeout: numbe
   maxPayload: FRAME_BYTES_MAX,
   maxFragments: FRAGMENTS_MAX,
   maxBufferedChunks: CHUNKS_MAX,
-  maxPendingAutoPongs: PONGS_MAX,
+  // PINGs are answered by the session.
+  autoPong: false,
   skipUTF8Validation: false,
   closeTimeout: CLOSE_MS,
   handleProtocols: (offered) => [...offered].find((name) => FRAMES.has(name)) ?? false,
@@ -287,10 +285,6 @@ function onData(this: Duplex & Held, bytes: Buffer): void {
 
 function onEnd(this: Duplex & Held): void {
   this[INCOMING]!.flush()
-}
-
-function onPong(this: WebSocket): void {
-  ;(this as StreamSocket)[SESSION]!.pong()
 }
 
 function onClose(this: WebSocket): void {

@@ -27,7 +27,7 @@ function bytesOf({ first, payload, mask }: Frame): Buffer {
   ])
 }
 
-/** What a receiver says of bytes that come in these chunks. */
+/** What a receiver says of bytes that come in these chunks; then the newest PING of each chunk with any. */
 function heard(chunks: readonly Buffer[], isPast: boolean): unknown[] {
   const said: unknown[] = []
   const state: { readyState: number } = { readyState: WebSocket.OPEN }
@@ -35,9 +35,14 @@ function heard(chunks: readonly Buffer[], isPast: boolean): unknown[] {
   const told = (payload: Buffer, binary: boolean): void => {
     if (state.readyState === WebSocket.OPEN) said.push(['message', payload.toString('hex'), binary])
   }
+  const pings = new Map<number, string>()
+  let now = 0
+  const ping = (payload: Buffer): unknown => pings.set(now, payload.toString('hex'))
+  const pong = (): unknown => said.push('pong')
   receiver.on('message', told)
-  receiver.on('ping', (payload: Buffer) => said.push(['ping', payload.toString('hex')]))
-  receiver.on('pong', (payload: Buffer) => said.push(['pong', payload.toString('hex')]))
+  // What gets to `ws` all the same is answered by nobody.
+  receiver.on('ping', isPast ? () => said.push('a lost ping') : ping)
+  receiver.on('pong', isPast ? () => said.push('a lost pong') : pong)
   // `ws` closes at once for a close frame, and only in the next tick for a wrong one.
   receiver.on('conclude', (code: number) => {
     said.push(['close', code])
@@ -54,12 +59,16 @@ function heard(chunks: readonly Buffer[], isPast: boolean): unknown[] {
   const feed = (bytes: Buffer): void => {
     if (state.readyState === WebSocket.OPEN) receiver.write(bytes)
   }
-  const heardOf = { message: told, crowded: () => said.push('crowded') }
+  const heardOf = { message: told, ping, pong, crowded: () => said.push('crowded') }
   const unfinished = new Unfinished(FRAME_BYTES_MAX * 2)
   const incoming = new Incoming(state as ws.WebSocket, receiver, new Duplex(), feed, heardOf, unfinished)
-  for (const chunk of chunks) isPast ? incoming.take(Buffer.from(chunk)) : feed(Buffer.from(chunk))
+  for (const chunk of chunks) {
+    if (isPast) incoming.take(Buffer.from(chunk))
+    else feed(Buffer.from(chunk))
+    now++
+  }
   if (isPast) incoming.flush()
-  return said
+  return [...said, ...pings]
 }
 
 const text = fc.string({ unit: 'grapheme', maxLength: 300 }).map((value) => Buffer.from(value))

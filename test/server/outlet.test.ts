@@ -6,7 +6,7 @@ import { Queue } from '../../src/doors/rounds.ts'
 import { type Watcher, Watches } from '../../src/doors/watches.ts'
 import type { Log } from '../../src/log/log.ts'
 import { Backlog, clock, Outlet } from '../../src/streamer/outlet.ts'
-import { body, tempLog } from '../parts.ts'
+import { body, range, tempLog } from '../parts.ts'
 import { until } from './stream.ts'
 
 /** A connection that takes nothing until it is told to; its kernel holds what `untaken` says of the write under way. */
@@ -73,6 +73,23 @@ test('answers that are made together are one write, and stay before the frame th
   outlet.reply(Buffer.from('b'))
   outlet.write([Buffer.from('page')])
   expect(writes).toEqual(['ab', 'page'])
+})
+
+test('of PINGs that come while nothing is taken the newest is answered, once there is room', async () => {
+  const { hose, outlet } = outletOn(new Backlog(1e9, new Queue()))
+  outlet.write([Buffer.alloc(100_000)])
+  for (const n of range(1, 1_000)) outlet.pong(Buffer.from(`${n}`))
+  outlet.reply(Buffer.from('answer'))
+  outlet.flush()
+  expect(hose.writableLength).toBe(100_006)
+  const writes: string[] = []
+  hose._write = (chunk: Buffer, _: unknown, done: () => void) => {
+    writes.push(chunk.toString('latin1'))
+    done()
+  }
+  hose.drink()
+  await until(() => writes.length === 2)
+  expect(writes).toEqual(['answer', '\x8a\x041000'])
 })
 
 test('whoever is refused room gets a turn when bytes were taken, in the order of asking', async () => {

@@ -223,6 +223,24 @@ test('a client that asks and does not read the answers is not read any more, unt
   await until(() => answered === asked)
 })
 
+test('PINGs that come together have one PONG, of the newest; nothing is kept of those whose PONGs nobody takes', async () => {
+  const { port, streamer } = await startStream({ heartbeat: 60_000 })
+  const socket = await rawSocket(port)
+  socket.write(clientFrame('{"op":"hello"}'))
+  const name = (n: number): string => `${n}`.padStart(100, '.')
+  const pings = (from: number): Buffer =>
+    Buffer.concat(range(from + 1, from + 1_000).map((n) => clientFrame(name(n), { opcode: 9 })))
+  const sent = 60_000
+  for (let n = 0; n < sent; n += 1_000) await new Promise((resolve) => socket.write(pings(n), resolve))
+  let text = ''
+  socket.on('data', (chunk) => {
+    text += chunk.toString('latin1')
+  })
+  await until(() => text.endsWith(name(sent)))
+  expect(text.split('\x8ad').length - 1).toBeLessThan(sent / 20)
+  await until(() => streamer.backlog.bytes === 0)
+})
+
 test('appends in flight are bounded by bytes: the socket is not read, and none is refused', async () => {
   const { log, client } = await startStream()
   const socket = await client('msgpack')
