@@ -17,6 +17,7 @@ import type { Census } from './census.ts'
 import type { Counts } from './counts.ts'
 import type { Guard } from './guard.ts'
 import { PENDING_BYTES_MAX } from './limits.ts'
+import type { Pages } from './pages.ts'
 import type { StreamerSwitch } from './switch.ts'
 import type { Waits } from './waits.ts'
 
@@ -49,6 +50,8 @@ export interface Doors {
   readonly switch: StreamerSwitch
   /** What waits for channels to change. */
   readonly waits: Waits
+  /** Whose turn it is of those who are behind. */
+  readonly pages: Pages
   /** Never given event data, credentials or query strings. */
   readonly logger: Logger
   readonly metrics: Counts

@@ -4,7 +4,6 @@ import { JSON_TYPE } from '../event.ts'
 import { blocksMap, cutPage, eventLines, eventsOn, pageFields, pageJson, type Rendered } from '../formats/render.ts'
 import type { Page } from '../log/log.ts'
 import { ALWAYS, type READ_TYPES } from './http.ts'
-import { madeAnswer } from './pace.ts'
 
 export type ReadType = (typeof READ_TYPES)[number]
 
@@ -39,7 +38,6 @@ export function answerOf(type: string, bytes: Bytes): Answer {
 
 /** Sends it, with `headers` beside or in place of its own. */
 export function sendAnswer(res: ServerResponse, answer: Answer, headers?: OutgoingHttpHeaders): void {
-  madeAnswer(answer.length)
   res.writeHead(200, headers ? { ...answer.headers, ...headers } : answer.headers)
   res.end(answer.bytes, 'latin1')
 }

@@ -6,7 +6,6 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import { inTurn } from './pace.ts'
 
 /**
  * Whoever asks for more without having read what is made already waits so long for each byte of it, ms: 200 ms a MiB.
@@ -29,8 +28,8 @@ export class Pipeline {
   take(req: IncomingMessage, before: ServerResponse | undefined, begin: () => void): void {
     const { socket } = req
     if (isAppend(req)) begin()
-    else if (before === undefined || before.writableFinished || before.destroyed) inTurn(begin)
-    else this.#hold(socket, before, () => inTurn(() => !socket.destroyed && begin()))
+    else if (before === undefined || before.writableFinished || before.destroyed) begin()
+    else this.#hold(socket, before, () => !socket.destroyed && begin())
   }
 
   #hold(socket: Socket, before: ServerResponse, begin: () => void): void {

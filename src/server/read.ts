@@ -33,10 +33,22 @@ export async function read(req: IncomingMessage, res: ServerResponse, doors: Doo
   const type = acceptedType(req, READ_TYPES)
   const asked = askedOf(req.url!)
   who.need('read', asked.channel)
+  doors.pages.checkRoom()
   if (asked.client !== undefined) doors.keeper.signs.saw(who.cursor(asked.client), asked.channel)
   const page = asked.wait
     ? await waitForPage(res, doors, asked, who)
     : await findPage(seenByCaller(doors.log, who), asked, who)
+  await doors.pages.make(page, () => answerPage(req, res, doors, asked, type, page))
+}
+
+function answerPage(
+  req: IncomingMessage,
+  res: ServerResponse,
+  doors: Doors,
+  asked: Asked,
+  type: ReadType,
+  page: Page,
+): void {
   if (res.destroyed) return
   const answer = pageAnswer(page, type, asked.limit)
   const tag = mayKeep(page, answer, asked) ? tagOf(page, type, answer.last) : undefined

@@ -6,6 +6,7 @@
 import type { Principal } from '../access/principal.ts'
 import { seenByCaller } from '../doors/callers.ts'
 import type { Doors } from '../doors/doors.ts'
+import type { Pages } from '../doors/pages.ts'
 import { type CallWait, Standing } from '../doors/waits.ts'
 import { type ErrorCode, hasCode, TidemarkError } from '../errors.ts'
 import { checkChannel, EARLIEST } from '../event.ts'
@@ -107,6 +108,8 @@ export async function readSeats<Form extends Rendered>(
   wait: CallWait | undefined,
 ): Promise<Seat<Form>[]> {
   const { channels, limit } = options
+  const { pages } = doors
+  pages.checkRoom()
   const client = options.client === undefined ? undefined : who.cursor(options.client)
   const seats: Seat<Form>[] = []
   const taking: Promise<void>[] = []
@@ -123,11 +126,12 @@ export async function readSeats<Form extends Rendered>(
     rotated.filter((seat) => !seat.isAtHead),
     limit,
     render,
+    pages,
   )
   if (wait && !wait.isOver && !seats.some((seat) => seat.speaks)) {
     const over = doors.metrics.follows('poll')
     try {
-      await waitFor(rotated, wait, (woken) => serve(woken, limit, render))
+      await waitFor(rotated, wait, (woken) => serve(woken, limit, render, pages))
     } finally {
       over()
     }
@@ -238,13 +242,14 @@ async function serve<Form extends Rendered>(
   seats: readonly Seat<Form>[],
   limit: number,
   render: Render<Form>,
+  pages: Pages,
 ): Promise<void> {
   let events = limit
   let bytes = READ_BYTES
   for (const seat of seats) {
     if (events <= 0 || bytes <= 0) return
     seat.isServed = true
-    const reading = read(seat, { events, bytes }, render)
+    const reading = read(seat, { events, bytes }, render, pages)
     if (reading) await reading
     events -= seat.page?.form.count ?? 0
     bytes -= seat.page?.form.length ?? 0
@@ -252,11 +257,16 @@ async function serve<Form extends Rendered>(
 }
 
 /** At once, of what the log has in memory; waited for when more has to be looked at. */
-function read<Form extends Rendered>(seat: Seat<Form>, limits: ReadLimits, render: Render<Form>): Promise<void> | void {
+function read<Form extends Rendered>(
+  seat: Seat<Form>,
+  limits: ReadLimits,
+  render: Render<Form>,
+  pages: Pages,
+): Promise<void> | void {
   const { follower } = seat
   while (follower !== undefined) {
     const item = follower.recent(limits)
-    if (item === UNREAD) return readOn(seat, follower, limits, render)
+    if (item === UNREAD) return readOn(seat, follower, limits, render, pages)
     if (!take(seat, follower, item, limits, render)) return
   }
 }
@@ -266,8 +276,13 @@ async function readOn<Form extends Rendered>(
   follower: Follower,
   limits: ReadLimits,
   render: Render<Form>,
+  pages: Pages,
 ): Promise<void> {
-  while (take(seat, follower, await follower.next(limits), limits, render));
+  for (let goesOn = true; goesOn; ) {
+    const item = await follower.next(limits)
+    const taken = (): boolean => take(seat, follower, item, limits, render)
+    goesOn = item?.is === 'page' ? await pages.make(item.page, taken) : taken()
+  }
 }
 
 /** Takes what comes next in its channel; true when something else follows it at once. */

@@ -11,6 +11,7 @@ import { Counts } from '../doors/counts.ts'
 import type { Doors } from '../doors/doors.ts'
 import { Guard } from '../doors/guard.ts'
 import * as limits from '../doors/limits.ts'
+import { Pages } from '../doors/pages.ts'
 import { LogSwitch } from '../doors/switch.ts'
 import { Waits } from '../doors/waits.ts'
 import { formatTime } from '../event.ts'
@@ -81,6 +82,7 @@ export async function startServer(log: Log, options: ServerOptions = {}): Promis
     keyring,
     switch: streamerSwitch,
     waits: new Waits(log, streamerSwitch, keyring, stopping.signal),
+    pages: new Pages(),
     logger,
     metrics,
     stopping: stopping.signal,

@@ -167,7 +167,8 @@ class Stream {
       this.#waitFor(feed)
       return
     }
-    await this.#way.write(this.#message(feed, item))
+    const message = () => this.#message(feed, item)
+    await this.#way.write(item.is === 'page' ? await this.#doors.pages.make(item.page, message) : message())
     feed.bytes = PAGE_BYTES
     if (item.is === 'ended') this.#open--
     else this.#turns.add(feed)

@@ -28,13 +28,16 @@ export async function state(req: IncomingMessage, res: ServerResponse, doors: Do
   const type = acceptedType(req, READ_TYPES)
   const asked = askedOf(req.url!)
   who.need('read', asked.channel)
+  doors.pages.checkRoom()
   const page = await pageOf(doors, asked)
   // The first walk over a channel takes its time.
   who.stillNeed('read', asked.channel)
-  if (res.destroyed) return
-  const answer = pageAnswer(page, type, Number.POSITIVE_INFINITY)
-  doors.metrics.delivered('poll', answer.count, answer.length)
-  sendAnswer(res, answer)
+  await doors.pages.make(page, () => {
+    if (res.destroyed) return
+    const answer = pageAnswer(page, type, Number.POSITIVE_INFINITY)
+    doors.metrics.delivered('poll', answer.count, answer.length)
+    sendAnswer(res, answer)
+  })
 }
 
 async function pageOf({ log, states }: Doors, { channel, epoch, at, ...asked }: Asked): Promise<Page> {

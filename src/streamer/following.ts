@@ -9,7 +9,7 @@ import { TidemarkError, toTidemarkError } from '../errors.ts'
 import { formatTime } from '../event.ts'
 import type { CommitRequest, SubscribeRequest } from '../formats/intake.ts'
 import { refuse } from '../formats/json.ts'
-import { Follower, type From } from '../log/follow.ts'
+import { Follower, type From, type Item } from '../log/follow.ts'
 import type { Source } from '../log/seen.ts'
 import { StateFirst } from '../log/state-first.ts'
 import { CLOSE, type Ref } from '../wire.ts'
@@ -39,7 +39,9 @@ export class Following implements Turn {
   /** The row of those with something to read, first and last; each knows the one behind it. */
   #first: Subscription | undefined
   #last: Subscription | undefined
+  /** The disk is being read, or what was read waits for its turn. */
   #isServing = false
+  #goOn: (() => void) | undefined
   #isBehind = false
   #pageBytes = PAGE_BYTES
   /** What the socket had taken when #pageBytes was last changed. */
@@ -197,7 +199,7 @@ export class Following implements Turn {
   ready(subscription: Subscription): void {
     if (subscription.isOver) return
     this.#enqueue(subscription)
-    this.turn()
+    if (!this.#isServing) this.#serve()
   }
 
   #enqueue(subscription: Subscription): void {
@@ -216,6 +218,12 @@ export class Following implements Turn {
   }
 
   turn(): void {
+    const goOn = this.#goOn
+    if (goOn) {
+      this.#goOn = undefined
+      this.#isServing = false
+      goOn()
+    }
     if (!this.#isServing) this.#serve()
   }
 
@@ -243,36 +251,54 @@ export class Following implements Turn {
         continue
       }
       denied = undefined
-      const outcome = this.#take(next, bytes)
-      if (outcome instanceof Promise) {
-        void this.#waitFor(next, outcome, room)
-        return
-      }
-      this.#took(next, outcome, room)
+      if (!this.#take(next, bytes, room)) return
       if (++turns < TURNS_MAX && outlet.taken - start < BYTES_IN_A_ROW) continue
       queue.join(this)
       return
     }
   }
 
-  #take(subscription: Subscription, bytes: number): Outcome | Promise<Outcome> {
+  /** False when the disk has to be read. */
+  #take(subscription: Subscription, bytes: number, room: number): boolean {
+    let item: Item | undefined | Promise<Item | undefined>
     try {
-      return subscription.take(bytes)
+      item = subscription.look(bytes)
     } catch (error) {
-      this.failed(subscription, error)
-      return 'over'
+      this.#fail(subscription, error, room)
+      return true
     }
+    if (item instanceof Promise) this.#waitFor(subscription, item, room)
+    else this.#give(subscription, item, room)
+    return !this.#isServing
   }
 
-  async #waitFor(subscription: Subscription, outcome: Promise<Outcome>, room: number): Promise<void> {
+  /** Pages that were read while others had their turn come together; each goes out in a turn of its own. */
+  #waitFor(subscription: Subscription, reading: Promise<Item | undefined>, room: number): void {
     this.#isServing = true
-    const reached = await outcome.catch((error: unknown): Outcome => {
-      this.failed(subscription, error)
-      return 'over'
-    })
-    this.#isServing = false
-    this.#took(subscription, reached, room)
-    this.#serve()
+    const inTurn = (goOn: () => void): void => {
+      this.#goOn = goOn
+      this.#session.host.queue.join(this)
+    }
+    reading.then(
+      (item) => inTurn(() => this.#give(subscription, item, room)),
+      (error: unknown) => inTurn(() => this.#fail(subscription, error, room)),
+    )
+  }
+
+  #give(subscription: Subscription, item: Item | undefined, room: number): void {
+    let outcome: Outcome
+    try {
+      outcome = subscription.give(item)
+    } catch (error) {
+      this.#fail(subscription, error, room)
+      return
+    }
+    this.#took(subscription, outcome, room)
+  }
+
+  #fail(subscription: Subscription, error: unknown, room: number): void {
+    this.failed(subscription, error)
+    this.#took(subscription, 'over', room)
   }
 
   #took(subscription: Subscription, outcome: Outcome, room: number): void {

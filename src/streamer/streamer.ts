@@ -7,7 +7,7 @@ import type { Duplex, Writable } from 'node:stream'
 import { type RawData, type ServerOptions, WebSocket, WebSocketServer } from 'ws'
 import type { From } from '../doors/callers.ts'
 import { type Doors, retryAfter } from '../doors/doors.ts'
-import { Queue, Rounds } from '../doors/rounds.ts'
+import { type Queue, Rounds } from '../doors/rounds.ts'
 import type { Watches } from '../doors/watches.ts'
 import { TidemarkError } from '../errors.ts'
 import { type Frames, JSON_FRAMES, MSGPACK_FRAMES } from '../formats/frames.ts'
@@ -72,7 +72,7 @@ export class Streamer implements Host {
   readonly backlog: Backlog
   readonly watches: Watches
   readonly rounds = new Rounds()
-  readonly queue = new Queue()
+  readonly queue: Queue
   readonly #socketsMax: number
   readonly unfinished: Unfinished
   readonly #server: WebSocketServer
@@ -89,6 +89,7 @@ export class Streamer implements Host {
 
   constructor(doors: Doors, options: StreamerOptions = {}) {
     this.doors = doors
+    this.queue = doors.pages.queue
     this.limits = {
       heartbeat: options.heartbeat ?? doors.settings.heartbeat,
       helloMs: options.helloMs ?? HELLO_MS,

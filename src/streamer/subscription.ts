@@ -8,7 +8,7 @@ import { sameHistory } from '../epoch.ts'
 import { TidemarkError } from '../errors.ts'
 import { eventsOn } from '../formats/render.ts'
 import { type Follower, type Item, UNREAD } from '../log/follow.ts'
-import type { CursorMove, Place, ReadLimits } from '../log/log.ts'
+import type { CursorMove, Place } from '../log/log.ts'
 import type { StateFirst } from '../log/state-first.ts'
 import { READ_EVENTS_MAX } from '../wire.ts'
 import type { Following } from './following.ts'
@@ -75,21 +75,15 @@ export class Subscription implements Watcher {
     this.#session.host.watches.leave(this)
   }
 
-  /**
-   * Writes what comes next, a page of about `bytes` at most: at once when that is in memory, as it is at the head.
-   * @throws unavailable
-   */
-  take(bytes: number): Outcome | Promise<Outcome> {
+  /** What comes next, a page of about `bytes` at most: at once when that is in memory, as it is at the head. @throws unavailable */
+  look(bytes: number): Item | undefined | Promise<Item | undefined> {
     const limits = { events: READ_EVENTS_MAX, bytes }
     const item = this.#follower.recent(limits)
-    return item === UNREAD ? this.#read(limits) : this.#give(item)
+    return item === UNREAD ? this.#follower.next(limits) : item
   }
 
-  async #read(limits: ReadLimits): Promise<Outcome> {
-    return this.#give(await this.#follower.next(limits))
-  }
-
-  #give(item: Item | undefined): Outcome {
+  /** Writes it. */
+  give(item: Item | undefined): Outcome {
     if (this.#isOver) return 'over'
     const { channel } = this
     const session = this.#session

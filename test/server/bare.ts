@@ -13,6 +13,7 @@ import { Census } from '../../src/doors/census.ts'
 import { Counts } from '../../src/doors/counts.ts'
 import type { Doors } from '../../src/doors/doors.ts'
 import { Guard } from '../../src/doors/guard.ts'
+import { Pages } from '../../src/doors/pages.ts'
 import { LogSwitch } from '../../src/doors/switch.ts'
 import { Waits } from '../../src/doors/waits.ts'
 import { toTidemarkError } from '../../src/errors.ts'
@@ -62,6 +63,7 @@ export async function serveBare(handler: HotCall, given?: Log): Promise<Bare> {
     metrics,
     switch: streamerSwitch,
     waits: new Waits(log, streamerSwitch, keyring, stopping.signal),
+    pages: new Pages(),
     stopping: stopping.signal,
     settings: {
       server: 'tidemark/test',

@@ -12,6 +12,7 @@ import { Census } from '../../src/doors/census.ts'
 import { Counts } from '../../src/doors/counts.ts'
 import type { Doors } from '../../src/doors/doors.ts'
 import { Guard } from '../../src/doors/guard.ts'
+import { Pages } from '../../src/doors/pages.ts'
 import { LogSwitch } from '../../src/doors/switch.ts'
 import { Waits } from '../../src/doors/waits.ts'
 import { toTidemarkError } from '../../src/errors.ts'
@@ -40,9 +41,11 @@ export interface Stream {
   client(subprotocol?: Subprotocol, name?: string): Promise<Peer>
 }
 
-/** A streamer over a fresh log; everything is closed when the test ends. */
-export async function startStream(options: StreamerOptions & { log?: Partial<LogOptions> } = {}): Promise<Stream> {
-  const log = await tempLog(options.log)
+/** A streamer over a fresh log, or over the one that is given; everything is closed when the test ends. */
+export async function startStream(
+  options: StreamerOptions & { log?: Partial<LogOptions>; over?: Log } = {},
+): Promise<Stream> {
+  const log = options.over ?? (await tempLog(options.log))
   const logger = pino({ level: 'silent' })
   const streamerSwitch = await LogSwitch.open(log, logger)
   const metrics = new Counts()
@@ -61,6 +64,7 @@ export async function startStream(options: StreamerOptions & { log?: Partial<Log
     metrics,
     switch: streamerSwitch,
     waits: new Waits(log, streamerSwitch, keyring, stopping),
+    pages: new Pages(),
     stopping,
     settings: {
       server: 'tidemark/test',
