@@ -9,6 +9,5 @@ export default function setup(): void {
   if (process.env[DONE]) return
   process.env[DONE] = 'yes'
   provide()
-  if (process.env.TIDEMARK_BUILD === 'skip') console.log('dist/ is used as it is (TIDEMARK_BUILD=skip)')
-  else execFileSync(process.execPath, ['tools/build.mjs'], { stdio: ['ignore', 'inherit', 'inherit'] })
+  execFileSync(process.execPath, ['tools/build.mjs', '--if-changed'], { stdio: ['ignore', 'inherit', 'inherit'] })
 }

@@ -1,8 +1,10 @@
 // Builds dist/: tsc for Node, and vite for what is loaded as few files: the program, of which every start loads all
 // that it needs, the client for browsers, and the console. Runs on `npm ci` (prepare), before tests and by hand.
 // Without the development packages (`npm ci --omit=dev`) it keeps the dist/ that is there, as in a published package.
+// With --if-changed, as tests ask for it, it builds only when dist/ was made from something else than what is here.
 import { execFileSync } from 'node:child_process'
-import { chmodSync, existsSync, rmSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 
@@ -10,6 +12,19 @@ import { dirname, join } from 'node:path'
 process.env.NODE_ENV = 'production'
 
 const require = createRequire(import.meta.url)
+
+/** A digest of all that dist/ is made from, kept there by the build that was made from it. */
+const MADE_FROM = 'dist/made-from'
+const SOURCES = ['package.json', 'package-lock.json', 'tsconfig.json', 'src', 'test', 'tools']
+
+function digestOfSources() {
+  const digest = createHash('sha256')
+  const within = (path) => readdirSync(path, { recursive: true }).map((name) => join(path, name))
+  const paths = SOURCES.flatMap((path) => (statSync(path).isDirectory() ? within(path) : [path]))
+  for (const path of paths.sort())
+    if (statSync(path).isFile()) digest.update(`${path}\0`).update(readFileSync(path)).update('\0')
+  return digest.digest('hex')
+}
 
 function packageDir(name) {
   try {
@@ -91,14 +106,12 @@ async function bundleConsole({ build }) {
   })
 }
 
-const typescript = packageDir('typescript')
-if (!typescript) {
-  console.error(
-    existsSync('dist')
-      ? 'tidemark: keeping dist/ as it is'
-      : 'tidemark: no compiler here and no dist/: run npm ci with development packages',
-  )
-} else {
+async function build(typescript) {
+  const sources = digestOfSources()
+  if (process.argv.includes('--if-changed') && existsSync(MADE_FROM) && readFileSync(MADE_FROM, 'utf8') === sources)
+    return
+  // What is made halfway is made from nothing.
+  rmSync(MADE_FROM, { force: true })
   // Of a source that is gone nothing stays to be published.
   rmSync('dist/src', { recursive: true, force: true })
   execFileSync(process.execPath, [join(typescript, 'bin', 'tsc'), '-p', 'tsconfig.json'], { stdio: 'inherit' })
@@ -108,4 +121,14 @@ if (!typescript) {
   await bundleProgram(vite)
   await bundleClient(vite)
   await bundleConsole(vite)
+  writeFileSync(MADE_FROM, sources)
 }
+
+const typescript = packageDir('typescript')
+if (typescript) await build(typescript)
+else
+  console.error(
+    existsSync('dist')
+      ? 'tidemark: keeping dist/ as it is'
+      : 'tidemark: no compiler here and no dist/: run npm ci with development packages',
+  )
