@@ -32,9 +32,11 @@ export function readContract(open: Open): void {
     const before = await open({ at })
     const head = await fill(before, 'c')
     const expectAll = async (log: Log): Promise<void> => {
-      for (const after of range(0, head))
+      const expectFrom = async (after: number): Promise<void> => {
         for (const limits of [ALL, BLOCKWISE, { events: 7, bytes: 300 }])
           expect((await readAll(log, 'c', { after }, limits)).map(valueIn)).toEqual(range(after + 1, head))
+      }
+      await Promise.all(range(0, head).map(expectFrom))
     }
     await expectAll(before)
     await before.close()
@@ -76,7 +78,7 @@ export function readContract(open: Open): void {
     const expectLimits = async (log: Log): Promise<void> => {
       const { blocks } = await log.read('c', { after: 0 }, ALL)
       const nextSize = (last: number): number => blocks.find((block) => readHeader(block).after === last)!.length
-      for (const after of range(0, head - 1))
+      const expectFrom = async (after: number): Promise<void> => {
         for (const [events, bytes] of [
           [1, 1e6],
           [5, 1e6],
@@ -96,6 +98,8 @@ export function readContract(open: Open): void {
           // … and it ends only where the next block would be beyond one.
           if (!page.caughtUp) expect(taken.length >= events || sum(sizes) + nextSize(page.last) > bytes).toBe(true)
         }
+      }
+      await Promise.all(range(0, head - 1).map(expectFrom))
     }
     await expectLimits(before)
     await before.close()

@@ -195,7 +195,7 @@ const ATTACKS: readonly Attack[] = [
 ]
 
 /** Attacks that are made beside each other: those that are not answered take their time. */
-const TOGETHER = 16
+const TOGETHER = 46
 
 /** Sends these bytes and reads until the other side has closed. */
 async function exchange(port: number, bytes: string): Promise<string> {

@@ -18,7 +18,11 @@ import { Program, run, serving } from './program.ts'
 vi.setConfig({ testTimeout: 150_000 })
 
 /** More of them are killed more often: `BACKUP_CHANNELS=2000` for the long form. */
-const SMALL_CHANNELS = Number(process.env.BACKUP_CHANNELS ?? 100)
+const LONG = process.env.BACKUP_CHANNELS
+const SMALL_CHANNELS = Number(LONG ?? 100)
+/** The first kill falls when a program has hardly begun, ms; each later one when it has had so many times as long. */
+const FIRST_KILL_MS = 400
+const LATER = LONG ? 1.2 : 1.5
 
 /** Opens a stopped log for a look, and closes it. */
 async function look<T>(dir: string, at: (log: Log) => Promise<T>): Promise<T> {
@@ -169,7 +173,7 @@ for (const kind of ['directory', 'server'] as const)
     const server = kind === 'server' ? await serving([], home) : undefined
     const to = server ? ['--url', server.url] : ['--data', into]
     let kills = 0
-    for (let ms = 400; await killAmid(['import', file, ...to], ms); ms *= 1.2 + random(3) / 10) {
+    for (let ms = FIRST_KILL_MS; await killAmid(['import', file, ...to], ms); ms *= LATER + random(3) / 10) {
       kills++
       const told = server ? await call(`${server.url}/v1/channels`) : undefined
       const names = told
@@ -207,17 +211,17 @@ for (const kind of ['directory', 'server'] as const)
 
 test('A server that is killed amid an import has what was answered, and the import goes on', async () => {
   const source = join(tempDir(), 'log')
-  await fill(source, ['a', 'b'], 25)
+  await fill(source, ['a', 'b'], 15)
   const file = join(tempDir(), 'all')
   await run(['export', '--data', source, '-o', file])
   const home = tempDir()
   const from = await look(source, async (log) => (await log.info('a')).epoch)
   const came: number[] = []
-  for (const enough of [1, 4_000, 9_000]) {
+  for (const enough of [1, 2_500, 5_500]) {
     const server = await serving([], home)
     const importing = new Program(['import', file, '--url', server.url, '--patience', '0s'])
     // A piece without anything tells how far it came.
-    const piece = { channel: 'a', from, head: 12_500, trimmed: 0 }
+    const piece = { channel: 'a', from, head: 7_500, trimmed: 0 }
     for (let head = 0; head < enough; ) head = (await call(`${server.url}/v1/admin/import`, 'POST', piece)).json.head
     await server.kill('SIGKILL')
     expect([0, 69]).toContain(await importing.ended())
@@ -238,12 +242,12 @@ test('A server that is killed amid an import has what was answered, and the impo
 
 test('A backup and a restore that are killed leave nothing under their names, and are gone on with', async () => {
   const home = tempDir()
-  await fill(join(home, 'log'), ['a', 'b'], 25)
+  await fill(join(home, 'log'), ['a', 'b'], 15)
   const names = ['a', 'b', ...(await fillSmall(join(home, 'log'), SMALL_CHANNELS))]
   const server = await serving([], home)
   const file = join(tempDir(), 'all')
   let kills = 0
-  for (let ms = 350; await killAmid(['backup', file, '--url', server.url], ms); ms *= 1.2) {
+  for (let ms = FIRST_KILL_MS; await killAmid(['backup', file, '--url', server.url], ms); ms *= LATER) {
     kills++
     if (!existsSync(file)) continue
     // Killed behind its work: what has the name is whole.
@@ -251,7 +255,7 @@ test('A backup and a restore that are killed leave nothing under their names, an
     break
   }
   const back = join(tempDir(), 'log')
-  for (let ms = 350; await killAmid(['restore', file, '--data', back], ms); ms *= 1.2) {
+  for (let ms = FIRST_KILL_MS; await killAmid(['restore', file, '--data', back], ms); ms *= LATER) {
     kills++
     if (!existsSync(back)) continue
     expect(await verifyStopped(back)).toMatchObject({ whole: true })

@@ -112,7 +112,7 @@ describe('npm run bench', () => {
   )
 
   test('shows what the time of the server goes into', async () => {
-    const { code, out } = await runBench(tempDir(), '--profile', '--rows', 'HTTP JSON, 1 event', 'W1')
+    const { code, out } = await runBench(tempDir(), '--profile', '--rows', 'NDJSON', 'W1')
     expect(code).toBe(0)
     expect(out).toMatch(/^ +\d+\.\d % {2}\S/m)
     expect(out).toMatch(/for each appended event: LevelDB .*chained put [\d.]+/)

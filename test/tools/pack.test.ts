@@ -30,11 +30,11 @@ interface Packed {
 async function install(dir: string): Promise<Packed> {
   const [home, project] = [join(dir, 'home'), join(dir, 'project')]
   for (const each of [home, project]) mkdirSync(each)
-  const config = async (name: string) => (await exec('npm', ['config', 'get', name], { cwd: root })).stdout.trim()
-  const [cache, registry] = await Promise.all([config('cache'), config('registry')])
+  const config = await exec('npm', ['config', 'get', 'cache', 'registry'], { cwd: root })
+  const value = (name: string) => new RegExp(`^${name}=(.*)$`, 'm').exec(config.stdout)![1]!
   const env = envOf(home, {
-    npm_config_cache: cache,
-    npm_config_registry: registry,
+    npm_config_cache: value('cache'),
+    npm_config_registry: value('registry'),
     npm_config_update_notifier: 'false',
   })
   const pack = await exec('npm', ['pack', '--ignore-scripts', '--json', '--pack-destination', dir], { cwd: root, env })
