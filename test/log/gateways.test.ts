@@ -1,17 +1,14 @@
 import { createServer } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
 import type { Appended, Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { body, event, range } from '../parts.ts'
-import { NatsServer, natsProgram } from './nats.ts'
+import { natsOfFile } from './nats.ts'
 import { ALL, append, eventsOf, list, never, readAll, refusal, valueIn, watched } from './reading.ts'
 
-const program = await natsProgram()
-const nats = program === undefined ? undefined : new NatsServer(program)
-await nats?.start()
-afterAll(() => nats?.end())
+const nats = await natsOfFile()
 
 let places = 0
 

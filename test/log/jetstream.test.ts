@@ -1,34 +1,37 @@
-import { afterAll, describe, onTestFinished } from 'vitest'
+import { describe, onTestFinished } from 'vitest'
 import type { Log } from '../../src/log/log.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
 import { logContract, type Open } from './contract.ts'
-import { NatsServer, natsProgram } from './nats.ts'
+import { natsOfFile } from './nats.ts'
+import { list } from './reading.ts'
 
-const program = await natsProgram()
-const nats = program === undefined ? undefined : new NatsServer(program)
-await nats?.start()
-afterAll(() => nats?.end())
+const nats = await natsOfFile()
 
 let places = 0
-const newPlace = (): string => `t${++places}`
 
-/** Opens a log that is closed when the test ends. */
-async function opened(namespace: string, options: Partial<LogOptions> = {}): Promise<Log> {
-  const log = await openLog({
-    dir: 'nowhere',
-    nats: { servers: [nats!.url], namespace, durability: 'fsync' },
-    ...options,
-  })
-  onTestFinished(() => log.close())
-  return log
+const emptied = async (log: Log): Promise<void> => {
+  for (const { channel } of await list(log.channels(''))) await log.delete(channel)
 }
 
+/** Logs that are closed when the test ends. To make streams takes longer than to empty those of a test before. */
 function opener(options: Partial<LogOptions>): Open {
+  const free: string[] = []
   const names = new Map<string, string>()
-  return ({ at } = {}) => {
-    const name = (at !== undefined && names.get(at)) || newPlace()
-    if (at !== undefined) names.set(at, name)
-    return opened(name, options)
+  return async ({ at, isUntouched } = {}) => {
+    const known = at === undefined ? undefined : names.get(at)
+    const namespace = known ?? (isUntouched ? undefined : free.pop()) ?? `t${++places}`
+    if (at !== undefined) names.set(at, namespace)
+    const log = await openLog({
+      dir: 'nowhere',
+      nats: { servers: [nats!.url], namespace, durability: 'fsync' },
+      ...options,
+    })
+    onTestFinished(async () => {
+      await log.close()
+      if (known === undefined) free.push(namespace)
+    })
+    if (known === undefined) await emptied(log)
+    return log
   }
 }
 

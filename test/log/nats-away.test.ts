@@ -1,15 +1,12 @@
-import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { Log } from '../../src/log/log.ts'
 import { type NatsOptions, openLog } from '../../src/log/open.ts'
 import { bigBody, range } from '../parts.ts'
 import { Line } from './line.ts'
-import { NatsServer, natsProgram } from './nats.ts'
+import { natsOfFile } from './nats.ts'
 import { append, never, readAll, valueIn, watched } from './reading.ts'
 
-const program = await natsProgram()
-const nats = program === undefined ? undefined : new NatsServer(program)
-await nats?.start()
-afterAll(() => nats?.end())
+const nats = await natsOfFile()
 
 let places = 0
 const newPlace = (): string => `a${++places}`
@@ -71,7 +68,7 @@ describe.skipIf(!nats)('a NATS that is cut off', () => {
     const { log, other, taken, spare } = await ways()
     const { epoch } = await append(log, 'c', [1])
     const waiting = watched(log.changed('c', { epoch, after: 1 }, never()))
-    const alone = new NatsServer(program!, { jetstream: null })
+    const alone = nats!.another({ jetstream: null })
     onTestFinished(() => alone.end())
     await alone.start()
     taken.to = alone.url

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { jetstreamManager } from '@nats-io/jetstream'
 import { connect, type NatsConnection } from '@nats-io/transport-node'
-import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Channels } from '../../src/log/jetstream/channels.ts'
 import { Link } from '../../src/log/jetstream/link.ts'
 import { Pages } from '../../src/log/jetstream/pages.ts'
@@ -13,13 +13,10 @@ import { verifyLog } from '../../src/log/verify.ts'
 import { Waiters } from '../../src/log/waiters.ts'
 import { bigBody, body, range } from '../parts.ts'
 import { Line } from './line.ts'
-import { NatsServer, type NatsSettings, natsProgram } from './nats.ts'
+import { type NatsServer, type NatsSettings, natsOfFile } from './nats.ts'
 import { ALL, append, list, never, readAll, refusal, valueIn, watched } from './reading.ts'
 
-const program = await natsProgram()
-const nats = program === undefined ? undefined : new NatsServer(program)
-await nats?.start()
-afterAll(() => nats?.end())
+const nats = await natsOfFile()
 
 let places = 0
 const newPlace = (): string => `f${++places}`
@@ -33,7 +30,7 @@ async function opened(options: Partial<NatsOptions> = {}, more: Partial<LogOptio
 
 /** Another server, for what the shared one is not. */
 async function serverOf(settings: NatsSettings): Promise<NatsServer> {
-  const server = new NatsServer(program!, settings)
+  const server = nats!.another(settings)
   onTestFinished(() => server.end())
   await server.start()
   return server

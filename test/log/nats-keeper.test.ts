@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Lease } from '../../src/log/jetstream/lease.ts'
 import { Link } from '../../src/log/jetstream/link.ts'
 import { Keeper } from '../../src/log/keeper.ts'
@@ -8,13 +8,10 @@ import { type NatsOptions, openLog } from '../../src/log/open.ts'
 import { readRetentionRule } from '../../src/retention.ts'
 import { body, range } from '../parts.ts'
 import { Line } from './line.ts'
-import { NatsServer, natsProgram } from './nats.ts'
+import { natsOfFile } from './nats.ts'
 import { append, list } from './reading.ts'
 
-const program = await natsProgram()
-const nats = program === undefined ? undefined : new NatsServer(program)
-await nats?.start()
-afterAll(() => nats?.end())
+const nats = await natsOfFile()
 
 let places = 0
 const newPlace = (): string => `k${++places}`

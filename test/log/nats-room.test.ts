@@ -1,19 +1,16 @@
 import { jetstreamManager } from '@nats-io/jetstream'
 import { connect } from '@nats-io/transport-node'
-import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import { type NatsOptions, openLog } from '../../src/log/open.ts'
 import { bigBody } from '../parts.ts'
-import { NatsServer, natsProgram } from './nats.ts'
+import { natsOfFile } from './nats.ts'
 import { append, readAll, refusal, valueIn } from './reading.ts'
 
 const MIB = 1024 * 1024
 
-const program = await natsProgram()
-const nats = program === undefined ? undefined : new NatsServer(program, { jetstream: 'max_file_store: 256MB' })
-await nats?.start()
-afterAll(() => nats?.end())
+const nats = await natsOfFile({ jetstream: 'max_file_store: 256MB' })
 
 let places = 0
 const newPlace = (): string => `r${++places}`

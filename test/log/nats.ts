@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { afterAll } from 'vitest'
 import { natsProgram as findProgram } from '../../tools/bench/nats.ts'
 
 /** The program: named by NATS_SERVER_BIN, or fetched through apt; undefined, and said loudly, where neither works. */
@@ -45,6 +46,11 @@ export class NatsServer {
     this.#program = program
     this.#jetstream = jetstream
     this.#more = more
+  }
+
+  /** Another one of the same program. */
+  another(settings?: NatsSettings): NatsServer {
+    return new NatsServer(this.#program, settings)
   }
 
   get url(): string {
@@ -101,4 +107,14 @@ export class NatsServer {
     await this.kill()
     rmSync(this.#dir, { recursive: true, force: true })
   }
+}
+
+/** One for the tests of a file, which ends behind them; undefined, and said loudly, where it can't be had. */
+export async function natsOfFile(settings?: NatsSettings): Promise<NatsServer | undefined> {
+  const program = await natsProgram()
+  if (program === undefined) return undefined
+  const nats = new NatsServer(program, settings)
+  await nats.start()
+  afterAll(() => nats.end())
+  return nats
 }

@@ -4,21 +4,18 @@
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { parse } from 'yaml'
 import { connect } from '../../src/client/node.ts'
 import { debian } from '../../tools/bench/packages.ts'
 import { freePort } from '../../tools/bench/peer.ts'
 import { makeCertificate } from '../certificate.ts'
-import { NatsServer, natsProgram } from '../log/nats.ts'
+import { natsOfFile } from '../log/nats.ts'
 import { range, tempDir } from '../parts.ts'
 import { startProgram } from '../server/proxies.ts'
 import { run, type Serving, serving } from './program.ts'
 
-const program = await natsProgram()
-const nats = program === undefined ? undefined : new NatsServer(program)
-await nats?.start()
-afterAll(() => nats?.end())
+const nats = await natsOfFile()
 
 const CHANNELS = range(1, 4).map((i) => `orders/${i}`)
 /** Appends of each channel between two restarts. */

@@ -1,15 +1,12 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, describe, expect, test, vi } from 'vitest'
-import { NatsServer, natsProgram } from '../log/nats.ts'
+import { describe, expect, test, vi } from 'vitest'
+import { natsOfFile } from '../log/nats.ts'
 import { range, tempDir } from '../parts.ts'
 import { expectEveryPlace, filled, heldBy } from './held.ts'
 import { Program, run, serving } from './program.ts'
 
-const program = await natsProgram()
-const nats = program === undefined ? undefined : new NatsServer(program)
-await nats?.start()
-afterAll(() => nats?.end())
+const nats = await natsOfFile()
 
 const append = async (url: string, channel: string, data: unknown): Promise<Record<string, unknown>> => {
   const response = await fetch(`${url}/v1/channels/${channel}/events`, {
