@@ -31,9 +31,11 @@ export class Cable {
     return this.#open.size / 2
   }
 
-  /** Cuts every connection, as a line that broke. */
-  cut(): void {
+  /** Cuts every connection, as a line that broke; tells how many there were. */
+  cut(): number {
+    const { connections } = this
     for (const socket of this.#open) socket.resetAndDestroy()
+    return connections
   }
 
   #accept(client: Socket): void {

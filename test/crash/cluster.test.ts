@@ -166,6 +166,7 @@ describe.skipIf(!cluster)('two gateways over three nats-servers', { timeout: TIM
           `${moves} moves, ${befallen}: each event once, in order; longest stall ${seconds(longest)}`,
       )
       expect(kills).toBeGreaterThan(0)
+      expect(cuts + switches).toBeGreaterThan(0)
       await cluster!.drop(namespace)
     }
   })
