@@ -154,10 +154,18 @@ const lastOf = (blocks: readonly Uint8Array[], or: number): number => {
 /** What a run that ended so is gone on from: it, or what was in its way, passes. */
 const PASSING = ['unavailable', 'storage-full', 'too-many', 'timeout'] as const
 
-/** Says of work that failed amid channels whether it can be gone on with. @throws the failure */
-export function tellGoingOn({ terminal }: Pick<Run, 'terminal'>, error: unknown): never {
+/**
+ * Says of work that failed whether it can be gone on with.
+ * @param left what there is to go on with; by default whole channels, and a part of the last ones
+ * @throws the failure
+ */
+export function tellGoingOn(
+  { terminal }: Pick<Run, 'terminal'>,
+  error: unknown,
+  left = 'channels that came are there, and what came of the last ones',
+): never {
   if (terminal.stopped().aborted || PASSING.some((code) => hasCode(error, code)))
-    terminal.say('tidemark: channels that came are there, and what came of the last ones; the same command goes on')
+    terminal.say(`tidemark: ${left}; the same command goes on`)
   throw error
 }
 

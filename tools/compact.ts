@@ -72,14 +72,14 @@ async function compactHere({ settings, terminal }: Run, channel: string, asked: 
   const signal = terminal.stopped()
   const log = await openLog({ dir: settings.data, create: false })
   try {
-    const { head } = await log.info(channel)
+    const { head, trimmed } = await log.info(channel)
     const { dryRun, minLag, minAge = 0, tombstoneAge } = asked
     return await compactChannel(log, channel, {
       ...{ dryRun, minLag, minAge: minAge * 1_000, signal },
       tombstoneAge: tombstoneAge === undefined ? undefined : tombstoneAge * 1_000,
       // Nobody else wants the machine's time for this log.
       restTimes: 0,
-      onProgress: (progress) => terminal.progress(lineOf('compact', progress, head)),
+      onProgress: (progress) => terminal.progress(lineOf('compact', { ...progress, head, trimmed })),
     })
   } finally {
     await log.close()

@@ -52,12 +52,12 @@ async function eraseHere({ settings, terminal }: Run, channel: string, what: Era
   const signal = terminal.stopped()
   const log = await openLog({ dir: settings.data, create: false })
   try {
-    const { head } = await log.info(channel)
+    const { head, trimmed } = await log.info(channel)
     return await erase(log, channel, what, {
       signal,
       // Nobody else wants the machine's time for this log.
       restTimes: 0,
-      onProgress: (progress) => terminal.progress(lineOf('erase', progress, head)),
+      onProgress: (progress) => terminal.progress(lineOf('erase', { ...progress, head, trimmed })),
     })
   } finally {
     await log.close()

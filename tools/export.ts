@@ -15,6 +15,7 @@ import {
   placeOf,
   seqsOf,
   shown,
+  tellGoingOn,
   tellLost,
   textOf,
   withBar,
@@ -99,8 +100,7 @@ export async function writeFile(run: Run, { at, file, codec, channels, wanted, w
       await withBar(terminal, 'check', part.path, (options) => part.finish(options))
       return tail
     } catch (error) {
-      terminal.say(`tidemark: ${printable(part.path)} holds what came so far; the same command goes on with it`)
-      throw error
+      tellGoingOn(run, error, `${printable(part.path)} holds what came so far`)
     } finally {
       await part.close()
     }

@@ -4,7 +4,7 @@ import type { Command } from 'commander'
 import { makeStopped } from '../src/log/open.ts'
 import { take } from '../src/log/take.ts'
 import { piecesOf, scan } from './archive/scan.ts'
-import { shown, tellLost, textOf, withBar, withPlace } from './carrying.ts'
+import { shown, tellGoingOn, tellLost, textOf, withBar, withPlace } from './carrying.ts'
 import { command, type Run } from './command.ts'
 import { printable, type Terminal } from './terminal.ts'
 
@@ -48,9 +48,8 @@ export async function restore(run: Run): Promise<void> {
   const draft = `restoring-${contents.tail!.sha256.slice(0, DRAFT_DIGITS)}`
   const dir = resolve(settings.data)
   const taken = await makeStopped(dir, draft, fill, { signal }).catch((error: unknown) => {
-    if (existsSync(`${dir}.${draft}`))
-      terminal.say(`tidemark: ${printable(dir)}.${draft} holds what came; the same command goes on`)
-    throw error
+    if (!existsSync(`${dir}.${draft}`)) throw error
+    tellGoingOn(run, error, `${printable(dir)}.${draft} holds what came`)
   })
   await terminal.print(settings.json ? JSON.stringify({ dir, ...taken }) : `${dir}: ${textOf(taken)}, verified`)
   tellLost(taken)

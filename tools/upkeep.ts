@@ -1,21 +1,15 @@
 /** Work on one channel that a running server does in the background: begun, watched to its end. */
 import { pause } from '../src/client/backoff.ts'
-import { type ErrorCode, TidemarkError } from '../src/errors.ts'
+import { TidemarkError } from '../src/errors.ts'
+import { shareOf } from '../src/units.ts'
+import type { RunJson } from '../src/wire.ts'
 import { ask, pathOf } from './ask.ts'
 import type { Run } from './command.ts'
 
 /** How often a server is asked how far it is, ms. */
 const ASK_MS = 500
 
-interface State<Report> {
-  readonly running: boolean
-  readonly phase?: string
-  readonly seq?: number
-  readonly head?: number
-  readonly report?: Report
-  readonly stopped?: true
-  readonly failed?: { readonly code: ErrorCode; readonly detail: string }
-}
+type State<Report> = Omit<RunJson, 'work' | 'report'> & { readonly report?: Report }
 
 /**
  * Ctrl-C ends the run on the server, too; a second one ends the wait for that.
@@ -33,14 +27,15 @@ export async function byServer<Report>(
   // Answered at once: what was asked for is known to have begun before it can be stopped.
   let state = await ask<State<Report>>(run, { method: 'POST', path, body: JSON.stringify(asked) })
   while (state.running) {
-    terminal.progress(howFar(verb, state))
+    terminal.progress(lineOf(verb, state))
     await pause(ASK_MS, signal)
     state = await ask<State<Report>>(run, signal.aborted ? { method: 'DELETE', path } : { path })
   }
   if (state.report) return state.report
   if (state.stopped) {
     terminal.progress()
-    terminal.say(`tidemark: ${howFar(verb, state)}: stopped there; what is done stays, and another run goes on with it`)
+    const left = state.dryRun ? 'it only looked' : 'what is done stays, and another run goes on with it'
+    terminal.say(`tidemark: ${lineOf(verb, state)}: stopped there; ${left}`)
     signal.throwIfAborted()
     throw new TidemarkError('unavailable', 'Somebody else stopped it')
   }
@@ -48,12 +43,8 @@ export async function byServer<Report>(
   throw new TidemarkError(code, detail)
 }
 
-const howFar = (verb: string, { phase = 'reading', seq = 0, head = 0 }: State<unknown>): string =>
-  lineOf(verb, { phase, seq }, head)
-
 /** How far it is, in one line. */
-export const lineOf = (
-  verb: string,
-  { phase, seq }: { readonly phase: string; readonly seq: number },
-  head: number,
-): string => `${verb}: ${phase}, ${head === 0 ? 100 : Math.floor((seq / head) * 100)} % (seq ${seq} of ${head})`
+export function lineOf(verb: string, run: Pick<RunJson, 'phase' | 'seq' | 'trimmed' | 'head'>): string {
+  const { phase = 'reading', trimmed = 0, seq = trimmed, head = 0 } = run
+  return `${verb}: ${phase}, ${Math.floor((shareOf(run) ?? 1) * 100)} % (seq ${seq} of ${head})`
+}

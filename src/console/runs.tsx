@@ -1,4 +1,5 @@
 /** Work on histories in the background: how far a run is, and what one came to. */
+import { shareOf } from '../units.ts'
 import type { RunJson } from '../wire.ts'
 import { age, bytes, count, duration } from './text.ts'
 
@@ -21,13 +22,6 @@ const WORKS: Readonly<Record<RunJson['work'], string>> = {
 export const workOf = ({ work, dryRun }: Pick<RunJson, 'work' | 'dryRun'>): string =>
   `${WORKS[work] ?? work}${dryRun ? ', a look' : ''}`
 
-/** 0 … 1; undefined where nobody knows how much there is. */
-export function shareOf({ seq, trimmed = 0, head }: RunJson): number | undefined {
-  if (head === undefined) return undefined
-  if (head <= trimmed) return 1
-  return Math.min(1, Math.max(0, ((seq ?? trimmed) - trimmed) / (head - trimmed)))
-}
-
 /** A phase, how far it is, and what was freed; of the same size however far it is. */
 export function Progress({ run }: { run: RunJson }) {
   const { phase = 'reading', seq, head, freed, bytes: read } = run
@@ -48,7 +42,8 @@ export function Progress({ run }: { run: RunJson }) {
 
 /** What a run that is over came to. */
 export function outcomeOf({ work, dryRun, report: found, failed, stopped, phase = 'reading' }: RunJson): string {
-  if (stopped) return `stopped while ${phase}: what was done stays, another run goes on with it`
+  if (stopped)
+    return `stopped while ${phase}: ${dryRun ? 'it only looked' : 'what was done stays, another run goes on with it'}`
   if (failed) return `${failed.detail} (${failed.code})`
   if (found === undefined) return ''
   const report = found as Report

@@ -8,7 +8,7 @@ import { infoOrNone } from '../log/follow.ts'
 import type { Keeper } from '../log/keeper.ts'
 import type { ChannelInfo, Log } from '../log/log.ts'
 import type { SpaceJson, SpaceRowJson } from '../wire.ts'
-import { FORGET_MS, Look, SURVEYED_CHANNELS_MAX } from './survey.ts'
+import { Look, SURVEYED_CHANNELS_MAX } from './survey.ts'
 
 export const SPACE_ORDERS = ['bytes', 'events', 'trimmed', 'time', 'channel'] as const
 type Order = (typeof SPACE_ORDERS)[number]
@@ -60,7 +60,6 @@ export class Space {
   readonly #log: Log
   readonly #keeper: Keeper
   readonly #look = new Look<Found>()
-  #forgetting: NodeJS.Timeout | undefined
 
   constructor(log: Log, keeper: Keeper) {
     this.#log = log
@@ -75,8 +74,6 @@ export class Space {
       const sums = { events: head - trimmed, ...(bytes !== undefined && { bytes }) }
       return { channels: 1, complete: true, found: 1, ...sums, keeper: this.#kept(), rows: [row] }
     }
-    clearTimeout(this.#forgetting)
-    this.#forgetting = setTimeout(() => this.#look.forget(), FORGET_MS).unref()
     const looked = await this.#look.at(() => this.#lookAtAll())
     const found = foundOf(looked, query)
     const { seen, complete } = looked

@@ -14,14 +14,23 @@ export const SURVEYED_CHANNELS_MAX = 15_000
 const FRESH_MS = 4_000
 const REST = 10
 /** What nobody asked for during this is forgotten, ms. */
-export const FORGET_MS = 60_000
+const FORGET_MS = 60_000
 
-/** The last look, for all who ask while it is fresh; one at a time. */
+/** The last look, for all who ask while it is fresh; one at a time. It is forgotten when nobody asks any more. */
 export class Look<Found> {
+  readonly #forgotten: () => void
   #found: Promise<Found> | undefined
   #freshUntil = 0
+  #forgetting: NodeJS.Timeout | undefined
+
+  /** @param forgotten what else goes with it */
+  constructor(forgotten: () => void = () => {}) {
+    this.#forgotten = forgotten
+  }
 
   at(look: () => Promise<Found>): Promise<Found> {
+    clearTimeout(this.#forgetting)
+    this.#forgetting = setTimeout(() => this.#forget(), FORGET_MS).unref()
     if (this.#found !== undefined && performance.now() < this.#freshUntil) return this.#found
     const started = performance.now()
     const found = look()
@@ -38,18 +47,18 @@ export class Look<Found> {
   }
 
   /** What is under way is ended and given out, and then gone too. */
-  forget(): void {
+  #forget(): void {
     this.#found = undefined
+    this.#forgotten()
   }
 }
 
 export class Survey {
   readonly #log: Log
-  readonly #headsLook = new Look<HeadsJson>()
+  readonly #headsLook = new Look<HeadsJson>(() => this.#heads.clear())
   readonly #cursorsLook = new Look<Lagging>()
   #heads = new Map<string, { readonly epoch: string; readonly head: number }>()
   #headsAt = 0
-  #forgetting: NodeJS.Timeout | undefined
 
   constructor(log: Log) {
     this.#log = log
@@ -57,8 +66,6 @@ export class Survey {
 
   /** @param most rows of any answer: what a caller asks for is cut from them */
   async heads(limit: number, most: number): Promise<HeadsJson> {
-    clearTimeout(this.#forgetting)
-    this.#forgetting = setTimeout(() => this.#heads.clear(), FORGET_MS).unref()
     const looked = await this.#headsLook.at(() => this.#lookAtHeads(most))
     return { ...looked, heads: looked.heads.slice(0, limit) }
   }

@@ -50,20 +50,21 @@ export function addVerify(app: App, doors: Doors, runs: Runs): void {
   let state: State = { running: false }
 
   const run = async (rate: number): Promise<void> => {
-    const started: State = { running: true, startedAt: formatTime(Date.now()), bytes: 0 }
-    state = started
-    let mine = started
-    runs.add(() => ({ work: 'verify', ...told(mine) }))
+    state = { running: true, startedAt: formatTime(Date.now()), bytes: 0 }
+    // The findings of the last run alone are kept whole.
+    let mine = told(state)
+    runs.add(() => ({ work: 'verify', ...mine }))
     const ended = (outcome: Pick<State, 'report' | 'failed'>): void => {
-      mine = { ...started, running: false, finishedAt: formatTime(Date.now()), ...outcome }
-      state = mine
+      state = { ...state, running: false, finishedAt: formatTime(Date.now()), ...outcome }
+      mine = told(state)
     }
     try {
       const report = await verifyLog(doors.log, {
         rate,
         signal: doors.stopping,
         onProgress: ({ bytes }) => {
-          started.bytes = bytes
+          state = { ...state, bytes }
+          mine = told(state)
         },
       })
       ended({ report })

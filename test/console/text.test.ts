@@ -1,6 +1,7 @@
 /** What the console makes of numbers and of foreign text. */
 import { expect, test } from 'vitest'
 import { draftOf, limitsText, retentionOf } from '../../src/console/limits.ts'
+import { outcomeOf } from '../../src/console/runs.tsx'
 import { bytes, duration, preview, rate, span, visible, weigh } from '../../src/console/text.ts'
 import { writesOf } from '../../src/console/writes.ts'
 
@@ -20,6 +21,12 @@ test('numbers have the unit that a person would choose', () => {
   expect([0, 0.05, 0.5, 500, 1_000, 1_200, 1_400].map(span)).toEqual([
     ...['0', '50 µs', '500 µs', '500 ms', '1 s', '1.2 s', '1.4 s'],
   ])
+})
+
+test('a run that was stopped says what stays of it: of a look there is nothing', () => {
+  const stopped = { work: 'compact', channel: 'a', running: false, stopped: true, phase: 'rewriting' } as const
+  expect(outcomeOf(stopped)).toBe('stopped while rewriting: what was done stays, another run goes on with it')
+  expect(outcomeOf({ ...stopped, dryRun: true })).toBe('stopped while rewriting: it only looked')
 })
 
 test('limits are read as they were written, in the largest unit that says them whole', () => {

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
+import { lineOf } from '../../tools/upkeep.ts'
 import { event, range, tempDir } from '../parts.ts'
 import { call } from '../server/calls.ts'
 import { startHeld, startTestServer } from '../server/serve.ts'
@@ -89,4 +90,12 @@ test('who watches a run that somebody else stops is told', async () => {
   await call(run, 'DELETE')
   expect(await compacting.ended).toBe(69)
   expect(compacting.err).toMatch(/stopped there[\s\S]*Somebody else stopped it/)
+})
+
+test('how far a run is counts from what was trimmed before it', () => {
+  const at = (seq?: number) => lineOf('compact', { ...(seq && { seq }), phase: 'rewriting', trimmed: 100, head: 300 })
+  expect(at(150)).toBe('compact: rewriting, 25 % (seq 150 of 300)')
+  expect(at()).toBe('compact: rewriting, 0 % (seq 100 of 300)')
+  expect(at(300)).toMatch(/, 100 %/)
+  expect(lineOf('erase', { trimmed: 7, head: 7 })).toMatch(/, 100 %/)
 })

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { encodeBody } from '../../src/body.ts'
 import { sameHistory } from '../../src/epoch.ts'
+import { type ErrorCode, TidemarkError } from '../../src/errors.ts'
 import { compactChannel } from '../../src/log/compact.ts'
 import { give } from '../../src/log/give.ts'
 import { cursorKey, headKey } from '../../src/log/level/keys.ts'
@@ -13,6 +14,8 @@ import { type Taker, take } from '../../src/log/take.ts'
 import { blocksCodec } from '../../tools/archive/blocks.ts'
 import { Archivist, PartFile } from '../../tools/archive/file.ts'
 import { ARCHIVE_FORMAT } from '../../tools/archive/record.ts'
+import { tellGoingOn } from '../../tools/carrying.ts'
+import type { Terminal } from '../../tools/terminal.ts'
 import { list, refusal } from '../log/reading.ts'
 import { flip, numberOf, withRows } from '../log/stored.ts'
 import { event, range, tempDir } from '../parts.ts'
@@ -199,4 +202,19 @@ test('An archive with its epochs does not come back into the log that deleted it
   const refused = { code: 1, err: expect.stringContaining('Take it in under a new epoch') }
   expect(await run(['import', file, '--data', dir, '--same-epochs'])).toMatchObject(refused)
   expect(await run(['import', file, '--data', dir])).toMatchObject({ code: 0 })
+})
+
+test('That the same command goes on is said only of what passes', () => {
+  const said = (code: ErrorCode, isStopped = false): string[] => {
+    const lines: string[] = []
+    const stopped = () => (isStopped ? AbortSignal.abort() : new AbortController().signal)
+    const terminal = { stopped, say: (text: string) => lines.push(text) } as unknown as Terminal
+    const error = new TidemarkError(code, 'it failed')
+    expect(() => tellGoingOn({ terminal }, error, 'log.restoring-1 holds what came')).toThrow(error)
+    return lines
+  }
+  const told = ['tidemark: log.restoring-1 holds what came; the same command goes on']
+  expect(said('storage-full')).toEqual(told)
+  expect(said('data-loss')).toEqual([])
+  expect(said('data-loss', true)).toEqual(told)
 })
