@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
+import type { ChannelInfoJson } from '../src/wire.ts'
 import { ask, channelOf, pathOf } from './ask.ts'
-import type { ChannelJson } from './channels.ts'
 import { command, type Run } from './command.ts'
 import { type Terminal, table } from './terminal.ts'
 
@@ -18,7 +18,7 @@ export const infoCommand = (terminal: Terminal): Command =>
 
 export async function printInfo(run: Run): Promise<void> {
   const { args, settings, terminal } = run
-  const info = await ask<ChannelJson>(run, { path: pathOf(channelOf(args[0])) })
+  const info = await ask<ChannelInfoJson>(run, { path: pathOf(channelOf(args[0])) })
   if (settings.json) return terminal.print(JSON.stringify(info))
   const { channel, epoch, head, trimmed, time, settings: told } = info
   const rows = [
@@ -34,13 +34,13 @@ export async function printInfo(run: Run): Promise<void> {
   await terminal.print(table(undefined, rows))
 }
 
-function stateText({ state }: ChannelJson): string {
+function stateText({ state }: ChannelInfoJson): string {
   if (state === undefined) return 'in memory, when asked for'
   const { at, keys, from } = state
   return `on disk, ${at === undefined ? 'not begun yet' : `${keys} keys at ${at}`} (${from})`
 }
 
-function retentionText({ retention }: ChannelJson): string {
+function retentionText({ retention }: ChannelInfoJson): string {
   if (retention === undefined) return 'everything is kept'
   const { from, maxAge, maxEvents, maxBytes, consumed } = retention
   const limits = [
