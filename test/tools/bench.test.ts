@@ -9,8 +9,8 @@ import { type Measure, type Row, rowsOf, short, spreadOf, tableOf, wrongCounts }
 import { peerNames } from '../../tools/bench/peers.ts'
 import { tempDir } from '../parts.ts'
 
-/** A run takes some ten seconds on two cores of their own; they may be shared. */
-const RUN_MS = 120_000
+/** A run takes some ten seconds on two cores of their own; they may be shared with much else. */
+const RUN_MS = 240_000
 
 const BENCH = fileURLToPath(new URL('../../dist/tools/bench/bench.js', import.meta.url))
 
