@@ -34,6 +34,8 @@ export class Access {
   readonly #origins: ReadonlyMap<string, Admitted>
   readonly #isPublic: boolean
   readonly #peers: Peers
+  /** The name that was found to be this server's last: callers repeat theirs. */
+  #known: string | undefined
 
   /** @throws wrong-config for a name or origin that no request could carry. */
   constructor(options: AccessOptions) {
@@ -59,10 +61,14 @@ export class Access {
   }
 
   #isOurs(host: string, req: IncomingMessage): boolean {
+    if (host === this.#known) return true
     // Of what follows the name, no part goes unread: another program on the way might take that for the host.
     if (!HOST_NAME.test(host)) return false
     const name = nameOf(host)
-    if (isLoopback(name) || this.#hostNames.has(name) || this.#hostNames.has(host)) return true
+    if (isLoopback(name) || this.#hostNames.has(name) || this.#hostNames.has(host)) {
+      this.#known = host
+      return true
+    }
     // No name can be rebound to be an address.
     return this.#isPublic && name.replace(/^\[|\]$/g, '') === plainAddress(req.socket.localAddress ?? '')
   }
