@@ -169,6 +169,22 @@ test('Rows of a log that was opened as a copy are begun anew under its own epoch
     .toMatchObject({ epoch, at: 300, rows: KEYS })
 })
 
+test('Rows of a history that is over are void when anything is erased: they may hold what the log lost', async () => {
+  const dir = tempDir()
+  const log = await opened(dir)
+  await fill(log, 1)
+  await new StateWriter(log, { pace: AT_ONCE }).look()
+  await log.close()
+  const copy = `${tempDir()}/copy`
+  cpSync(dir, copy, { recursive: true })
+  const other = await openLog({ dir: copy, acceptCopy: true })
+  onTestFinished(() => other.close())
+  const { epoch } = await other.info('c')
+  expect(await other.stateRows!.place('c')).toMatchObject({ at: 100, epoch: expect.not.stringContaining(epoch) })
+  await erase(other, 'c', { key: 'k7' }, { restTimes: 0 })
+  expect(await other.stateRows!.place('c')).toMatchObject({ at: 0, epoch })
+})
+
 /** What is done to stored rows, by what of it is told. */
 const DAMAGES: readonly [string, (rows: Rows, number: number) => Promise<unknown>][] = [
   ['a bit of a row', (rows, c) => flip(rows, stateKey(c, 'k7'), SEED % 400)],
