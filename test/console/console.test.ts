@@ -155,7 +155,7 @@ describe.skipIf(!CHROMIUM)('the console', () => {
     await dialog.getByText(/Now 50 of 1,200 events would go/).waitFor()
     await dialog.getByRole('button', { name: 'Apply' }).click()
     await page.getByText(/^50 events, /).waitFor()
-    await page.getByText('the channel’s settings').waitFor()
+    await page.getByText('the channel’s settings', { exact: true }).waitFor()
     expect(await log.info('files')).toMatchObject({
       trimmed: 50,
       settings: { note: 'stays', state: true, retention: { maxEvents: 1_150 } },
