@@ -4,7 +4,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Keeper } from '../../src/log/keeper.ts'
 import type { Log } from '../../src/log/log.ts'
 import { type NatsOptions, openLog } from '../../src/log/open.ts'
-import { bigBody } from '../parts.ts'
+import { bigBody, tempDir } from '../parts.ts'
 import { natsOfFile } from './nats.ts'
 import { append, readAll, refusal, valueIn } from './reading.ts'
 
@@ -87,5 +87,23 @@ describe.skipIf(!nats)('a NATS that fills up', () => {
       timeout: 10_000,
     })
     expect((await readAll(log, 'c', { after: head })).map(valueIn)).toEqual(['next'])
+  })
+
+  test('A limit that only the server has: nothing is stored beyond it, what is there is read, and all goes on when it is raised', async () => {
+    const dir = tempDir()
+    const limited = (size: string) => `jetstream { store_dir: "${dir}", max_file_store: ${size} }`
+    const server = nats!.another({ jetstream: null, more: limited('8MB') })
+    onTestFinished(() => server.end())
+    await server.start()
+    const log = await opened({ servers: [server.url] })
+    await append(log, 'c0', ['first'])
+    expect(await fill(log, 600_000)).toMatchObject({ code: 'storage-full', retryAfter: expect.any(Number) })
+    expect(log.health()).toMatchObject({ state: 'full', reason: expect.stringMatching(/no limit/) })
+    expect(await refusal(log.trim('c0', 1))).toMatchObject({ code: 'storage-full' })
+    const before = await readAll(log, 'c0')
+    expect(valueIn(before[0]!)).toBe('first')
+    await server.restart(limited('64MB'))
+    await vi.waitFor(async () => expect(await log.trim('c0', 1)).toMatchObject({ trimmed: 1 }), { timeout: 10_000 })
+    expect(await append(log, 'c0', ['next'])).toMatchObject({ first: before.length + 1 })
   })
 })
