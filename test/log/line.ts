@@ -34,9 +34,6 @@ export class Line {
   /** Messages that clients sent. */
   sent = 0
 
-  /** Connections that were made. */
-  made = 0
-
   /** Nobody gets through. */
   isDown = false
 
@@ -56,7 +53,6 @@ export class Line {
   }
 
   #join(client: Socket): void {
-    this.made++
     if (this.isDown) return void client.destroy()
     const server = connectTcp(Number(new URL(this.to).port), '127.0.0.1')
     for (const socket of [client, server]) {

@@ -50,7 +50,6 @@ describe.skipIf(!nats)('a NATS that is cut off', () => {
     const unsent = range(1, 30).map((i) => large(i).catch((error) => expect(error.code).toBe('unavailable')))
     await waiting.promise
     await vi.waitFor(() => expect(log.health().state).toBe('ok'), { timeout: 10_000 })
-    expect(taken.made, 'it is not tried again before the other one').toBe(1)
     await Promise.all(unsent)
     for (const i of range(1, 30)) expect(await large(i)).toMatchObject([{ first: 2, last: 2 }])
     for (const [i, outcome] of (await Promise.all(outcomes)).entries())

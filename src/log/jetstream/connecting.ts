@@ -44,26 +44,9 @@ export async function connectTo(options: NatsOptions, timeout: number): Promise<
     throw new TidemarkError(code, `NATS at ${servers.join(', ')}: ${cause.message}`, {}, { cause })
   })
   const why = unfit(nc)
-  if (why === undefined) {
-    turnFromFirst(nc)
-    return nc
-  }
+  if (why === undefined) return nc
   await nc.close()
   throw new TidemarkError('wrong-config', why)
-}
-
-/** Of the library, which has no other way to them. */
-interface Internals {
-  readonly protocol: {
-    readonly transport: { readonly socket?: Socket }
-    readonly servers: { getServers(): readonly unknown[]; getCurrentServer(): unknown; selectServer(): unknown }
-  }
-}
-
-/** The library tries its first server once more before it goes on to the next one: now that one is the last of them. */
-function turnFromFirst(nc: NatsConnection): void {
-  const { servers } = (nc as unknown as Internals).protocol
-  if (servers.getServers()[0] === servers.getCurrentServer()) servers.selectServer()
 }
 
 /**
@@ -71,7 +54,8 @@ function turnFromFirst(nc: NatsConnection): void {
  * which one that stands still never does.
  */
 export function breakOff(nc: NatsConnection): void {
-  ;(nc as unknown as Internals).protocol.transport.socket?.destroy()
+  const { protocol } = nc as unknown as { protocol: { transport: { socket?: Socket } } }
+  protocol.transport.socket?.destroy()
 }
 
 function unfit({ info }: NatsConnection): string | undefined {
