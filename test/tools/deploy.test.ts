@@ -87,6 +87,9 @@ const PROXIES: Readonly<Record<string, (before: Before) => Promise<unknown>>> = 
   },
 }
 
+/** Before servers that are restarted: `DEPLOY_PROXY=caddy npm test -- deploy.test` takes the other one. */
+const ROLLING = process.env.DEPLOY_PROXY ?? 'nginx'
+
 /** Two servers and a proxy before them. */
 async function deploy(name: string) {
   // A program that can not be had says so before anything is started.
@@ -114,10 +117,10 @@ describe.skipIf(!nats)('what is deployed', () => {
     await expectNoHolding(url, token)
   })
 
-  test('Two servers behind nginx that are restarted in turn, and killed: real clients miss nothing and get nothing twice', {
+  test(`Two servers behind ${ROLLING} that are restarted in turn, and killed: real clients miss nothing and get nothing twice`, {
     timeout: 90_000,
   }, async () => {
-    const { url, token, flags, gateways, ports } = await deploy('nginx')
+    const { url, token, flags, gateways, ports } = await deploy(ROLLING)
     const readers = ['a', 'b'].map((client, i) => connect(url, { client, token, subprotocol: i ? 'msgpack' : 'json' }))
     const writer = connect(url, { token })
     for (const client of [...readers, writer]) onTestFinished(() => client.close().catch(() => undefined))
@@ -171,7 +174,7 @@ describe.skipIf(!nats)('what is deployed', () => {
     const { cursors } = (await answer.json()) as { cursors: { channel: string; seq: number }[] }
     expect(new Map(cursors.map(({ channel, seq }) => [channel, seq]))).toEqual(sent)
     const events = [...sent.values()].reduce((a, b) => a + b)
-    console.log(`nginx: 2 stops, 1 kill, ${events} appends, 0 lost, 0 twice; longest ${Math.round(longest)} ms`)
+    console.log(`${ROLLING}: 2 stops, 1 kill, ${events} appends, 0 lost, 0 twice; longest ${Math.round(longest)} ms`)
   })
 })
 
