@@ -305,6 +305,8 @@ test('The system’s channels are in a backup alone, and are imported from none'
     expect(await run(args)).toMatchObject({ code: 0 })
     const into = join(tempDir(), 'new')
     expect(await run(['import', file, '--data', into])).toMatchObject({ code: 0 })
+    // Nor where they are asked for.
+    expect(await run(['import', file, '_own', '--data', into])).toMatchObject({ code: 0 })
     expect((await heldBy(into, false, true)).map(({ info }) => info.channel)).toEqual(ours)
     return JSON.parse((await run(['import', file, '--check', '--json'])).out).names
   }
