@@ -21,8 +21,10 @@ function digestOfSources() {
   const digest = createHash('sha256')
   const within = (path) => readdirSync(path, { recursive: true }).map((name) => join(path, name))
   const paths = SOURCES.flatMap((path) => (statSync(path).isDirectory() ? within(path) : [path]))
+  // A link to nothing, or what went meanwhile, is no source.
   for (const path of paths.sort())
-    if (statSync(path).isFile()) digest.update(`${path}\0`).update(readFileSync(path)).update('\0')
+    if (statSync(path, { throwIfNoEntry: false })?.isFile())
+      digest.update(`${path}\0`).update(readFileSync(path)).update('\0')
   return digest.digest('hex')
 }
 

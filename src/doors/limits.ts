@@ -21,7 +21,7 @@ export const CHECK_MS = 1_000
 export const ANSWER_MS = 60_000
 /** Answers that were made and not taken, of all connections together: 256 MiB. Beyond it the longest stalled is cut. */
 export const UNSENT_BYTES_MAX = 256 * 1024 * 1024
-/** Pages that were read for answers and wait for their turn to be made into them, of all callers together: 256 MiB. */
+/** Pages that were read for answers and wait for their turn to be made into them, of all callers together: 256 MiB. The one that passes it waits, too. */
 export const PAGES_BYTES_MAX = 256 * 1024 * 1024
 /** An idle connection is kept this long, ms: longer than the 60 s of the usual proxies, so that they close first. */
 export const KEEP_ALIVE_MS = 65_000

@@ -7,8 +7,10 @@ import type { Page } from '../log/log.ts'
 import { PAGES_BYTES_MAX } from './limits.ts'
 import { Queue } from './rounds.ts'
 
-/** Smaller pages are made at once, bytes of blocks. */
+/** Pages below this are made at once, bytes of blocks … */
 const SMALL_BYTES = 64 * 1024
+/** … up to so many bytes in one turn of the event loop, of all callers together. */
+const AT_ONCE_BYTES = 1024 * 1024
 const RETRY_MS = 1_000
 
 export class Pages {
@@ -17,23 +19,33 @@ export class Pages {
   readonly #limit: number
   /** Of pages that wait for their turn here. */
   #bytes = 0
+  /** Of pages that were made at once in this turn of the event loop. */
+  #atOnce = 0
 
   /** @param limit bytes of pages that wait for their turn */
   constructor(limit = PAGES_BYTES_MAX) {
     this.#limit = limit
   }
 
-  /** Before a page is read for an answer. @throws too-many */
-  checkRoom(): void {
-    if (this.#bytes >= this.#limit)
-      throw new TidemarkError('too-many', 'Too many pages wait to be answered', { retryAfter: RETRY_MS })
+  /** As `make`, for an answer. @throws too-many where the page would have to wait and too many do; as `make` */
+  answer<T>(page: Page, make: () => T): T | Promise<T> {
+    return this.#make(page, make, this.#limit)
   }
 
-  /** What `make` makes of a page: at once of a small one, of others when they have their turn. @throws as `make` */
+  /**
+   * What `make` makes of a page: at once of a small one, and of one that all who are at the head of its channel share; of
+   * others when they have their turn. @throws as `make`
+   */
   make<T>(page: Page, make: () => T): T | Promise<T> {
+    return this.#make(page, make, Number.POSITIVE_INFINITY)
+  }
+
+  #make<T>(page: Page, make: () => T, limit: number): T | Promise<T> {
     let bytes = 0
     for (const block of page.blocks) bytes += block.length
-    if (bytes < SMALL_BYTES) return make()
+    if (page.isShared || this.#isLittle(bytes)) return make()
+    if (this.#bytes >= limit)
+      throw new TidemarkError('too-many', 'Too many pages wait to be answered', { retryAfter: RETRY_MS })
     this.#bytes += bytes
     return new Promise((resolve) => {
       const turn = (): void => {
@@ -42,5 +54,16 @@ export class Pages {
       }
       this.queue.join({ turn })
     })
+  }
+
+  #isLittle(bytes: number): boolean {
+    if (bytes === 0) return true
+    if (bytes >= SMALL_BYTES || this.#atOnce + bytes > AT_ONCE_BYTES) return false
+    if (this.#atOnce === 0)
+      setImmediate(() => {
+        this.#atOnce = 0
+      })
+    this.#atOnce += bytes
+    return true
   }
 }

@@ -166,7 +166,7 @@ class Erasing {
       if (from < 0) return true
       const key = Buffer.from(block.subarray(from, keyEnd)).toString('latin1')
       // Where a single tombstone goes, what it deleted is there again.
-      erases = isOne && data < 0 ? true : { key, seq: isOne ? seq : undefined }
+      erases = isOne && data < 0 ? true : { key, upTo: isOne ? seq : upTo, isAll: !isOne }
       return true
     })
     return { seqs, ...(erases && { erases }) }

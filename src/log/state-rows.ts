@@ -38,8 +38,9 @@ export type ErasedEvents =
   | {
       /** As `StateRow.key`. */
       readonly key: string
-      /** The one event that is left out; undefined: all of the key are, up to a tombstone that is in the log. */
-      readonly seq: number | undefined
+      /** The one event that is left out, or the last seq up to which all of the key are, behind which its tombstone is in the log. */
+      readonly upTo: number
+      readonly isAll: boolean
     }
   | true
 

@@ -139,8 +139,8 @@ export class StateWriter {
         await this.#pace.rest()
         await rows!.settle(channel)
       } catch (error) {
-        // Deleted meanwhile.
-        if (!hasCode(error, 'no-channel')) throw error
+        // Deleted meanwhile, or damaged: that costs no other its rows.
+        if (!hasCode(error, 'no-channel') && !hasCode(error, 'data-loss')) throw error
       }
     this.#isSettled = true
   }

@@ -64,7 +64,7 @@ export class Surpluses {
     const { trimmed, head } = info
     if (head === trimmed) return { upTo: trimmed, more: false }
     if (maxAge === undefined && maxEvents === undefined && maxBytes === undefined)
-      return { upTo: Math.min(head, await floor()), more: false }
+      return { upTo: Math.min(head, Math.max(trimmed, await floor())), more: false }
     const known = this.#of(info)
     let upTo = Math.max(trimmed, maxEvents === undefined ? 0 : head - maxEvents)
     let hidden: unknown
@@ -85,7 +85,7 @@ export class Surpluses {
       if (hidden !== undefined && !more) throw hidden
       return { upTo: trimmed, more }
     }
-    const most = await floor()
+    const most = Math.max(trimmed, await floor())
     upTo = Math.min(upTo, most)
     if (maxBytes === undefined) return { upTo, more }
     upTo = Math.min(upTo, known.counted)
@@ -104,6 +104,11 @@ export class Surpluses {
   trimmed(before: ChannelInfo, { upTo, bytes }: Surplus, { channel, epoch, trimmed }: ChannelInfo): void {
     const known = this.#known.get(channel)
     if (bytes === undefined || upTo !== trimmed || known?.epoch !== epoch || known.trimmed !== before.trimmed) return
+    // It was begun anew since.
+    if (known.counted < trimmed || known.bytes < bytes) {
+      this.#known.delete(channel)
+      return
+    }
     known.bytes -= bytes
     known.trimmed = trimmed
     known.oldest = undefined

@@ -33,12 +33,11 @@ export async function read(req: IncomingMessage, res: ServerResponse, doors: Doo
   const type = acceptedType(req, READ_TYPES)
   const asked = askedOf(req.url!)
   who.need('read', asked.channel)
-  doors.pages.checkRoom()
   if (asked.client !== undefined) doors.keeper.signs.saw(who.cursor(asked.client), asked.channel)
   const page = asked.wait
     ? await waitForPage(res, doors, asked, who)
     : await findPage(seenByCaller(doors.log, who), asked, who)
-  await doors.pages.make(page, () => answerPage(req, res, doors, asked, type, page))
+  await doors.pages.answer(page, () => answerPage(req, res, doors, asked, type, page))
 }
 
 function answerPage(

@@ -109,7 +109,6 @@ export async function readSeats<Form extends Rendered>(
 ): Promise<Seat<Form>[]> {
   const { channels, limit } = options
   const { pages } = doors
-  pages.checkRoom()
   const client = options.client === undefined ? undefined : who.cursor(options.client)
   const seats: Seat<Form>[] = []
   const taking: Promise<void>[] = []
@@ -281,7 +280,7 @@ async function readOn<Form extends Rendered>(
   for (let goesOn = true; goesOn; ) {
     const item = await follower.next(limits)
     const taken = (): boolean => take(seat, follower, item, limits, render)
-    goesOn = item?.is === 'page' ? await pages.make(item.page, taken) : taken()
+    goesOn = item?.is === 'page' ? await pages.answer(item.page, taken) : taken()
   }
 }
 

@@ -28,11 +28,10 @@ export async function state(req: IncomingMessage, res: ServerResponse, doors: Do
   const type = acceptedType(req, READ_TYPES)
   const asked = askedOf(req.url!)
   who.need('read', asked.channel)
-  doors.pages.checkRoom()
   const page = await pageOf(doors, asked)
   // The first walk over a channel takes its time.
   who.stillNeed('read', asked.channel)
-  await doors.pages.make(page, () => {
+  await doors.pages.answer(page, () => {
     if (res.destroyed) return
     const answer = pageAnswer(page, type, Number.POSITIVE_INFINITY)
     doors.metrics.delivered('poll', answer.count, answer.length)

@@ -217,12 +217,15 @@ export class Outlet {
     if (!this.#replies) return
     const replies = this.#begin()
     this.#replies = undefined
+    // Applications are shown no PONG: one alone does not stand for a heartbeat.
+    const sentAt = replies.length === 0 ? this.sentAt : undefined
     if (this.#pong && !this.isFull) {
       replies.push(this.#pong)
       this.#pong = undefined
     }
     if (replies.length === 0) return
     this.#write(replies.length === 1 ? replies : [Buffer.concat(replies)])
+    if (sentAt !== undefined) this.sentAt = sentAt
     if (this.#unsent === 0) this.#replyBytes = 0
   }
 

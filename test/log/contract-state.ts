@@ -187,6 +187,34 @@ export function stateContract(open: Open, capabilities: readonly Capability[]): 
     expect(await list(log.scrub!(async () => {}))).toEqual([])
   })
 
+  test('What is appended to a key while its events are erased stays in the rows', async () => {
+    const log = await open()
+    await log.configure('c', { state: true })
+    await put(log, keyed('a', 1), keyed('b', 1))
+    await put(log, keyed('a', 2))
+    const replace = log.replace!.bind(log)
+    let replaced = 0
+    log.replace = async (...asked) => {
+      const isDone = await replace(...asked)
+      if (++replaced === 1) {
+        await put(log, keyed('a', 3))
+        await look(log)
+      }
+      return isDone
+    }
+    expect(await erase(log, 'c', { key: 'a' }, AT_ONCE)).toMatchObject({ events: 2, tombstone: 4 })
+    const [place, ...found] = await rowsIn(log.stateRows!)
+    expect([replaced, place, sorted(found)]).toMatchObject([
+      2,
+      { at: 5, rows: 2 },
+      [
+        ['a', 5],
+        ['b', 2],
+      ],
+    ])
+    expect(await list(log.scrub!(async () => {}))).toEqual([])
+  })
+
   test('One event that another of its key followed is erased beside the rows; a newest one, or a tombstone, voids them', async () => {
     for (const [seq, left] of [
       [

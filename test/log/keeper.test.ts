@@ -365,6 +365,9 @@ test('nobody knows what a damaged cursor has passed: nothing is dropped until it
   expect(await planned()).toBe(7)
   await keeper.look()
   expect(await trimmedOf(log)).toBe(7)
+  // Behind what is trimmed by now, it keeps nothing and gives nothing back.
+  await log.trim('c', 10)
+  expect(await planned()).toBe(10)
 })
 
 describe('signs of life', () => {

@@ -37,7 +37,7 @@ test(`${RUNS} random histories over several channels, restarts included, are as 
   )
   // Shrinking a failure ends in time to tell the smallest history found by then.
   const limits = { numRuns: RUNS / LANES, interruptAfterTimeLimit: 150_000, markInterruptAsFailure: true }
-  await Promise.all(range(1, LANES).map((lane) => fc.assert(history, { seed: SEED + lane, ...limits })))
+  await Promise.all(range(0, LANES - 1).map((lane) => fc.assert(history, { seed: SEED + lane, ...limits })))
   console.log(`${runs} runs: ${JSON.stringify(count)}`)
   expect(runs).toBeGreaterThanOrEqual(RUNS)
 })

@@ -90,6 +90,11 @@ test('of PINGs that come while nothing is taken the newest is answered, once the
   hose.drink()
   await until(() => writes.length === 2)
   expect(writes).toEqual(['answer', '\x8a\x041000'])
+  // Nobody but the other end's socket sees a PONG: it is no sign for the application.
+  outlet.sentAt = -5
+  outlet.pong(Buffer.from('alone'))
+  await until(() => writes.length === 3)
+  expect(outlet.sentAt).toBe(-5)
 })
 
 test('whoever is refused room gets a turn when bytes were taken, in the order of asking', async () => {

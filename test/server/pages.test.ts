@@ -2,7 +2,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { afterEach, expect, test, vi } from 'vitest'
 import { Pages } from '../../src/doors/pages.ts'
-import type { Log } from '../../src/log/log.ts'
+import { type Log, Page } from '../../src/log/log.ts'
 import type { HotCall } from '../../src/server/front.ts'
 import { poll } from '../../src/server/poll.ts'
 import { read } from '../../src/server/read.ts'
@@ -24,7 +24,8 @@ async function heldLog(): Promise<{ log: Log; held: (() => void)[] }> {
   await log.append([{ channel: 'c', body: body('x'.repeat(100_000)) }])
   const held: (() => void)[] = []
   const read: Log['read'] = async (channel, ...asked) => {
-    const page = await log.read(channel, ...asked)
+    // From the disk: each reader has one of its own.
+    const page = (await log.read(channel, ...asked)).with({})
     if (channel === 'c') await new Promise<void>((resolve) => held.push(resolve))
     return page
   }
@@ -75,22 +76,43 @@ test.each(ASKED)('so do answers of %s', async (_, handler, path, init, door) => 
   for (const answer of answers) expect((await (await answer).text()).length).toBeGreaterThan(100_000)
 })
 
+/** A page of so many bytes, which others share or not. */
+const pageOf = (bytes: number, isShared = false): Page => {
+  const at = { channel: 'c', epoch: 'x', after: 0, last: 1, head: 1, trimmed: 0 }
+  return new Page({ ...at, blocks: [new Uint8Array(bytes)] }, isShared ? () => {} : undefined)
+}
+
 test('pages that wait for their turn are bounded; who asks for more is told so until they had it', async () => {
-  const log = await tempLog()
-  await log.append([{ channel: 'c', body: body('x'.repeat(100_000)) }])
-  const page = await log.read('c', { after: 0 }, { events: 1, bytes: 1 })
+  const page = pageOf(100_000)
   const pages = new Pages(150_000)
   const made: string[] = []
-  const first = pages.make(page, () => made.push('first'))
-  pages.checkRoom()
-  const second = pages.make(page, () => {
+  const first = pages.answer(page, () => made.push('first'))
+  const second = pages.answer(page, () => {
     made.push('second')
     throw new Error('of the second')
   })
-  expect(() => pages.checkRoom()).toThrow(expect.objectContaining({ code: 'too-many' }))
-  expect(made).toEqual([])
+  expect(() => pages.answer(page, () => made.push('third'))).toThrow(expect.objectContaining({ code: 'too-many' }))
+  // What is small is answered all the same, and a stream waits.
+  pages.answer(pageOf(100), () => made.push('small'))
+  const stream = pages.make(page, () => made.push('stream'))
+  expect(made).toEqual(['small'])
   await first
   await expect(second).rejects.toThrow('of the second')
-  pages.checkRoom()
-  expect(made).toEqual(['first', 'second'])
+  await stream
+  await pages.answer(page, () => made.push('later'))
+  expect(made).toEqual(['small', 'first', 'second', 'stream', 'later'])
+})
+
+test('small pages are made at once, until they are many; so is what all at the head share, however large', async () => {
+  const pages = new Pages()
+  let made = 0
+  const all = range(1, 30).map(() => pages.answer(pageOf(50_000), () => ++made))
+  expect(made).toBe(20)
+  pages.answer(pageOf(500_000, true), () => ++made)
+  expect(made).toBe(21)
+  await Promise.all(all)
+  expect(made).toBe(31)
+  await nextTurn()
+  pages.answer(pageOf(50_000), () => ++made)
+  expect(made).toBe(32)
 })

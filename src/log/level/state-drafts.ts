@@ -120,7 +120,7 @@ export class StateDrafts {
   }
 
   /** Takes the row of an erased event out, or finds that there is none; false when that is not all there is to do. @throws data-loss */
-  #take({ number, epoch }: Followed, { key, seq }: Exclude<ErasedEvents, true>): boolean {
+  #take({ number, epoch }: Followed, { key, upTo, isAll }: Exclude<ErasedEvents, true>): boolean {
     const place = this.place(number)
     if (!place) return true
     // What they hold may be in no block of this history.
@@ -129,8 +129,10 @@ export class StateDrafts {
     const row = this.#row(at)
     if (!row) return true
     const newest = decodeState(at, row)
+    // Appended since: it stays.
+    if (newest.seq > upTo) return true
     // An older one may be gone from the log because this one came: compaction did not know of rows that were not so far.
-    if (seq !== undefined) return newest.seq > seq
+    if (!isAll) return false
     this.change(number, { ...place, ...counted(place, [row], []) }, [[at, undefined]])
     return true
   }
@@ -158,8 +160,8 @@ export class StateDrafts {
 
   /** The rows count no more. */
   drop({ name, number }: Pick<Followed, 'name' | 'number'>): void {
-    this.#voided.add(number)
     if (!this.#has(number)) return
+    this.#voided.add(number)
     this.#places.set(number, undefined)
     this.#clearing.set(number, name)
   }

@@ -102,14 +102,16 @@ export class LevelStateRows implements StateRows {
   async *unsettled(): AsyncIterable<string> {
     const { channels, lists, store } = this.#parts
     const isAsked = (name: string, settings: Settings): boolean => this.asked(name, settings)?.state === true
+    // A damaged one costs no other its rows.
+    const listed = (name: string) => wholeOr(undefined, () => channels.listed(name))
     for await (const name of this.channels()) {
-      const channel = channels.listed(name)
+      const channel = listed(name)
       if (channel && !isAsked(name, channel.settings)) yield name
     }
     // What settings ask for was begun with their write.
     if (!channels.hasStateRules) return
     for await (const { channel: name, settings } of lists.channels('')) {
-      const number = isAsked(name, settings) ? channels.listed(name)?.number : undefined
+      const number = isAsked(name, settings) ? listed(name)?.number : undefined
       if (number === undefined) continue
       const has = [placeKey, clearingKey].some((keyOf) => store.db.getSync(keyOf(number)) !== undefined)
       if (!has) yield name
