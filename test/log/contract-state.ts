@@ -18,7 +18,7 @@ const AT_ONCE = { restTimes: 0 } as const
 const keyed = (key: string, value: unknown): NewEvent => event(value, { key })
 const put = (log: Log, ...events: NewEvent[]) => log.append([{ channel: 'c', body: encodeBody(events) }])
 /** Brings all rows to the head. */
-const look = (log: Log): Promise<void> => new StateWriter(log, { pace: { ...AT_ONCE, trimEvery: 0 } }).look()
+export const look = (log: Log): Promise<void> => new StateWriter(log, { pace: { ...AT_ONCE, trimEvery: 0 } }).look()
 
 async function rowsIn(rows: StateRows): Promise<[place: StatePlace | undefined, ...rows: [string, number][]]> {
   const found: [string, number][] = []

@@ -13,6 +13,7 @@ import { verifyLog } from '../../src/log/verify.ts'
 import { readRetentionRule } from '../../src/retention.ts'
 import { dice } from '../crash/dice.ts'
 import { event, range, SEED, tempDir } from '../parts.ts'
+import { look } from './contract-state.ts'
 import { ALL, eventsOf, list } from './reading.ts'
 import { flip, numberOf, type Rows, withRows } from './stored.ts'
 
@@ -33,6 +34,16 @@ const put = (log: Log, channel: string, values: readonly number[]) =>
 async function fill(log: Log, blocks: number): Promise<void> {
   await log.configure('c', { state: true })
   for (const block of range(1, blocks)) await put(log, 'c', range(block * 100, block * 100 + 99))
+}
+
+/** A closed log whose rows are at its head. */
+async function dirWithRows(blocks: number): Promise<string> {
+  const dir = tempDir()
+  const log = await opened(dir)
+  await fill(log, blocks)
+  await look(log)
+  await log.close()
+  return dir
 }
 
 async function stateOf(log: Log): Promise<[seq: number, key: string | null][]> {
@@ -65,7 +76,7 @@ test('After a start a state is made from its rows and what came behind them, wha
   const dir = tempDir()
   let log = await opened(dir)
   await fill(log, 80)
-  await new StateWriter(log, { pace: AT_ONCE }).look()
+  await look(log)
   await put(log, 'c', range(1, 40))
   const whole = counted(log)
   await log.configure('c', {})
@@ -75,7 +86,7 @@ test('After a start a state is made from its rows and what came behind them, wha
   await expect.poll(() => log.stateRows!.place('c')).toBeDefined()
   // The writer itself reads each event once.
   const writing = counted(log)
-  await new StateWriter(writing.log, { pace: AT_ONCE }).look()
+  await look(writing.log)
   expect(writing.read.events).toBe(8_040)
   await put(log, 'c', [1, 2, 3])
   await log.close()
@@ -124,7 +135,7 @@ test('Rows that stand ahead of a tombstone that is gone are not gone on with', a
   let log = await opened(dir)
   await log.configure('c', { state: true })
   await put(log, 'c', [1, 2, 3])
-  await new StateWriter(log, { pace: AT_ONCE }).look()
+  await look(log)
   const gone = event(undefined, { key: 'k2' })
   await log.append([{ channel: 'c', body: encodeBody([gone, event(9, { key: 'k9' })]) }])
   await compactChannel(log, 'c', { minLag: 0, tombstoneAge: -60_000, restTimes: 0 })
@@ -139,7 +150,7 @@ test('Rows that stand ahead of a tombstone that is gone are not gone on with', a
   expect(await stateOf(log)).toEqual(should)
   await expect
     .poll(async () => {
-      await new StateWriter(log, { pace: AT_ONCE }).look()
+      await look(log)
       return log.stateRows!.place('c')
     })
     .toMatchObject({ at: 5, rows: 3, epoch: expect.stringMatching(/~1$/) })
@@ -150,7 +161,7 @@ test('Rows of a log that was opened as a copy are begun anew under its own epoch
   const dir = tempDir()
   const log = await opened(dir)
   await fill(log, 3)
-  await new StateWriter(log, { pace: AT_ONCE }).look()
+  await look(log)
   const should = await stateOf(log)
   await log.close()
   const copy = `${tempDir()}/copy`
@@ -163,18 +174,14 @@ test('Rows of a log that was opened as a copy are begun anew under its own epoch
   expect(await stateOf(other)).toEqual(should)
   await expect
     .poll(async () => {
-      await new StateWriter(other, { pace: AT_ONCE }).look()
+      await look(other)
       return other.stateRows!.place('c')
     })
     .toMatchObject({ epoch, at: 300, rows: KEYS })
 })
 
 test('Rows of a history that is over are void when anything is erased: they may hold what the log lost', async () => {
-  const dir = tempDir()
-  const log = await opened(dir)
-  await fill(log, 1)
-  await new StateWriter(log, { pace: AT_ONCE }).look()
-  await log.close()
+  const dir = await dirWithRows(1)
   const copy = `${tempDir()}/copy`
   cpSync(dir, copy, { recursive: true })
   const other = await openLog({ dir: copy, acceptCopy: true })
@@ -201,17 +208,14 @@ let older: Uint8Array
 test('Damaged rows are told by verify and never answered; they are made anew', async () => {
   console.log(`state rows: TEST_SEED=${SEED}`)
   for (const [what, damage] of DAMAGES) {
-    const dir = tempDir()
-    let log = await opened(dir)
-    await fill(log, 3)
-    await new StateWriter(log, { pace: AT_ONCE }).look()
-    await log.close()
+    const dir = await dirWithRows(3)
+    let log: Log
     await withRows(dir, async (rows) => {
       older = (await rows.get(stateKey(await numberOf(rows, 'c'), 'k7')))!
     })
     log = await opened(dir)
     await put(log, 'c', [7, 8])
-    await new StateWriter(log, { pace: AT_ONCE }).look()
+    await look(log)
     const should = await stateOf(log)
     await log.close()
     await withRows(dir, async (rows) => damage(rows, await numberOf(rows, 'c')))
@@ -224,7 +228,7 @@ test('Damaged rows are told by verify and never answered; they are made anew', a
     expect([what, await stateOf(log)]).toEqual([what, should])
     await expect
       .poll(async () => {
-        await new StateWriter(log, { pace: AT_ONCE }).look()
+        await look(log)
         return log.stateRows!.place('c')
       })
       .toMatchObject({ at: 302, rows: KEYS })
@@ -235,16 +239,12 @@ test('Damaged rows are told by verify and never answered; they are made anew', a
 })
 
 test('A damaged row that would be overwritten is found by who writes it', async () => {
-  const dir = tempDir()
-  let log = await opened(dir)
-  await fill(log, 3)
-  await new StateWriter(log, { pace: AT_ONCE }).look()
-  await log.close()
+  const dir = await dirWithRows(3)
   await withRows(dir, async (rows) => flip(rows, stateKey(await numberOf(rows, 'c'), 'k7'), SEED % 400))
-  log = await opened(dir)
+  const log = await opened(dir)
   const before = await log.stateRows!.place('c')
   await put(log, 'c', [7])
-  await new StateWriter(log, { pace: AT_ONCE }).look()
+  await look(log)
   expect((await log.stateRows!.place('c'))?.set).not.toBe(before!.set)
   expect((await stateOf(log)).at(-1)).toEqual([301, 'k7'])
 })
@@ -253,7 +253,7 @@ test('What salvage makes has rows that are made anew; rows that were being clear
   const dir = tempDir()
   let log = await opened(dir)
   await fill(log, 3)
-  await new StateWriter(log, { pace: AT_ONCE }).look()
+  await look(log)
   const should = await stateOf(log)
   await log.close()
   const saved = `${tempDir()}/saved`
@@ -309,7 +309,7 @@ test('Patterns ask for rows: of channels that are made since, of those that were
   await log.close()
 
   log = await opened(dir, 'a: state', 'never: state')
-  await new StateWriter(log, { pace: AT_ONCE }).look()
+  await look(log)
   expect(await names(log)).toEqual(['a'])
   await log.close()
   expect((await verifyStopped(dir)).findings).toEqual([])
@@ -338,7 +338,7 @@ test('Whatever is erased, compacted and trimmed, a state that begins with rows i
           return event(key !== null && random(4) === 0 ? undefined : head + i, { key })
         })
         await log.append([{ channel: 'c', body: encodeBody(events) }])
-      } else if (kind < 6) await new StateWriter(log, { pace: AT_ONCE }).look()
+      } else if (kind < 6) await look(log)
       else if (kind === 6) await compactChannel(log, 'c', { minLag: random(5), tombstoneAge: -60_000, restTimes: 0 })
       else if (kind === 7 && random(3) === 0) ({ trimmed } = await log.trim('c', trimmed + random(4)))
       else if (head > trimmed) {
