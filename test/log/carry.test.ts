@@ -99,7 +99,8 @@ test('Amid appends, trims, deletes and compactions each channel comes as it was 
   console.log(`seed ${SEED}`)
   const random = randomFrom(SEED)
   let [voids, trims] = [0, 0]
-  for (const run of range(1, 25)) {
+  // Seldom chance has trimmed none of 25.
+  for (let run = 1; run <= 25 || ((voids === 0 || trims === 0) && run <= 250); run++) {
     const log = await openLog({ dir: tempDir() })
     const target = await openLog({ dir: tempDir() })
     const changer = new Changer(log, random)

@@ -140,12 +140,12 @@ export class Cluster {
     for (const name of names) this.#servers.get(name)!.pause(isPaused)
   }
 
-  /** What befalls it, by name; each is over when the cluster is whole again. @param namespace of the log that is meant */
-  faults(random: Dice, namespace?: string): Faults {
+  /** What befalls it, by name; each is over when the cluster is whole again. @param namespace of the log that is meant by then */
+  faults(random: Dice, namespace: string | (() => string)): Faults {
     const anyone = () => `n${1 + random(this.#servers.size)}`
     return {
       'leader killed': async () => {
-        const leader = namespace === undefined ? anyone() : await this.leaderOf(namespace)
+        const leader = await this.leaderOf(typeof namespace === 'string' ? namespace : namespace())
         await this.kill(leader)
         await delay(random(DOWN_MS))
         await this.restart(leader)
@@ -162,8 +162,8 @@ export class Cluster {
   }
 }
 
-/** What befalls those that are tested, by name. */
-export type Faults = Readonly<Record<string, () => Promise<void>>>
+/** What befalls those that are tested, by name; false where it did not. */
+export type Faults = Readonly<Record<string, () => Promise<unknown>>>
 
 /** Lets one thing after another befall whom it will until that is over; how often each did. @param rounds of all */
 export async function unrest(
@@ -179,8 +179,7 @@ export async function unrest(
     // Each as often as the others, in any order.
     if (names.length === 0) names = Object.keys(faults)
     const [name] = names.splice(random(names.length), 1)
-    await faults[name!]!()
-    counts[name!] = (counts[name!] ?? 0) + 1
+    if ((await faults[name!]!()) !== false) counts[name!] = (counts[name!] ?? 0) + 1
     await delay(random(REST_MS))
   }
   return counts

@@ -202,12 +202,14 @@ export function channelContract(open: Open): void {
     const at = somewhere()
     const before = await open({ at })
     const accepted = range(1, 200).map((i) => append(before, `c${i % 3}`, [i]))
-    const answers = Promise.all(accepted)
-    void before.close()
-    // The second call, too, resolves when the log is closed, not before.
-    await before.close()
-    const log = await open({ at })
-    for (const [i, { channel, first }] of (await answers).entries())
+    const reopened = async (): Promise<Log> => {
+      void before.close()
+      // The second call, too, resolves when the log is closed, not before.
+      await before.close()
+      return open({ at })
+    }
+    const [log, ...answers] = await Promise.all([reopened(), ...accepted])
+    for (const [i, { channel, first }] of answers.entries())
       expect(await seqsAndValues(log, channel, { after: first - 1 })).toContainEqual([first, i + 1])
   })
 

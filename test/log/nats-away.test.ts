@@ -4,7 +4,7 @@ import { type NatsOptions, openLog } from '../../src/log/open.ts'
 import { bigBody, range } from '../parts.ts'
 import { Line } from './line.ts'
 import { natsOfFile } from './nats.ts'
-import { append, never, readAll, valueIn, watched } from './reading.ts'
+import { append, never, readAll, refusal, valueIn, watched } from './reading.ts'
 
 const nats = await natsOfFile()
 
@@ -85,5 +85,18 @@ describe.skipIf(!nats)('a NATS that is cut off', () => {
     await vi.waitFor(() => expect(log.health().state).toBe('ok'), { timeout: 10_000 })
     for (const i of range(3, 5)) await append(log, 'c', [i])
     expect((await readAll(log, 'c')).map(valueIn)).toEqual(range(1, 5))
+  })
+
+  test('A piece of a history from elsewhere is refused for now while NATS is gone, and taken when it is back', async () => {
+    const { log, taken, spare } = await ways()
+    const piece = { from: 'another.life', head: 3, trimmed: 0 }
+    const { epoch } = await log.arrive!('c', piece)
+    for (const line of [taken, spare]) line.isDown = true
+    taken.cut()
+    const refused = { code: 'unavailable', retryAfter: expect.any(Number) }
+    expect(await refusal(log.arrive!('c', piece))).toMatchObject(refused)
+    for (const line of [taken, spare]) line.isDown = false
+    await vi.waitFor(() => expect(log.health().state).toBe('ok'), { timeout: 10_000 })
+    expect(await log.arrive!('c', piece)).toMatchObject({ epoch, head: 0, isWhole: false })
   })
 })

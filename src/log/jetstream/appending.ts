@@ -13,7 +13,7 @@ import { nameArrives } from '../arrival.ts'
 import { crcOf, MERGE_BYTES, sizeOf } from '../entries.ts'
 import type { Append, Appended, AppendOptions } from '../log.ts'
 import type { Channels } from './channels.ts'
-import { isSameInBatch, isSameOnItsWay, told } from './failures.ts'
+import { isSameInBatch, isSameOnItsWay } from './failures.ts'
 import type { Done, Job } from './lanes.ts'
 import type { Link } from './link.ts'
 import { type ChannelRecord, decodeReceipt, epochOf, isArriving, type Known, type Receipt, token } from './record.ts'
@@ -101,8 +101,9 @@ export class Appending implements Job {
       }
     } catch (error) {
       const failed = planned ? [...planned.refused.keys(), ...planned.answers.keys()] : group
+      // Those that the plan refuses, too: for what stood before them in it, or on the word of a leader that may be none.
       const tell = (): void => {
-        for (const job of failed) job.reject(planned?.refused.get(job) ?? error)
+        for (const job of failed) job.reject(error)
       }
       return { jobs: failed.length, tell, failed: error }
     }
@@ -157,7 +158,7 @@ export class Appending implements Job {
       } catch (error) {
         // Another gateway was given the same append, and was faster: it has the answer, or soon will.
         if (isSameOnItsWay(error) && performance.now() < until) await delay(AGAIN_MS)
-        else if (!isSameInBatch(error)) throw told(error)
+        else if (!isSameInBatch(error)) throw error
       }
     }
   }

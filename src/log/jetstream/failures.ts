@@ -65,6 +65,12 @@ export class Unled extends Error {
   override readonly message = 'The server that leads the stream is cut off from its replicas'
 }
 
+/** Who answered does not lead the stream, and knows of nobody who does. */
+export class Leaderless extends Error {
+  override readonly name = 'ConnectionError'
+  override readonly message = 'The server that answered knows of none that leads the stream'
+}
+
 export const closing = (): TidemarkError =>
   new TidemarkError('unavailable', 'The log is closing', { retryAfter: RETRY_AFTER_MS })
 

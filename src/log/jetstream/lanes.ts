@@ -5,7 +5,7 @@
  * it enters them all at once, two of them never wait for each other.
  */
 import { hasCode, TidemarkError } from '../../errors.ts'
-import { closing, unavailable } from './failures.ts'
+import { closing, told, unavailable } from './failures.ts'
 
 /** Most bytes of writes that wait; beyond, `too-many`. */
 const PENDING_BYTES = 32 * 1024 * 1024
@@ -131,8 +131,9 @@ export class Lanes {
   async #run(job: Job, queue: readonly Job[]): Promise<Done> {
     try {
       return await job.run(queue)
-    } catch (error) {
-      return { jobs: 1, tell: () => job.reject(error), failed: error }
+    } catch (cause) {
+      const failed = told(cause)
+      return { jobs: 1, tell: () => job.reject(failed), failed }
     }
   }
 

@@ -8,7 +8,7 @@ import type { JetStreamClient, JetStreamManager, StreamInfo } from '@nats-io/jet
 import type { MsgHdrs, NatsConnection } from '@nats-io/transport-node'
 import { TidemarkError } from '../../errors.ts'
 import type { LogOptions, NatsOptions } from '../open.ts'
-import { askMany } from './batch.ts'
+import { askMany, unlessSilent } from './batch.ts'
 import { connectTo, isAtLeast } from './connecting.ts'
 import { isUnreachable, Unled } from './failures.ts'
 import { nameOf, RECEIPT_HEADER, RECORD_HEADER, TRY_HEADER, token } from './record.ts'
@@ -259,7 +259,7 @@ export class Link {
 
   /**
    * The newest messages of these subjects, in pieces, none from before the stream had come to `asOf`. A replica answers
-   * where it has: what is lacking then, and where it lags for long, is asked of the leader one by one.
+   * where it has: what is lacking then, and where it lags for long or stands still, is asked of the leader one by one.
    */
   async *lasts(subjects: readonly string[], asOf: number): AsyncIterable<readonly Stored[]> {
     const until = performance.now() + LAG_MS
@@ -269,7 +269,7 @@ export class Link {
       const found = new Map<string, Stored>()
       for (let missing = wanted; missing.length > 0; ) {
         const query = { multi_last: missing, batch: missing.length, max_bytes: LASTS_BYTES }
-        const { messages, upTo } = await askMany(this.nc, stream, query)
+        const { messages, upTo } = await askMany(this.nc, stream, query).catch(unlessSilent)
         if (messages.length === 0) break
         if (upTo < asOf) {
           if (performance.now() > until) break

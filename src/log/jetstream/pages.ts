@@ -9,6 +9,7 @@ import { checkBlock, type Header } from '../../block.ts'
 import { TidemarkError, wholeOr } from '../../errors.ts'
 import { Page, type ReadLimits } from '../log.ts'
 import { type Channel, judge } from './channels.ts'
+import { isUnreachable } from './failures.ts'
 import type { Link } from './link.ts'
 import { decodeRecord } from './record.ts'
 import type { Stored } from './stored.ts'
@@ -36,11 +37,15 @@ export class Pages {
    */
   async read(channel: Channel, after: number, limits: ReadLimits, again: Again): Promise<Page> {
     const building = new Building(channel, after, limits)
-    await this.#fill(building, await this.#placeOf(channel, after), (subject, from) =>
-      this.#link.batch(subject, from, Math.min(BATCH, limits.events), limits.bytes),
-    )
+    try {
+      await this.#fill(building, await this.#placeOf(channel, after), (subject, from) =>
+        this.#link.batch(subject, from, Math.min(BATCH, limits.events), limits.bytes),
+      )
+    } catch (error) {
+      if (!isUnreachable(error)) throw error
+    }
     if (building.isStuck) {
-      // A trim may have taken it away meanwhile, or a replica lags. The leader has the last word.
+      // A trim may have taken it away meanwhile, or a replica lags or stands still. The leader has the last word.
       const now = await again(channel)
       judge(now, { epoch: channel.epoch, after: Math.max(after, building.position) })
       building.again()

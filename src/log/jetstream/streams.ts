@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { JetStreamAccountStats, JetStreamManager, StreamConfig, StreamInfo } from '@nats-io/jetstream'
 import { TidemarkError } from '../../errors.ts'
-import { isUnreachable } from './failures.ts'
+import { isUnreachable, Leaderless } from './failures.ts'
 
 /** A stream that is made in a cluster may wait for its leader, ms. */
 const SETUP_MS = 15_000
@@ -110,8 +110,14 @@ export function faultOf(found: StreamConfig, prefix: string): string | undefined
   return undefined
 }
 
-/** How long ago, ms, the leader of a stream heard of as many replicas as make it one. */
-export function unheard({ cluster }: StreamInfo): number {
+/**
+ * How long ago, ms, the leader of a stream heard of as many replicas as make it one. While it has none, any replica
+ * answers in its place, as far as that has come.
+ * @throws Leaderless when one did
+ */
+export function unheard({ config, cluster }: StreamInfo): number {
+  // Only of itself a leader says since when, and only when it has applied what was stored before.
+  if (config.num_replicas > 1 && cluster?.leader_since === undefined) throw new Leaderless()
   const heard = (cluster?.replicas ?? []).map(({ offline, active }) => (offline ? Number.POSITIVE_INFINITY : active))
   return (heard.sort((a, b) => a - b)[Math.ceil(heard.length / 2) - 1] ?? 0) / NANOS
 }

@@ -141,7 +141,10 @@ export class Writer {
           await this.#giveWay(names)
           const known = await this.#known(names, isFresh)
           const planned = plan(known.all, known.isFresh)
-          if (planned === undefined) return undefined
+          if (planned === undefined) {
+            await this.#link.sure()
+            return undefined
+          }
           if (planned === ASK_LEADER) {
             isFresh = true
             continue
@@ -253,11 +256,11 @@ export class Writer {
   }
 
   async #refuse(known: Known, { refused, messageId }: Refusal): Promise<Outcome> {
-    if (messageId === undefined) throw refused
-    const subject = this.#link.subjectOf(known.name)
-    const asked = await this.earlier(subject, messageId)
-    if (asked === undefined) throw refused
-    return { earlier: asked }
+    const asked = messageId && (await this.earlier(this.#link.subjectOf(known.name), messageId))
+    if (asked) return { earlier: asked }
+    // A leader that is cut off knows neither what was appended since, nor its keys.
+    await this.#link.sure()
+    throw refused
   }
 
   /** The message that was stored under an id. */
