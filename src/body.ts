@@ -48,6 +48,32 @@ export function encodeBody(events: readonly NewEvent[]): Body {
   return writer.finish()
 }
 
+/** Bodies that follow each other as one; not copied where they lie one behind the other, as those do that were written so. */
+export function joinBodies(bodies: readonly Body[]): Body {
+  const [first] = bodies
+  if (bodies.length === 1) return first!
+  const { buffer, byteOffset } = first!.bytes
+  let length = 0
+  let count = 0
+  let flags = 0
+  let isOnePiece = true
+  for (const body of bodies) {
+    const { bytes } = body
+    isOnePiece &&= bytes.buffer === buffer && bytes.byteOffset === byteOffset + length
+    length += bytes.length
+    count += body.count
+    flags |= body.flags
+  }
+  if (isOnePiece) return { bytes: new Uint8Array(buffer, byteOffset, length), count, flags }
+  const joined = new Uint8Array(length)
+  let at = 0
+  for (const { bytes } of bodies) {
+    joined.set(bytes, at)
+    at += bytes.length
+  }
+  return { bytes: joined, count, flags }
+}
+
 const SLAB_BYTES = 64 * 1024
 let slab = new Uint8Array(SLAB_BYTES)
 let slabAt = 0

@@ -34,12 +34,12 @@ export class Tally {
     this.counts = new Array<number>(bounds.length + 1).fill(0)
   }
 
-  add(value: number): void {
+  add(value: number, times = 1): void {
     let i = 0
     while (i < this.bounds.length && value > this.bounds[i]!) i++
-    this.counts[i]!++
-    this.sum += value
-    this.count++
+    this.counts[i]! += times
+    this.sum += value * times
+    this.count += times
   }
 }
 
@@ -111,12 +111,19 @@ export class Counts {
 
   /** An append that was answered as durable. @param bytes of the body as kept. @param ms since it was whole. */
   appended(door: AppendDoor, events: number, bytes: number, ms: number): void {
+    this.appendedTogether(door, [events], bytes, ms)
+  }
+
+  /** Appends that came together. @param sizes events of each @param bytes of all of them */
+  appendedTogether(door: AppendDoor, sizes: readonly number[], bytes: number, ms: number): void {
     const counts = this.appends[door]
-    counts.appends++
-    counts.events += events
+    counts.appends += sizes.length
     counts.bytes += bytes
-    counts.seconds.add(ms / 1_000)
-    counts.sizes.add(events)
+    counts.seconds.add(ms / 1_000, sizes.length)
+    for (const events of sizes) {
+      counts.events += events
+      counts.sizes.add(events)
+    }
   }
 
   /** An answer or frame with events that was handed to a connection. */

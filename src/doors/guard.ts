@@ -91,9 +91,10 @@ export class Guard {
    * An append begins: a call, a message, or a piece of a long body. Without keys all callers share one allowance.
    * @throws too-many
    */
-  append(who: Principal, now = performance.now()): void {
+  append(who: Principal, at?: number): void {
     const { appendsPerKey } = this.#limits
     if (appendsPerKey === 0) return
+    const now = at ?? performance.now()
     const name = `${who.kind} ${who.name}`
     let allowance = this.#appenders.get(name)
     if (allowance === undefined) {

@@ -99,29 +99,49 @@ export class Rounds {
 
 /** Those who are behind get turns for this long at least before input and output of others are looked at, ms. */
 const BEHIND_SLICE_MS = 2
+/**
+ * After a slice that took all its time others have so many turns of the event loop to themselves: an event needs several
+ * from its append to its reader, and would meet a slice in each.
+ */
+const TURNS_BETWEEN = 3
 
 /**
- * Those who are behind, in turn: one page each, in slices, and between two slices the event loop has its turn. A slice
+ * Those who are behind, in turn: one page each, in slices, and between two slices the event loop has its turns. A slice
  * is a matter of time: a page takes from microseconds to milliseconds, and live events and appends wait for its end.
  */
 export class Queue {
   #waiting: Turn[] = []
   #had = 0
+  #isIdle = true
+  /** Turns of the event loop that belong to others before the next slice. */
+  #others = 0
 
   join(member: Turn): void {
     this.#waiting.push(member)
-    if (this.#waiting.length === 1) setImmediate(this.#run)
+    if (!this.#isIdle) return
+    this.#isIdle = false
+    setImmediate(this.#run)
   }
 
   readonly #run = (): void => {
+    if (this.#others > 0) this.#others--
+    else if (this.#waiting.length > 0) this.#slice()
+    this.#isIdle = this.#others === 0 && this.#waiting.length === 0
+    if (!this.#isIdle) setImmediate(this.#run)
+  }
+
+  #slice(): void {
     const started = performance.now()
-    do this.#waiting[this.#had++]!.turn()
-    while (this.#had < this.#waiting.length && performance.now() - started < BEHIND_SLICE_MS)
+    let spent = 0
+    do {
+      this.#waiting[this.#had++]!.turn()
+      spent = performance.now() - started
+    } while (this.#had < this.#waiting.length && spent < BEHIND_SLICE_MS)
+    if (spent >= BEHIND_SLICE_MS) this.#others = TURNS_BETWEEN
     // Those who had their turn are let go of together, when they are as many as those who wait.
     if (this.#had * 2 >= this.#waiting.length) {
       this.#waiting = this.#waiting.slice(this.#had)
       this.#had = 0
     }
-    if (this.#waiting.length > 0) setImmediate(this.#run)
   }
 }

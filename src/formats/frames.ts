@@ -3,9 +3,10 @@
  * write gives one or many of them and a page's frame is built once for all its followers.
  */
 import { Packr } from 'msgpackr'
-import { putU32 } from '../bytes.ts'
 import type { Appended, Durability, Page } from '../log/log.ts'
-import { type Ref, type ServerMessage, SUBPROTOCOL } from '../wire.ts'
+import { type ServerMessage, SUBPROTOCOL } from '../wire.ts'
+import { jsonAppended, msgpackAppended, type Together } from './appended.ts'
+import { BINARY, headerBytes, PONG, putHeader, TEXT } from './heads.ts'
 import { blocksHead, eventsPieces } from './render.ts'
 
 /** A frame, in one or more pieces. */
@@ -17,8 +18,8 @@ export interface Frames {
   /** Frames of this subprotocol are binary, from both sides. */
   readonly binary: boolean
   message(message: ServerMessage): Buffer
-  /** The frame of an `appended` message, each character a byte. Undefined: only `message` can write it. */
-  appended(ref: Ref, answer: Appended, durability: Durability): string | undefined
+  /** The `appended` frames of appends that were made as one, each character a byte. @param answer to all of them */
+  appended(together: Together, answer: Appended, durability: Durability): string
   /**
    * The `events` frame of a page, in pieces to be written together: one that is made once and shared by everyone who
    * stands at its place, or what the page already has in memory, uncopied.
@@ -28,30 +29,8 @@ export interface Frames {
   readonly heartbeat: Buffer
 }
 
-const TEXT = 0x81
-const BINARY = 0x82
-const PONG = 0x8a
 /** A whole PING frame without a payload. */
 export const PING: Buffer = Buffer.from([0x89, 0])
-
-/** Bytes of the frame header before a payload of this length. */
-const headerBytes = (length: number): number => (length < 126 ? 2 : length < 0x10000 ? 4 : 10)
-
-/** Writes the header at 0; the payload begins at headerBytes(length). */
-function putHeader(frame: Buffer, first: number, length: number): void {
-  frame[0] = first
-  if (length < 126) {
-    frame[1] = length
-  } else if (length < 0x10000) {
-    frame[1] = 126
-    frame[2] = length >> 8
-    frame[3] = length & 255
-  } else {
-    frame[1] = 127
-    putU32(frame, 2, 0)
-    putU32(frame, 6, length)
-  }
-}
 
 function textFrame(text: string): Buffer {
   const length = Buffer.byteLength(text)
@@ -138,31 +117,6 @@ function withoutUndefined(message: ServerMessage): object {
   return message
 }
 
-/** Headers of text frames by the length of what follows, below the length that takes eight bytes. */
-const TEXT_HEADS: string[] = []
-
-function textHead(length: number): string {
-  let head = TEXT_HEADS[length]
-  if (head === undefined) {
-    const bytes = Buffer.alloc(headerBytes(length))
-    putHeader(bytes, TEXT, length)
-    head = TEXT_HEADS[length] = bytes.toString('latin1')
-  }
-  return head
-}
-
-/** What needs neither escapes nor more than a byte for a character in JSON. */
-const PLAIN = /^[ !#-[\]-~]*$/
-
-/** Names and epochs need no escapes in JSON. */
-function jsonAppended(ref: Ref, answer: Appended, durability: Durability): string | undefined {
-  if (typeof ref === 'string' && !PLAIN.test(ref)) return undefined
-  const { channel, epoch, first, last, head, duplicate } = answer
-  const told = typeof ref === 'string' ? `"${ref}"` : ref
-  const text = `{"op":"appended","ref":${told},"channel":"${channel}","epoch":"${epoch}","first":${first},"last":${last},"head":${head}${duplicate ? ',"duplicate":true' : ''},"durability":"${durability}"}`
-  return textHead(text.length) + text
-}
-
 const heartbeat: ServerMessage = { op: 'heartbeat' }
 
 /** Of a shared page the one piece is kept with it, and its bytes are counted. */
@@ -187,7 +141,7 @@ export const MSGPACK_FRAMES: Frames = {
   subprotocol: SUBPROTOCOL.msgpack,
   binary: true,
   message: msgpackMessage,
-  appended: () => undefined,
+  appended: msgpackAppended,
   page: (page) => pagePieces(page, 'ws.msgpack', msgpackPage),
   heartbeat: msgpackMessage(heartbeat),
 }

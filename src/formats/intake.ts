@@ -22,6 +22,7 @@ import {
   checkEnd,
   jsonString,
   jsonValue,
+  KnownTexts,
   LEVELS_AROUND,
   refuse,
   skipColon,
@@ -33,7 +34,8 @@ import {
   wordAt,
   wordsOf,
 } from './json.ts'
-import { decodeMsgpack, msgpackEvents, readJsonEvents } from './parse.ts'
+import { msgpackFields } from './msgpack.ts'
+import { readJsonEvents } from './parse.ts'
 
 /** Longest `ref` that is text, characters. */
 const REF_MAX = 64
@@ -111,7 +113,7 @@ interface Fields {
 export function readRequest(bytes: Uint8Array, binary: boolean): Request {
   let fields: Fields
   try {
-    fields = binary ? msgpackMessage(bytes) : MESSAGE_READ.read(bytes)
+    fields = binary ? msgpackFields(bytes, WORDS, KNOWN_PACKED) : MESSAGE_READ.read(bytes)
   } catch (error) {
     return unread(bytes, binary, error)
   }
@@ -233,7 +235,12 @@ function checkToken(token: unknown): string {
 
 const CLOSE_OBJECT = 0x7d
 const WORDS = wordsOf(['op', 'ref', ...new Set(Object.values(FIELDS).flat())])
-const EVENTS = WORDS.findIndex(({ text }) => text === 'events')
+const WORD_OF: ReadonlyMap<string, number> = new Map(WORDS.map(({ text }, word) => [text, word]))
+const EVENTS = WORD_OF.get('events')!
+const CHANNEL = WORD_OF.get('channel')!
+/** As JSON writes them; one of each format: what is an escape in JSON is itself in MessagePack. */
+const KNOWN = new KnownTexts(Object.keys(FIELDS))
+const KNOWN_PACKED = new KnownTexts(Object.keys(FIELDS))
 
 /**
  * A message in one walk: an append's events are encoded where they are met, their data kept as the bytes that came;
@@ -277,7 +284,7 @@ class JsonMessage implements Fields {
     const start = skipColon(bytes, nameEnd)
     let word = wordAt(WORDS, bytes, at + 1, nameEnd - 1)
     const name = word < 0 ? jsonString(bytes, at, nameEnd) : WORDS[word]!.text
-    if (word < 0) word = WORDS.findIndex(({ text }) => text === name)
+    if (word < 0) word = WORD_OF.get(name) ?? -1
     if (word < 0 ? this.#unknown.has(name) : this.#starts[word]! > 0)
       refuse(`The field ${JSON.stringify(name)} is given twice`, { field: name })
     this.#names.push(name)
@@ -307,10 +314,17 @@ class JsonMessage implements Fields {
   }
 
   value(name: string): unknown {
-    for (let w = 0; w < WORDS.length; w++)
-      if (WORDS[w]!.text === name && this.#starts[w]! > 0)
-        return jsonValue(this.#bytes, { start: this.#starts[w]!, end: this.#ends[w]! })
-    return undefined
+    const word = WORD_OF.get(name)!
+    const start = this.#starts[word]!
+    if (start === 0) return undefined
+    const bytes = this.#bytes
+    const end = this.#ends[word]!
+    if (bytes[start] !== QUOTE) return jsonValue(bytes, { start, end })
+    const known = KNOWN.at(bytes, start + 1, end - 1)
+    if (known !== undefined) return known
+    const text = jsonString(bytes, start, end)
+    if (word === CHANNEL) KNOWN.learn(text, bytes, start + 1, end - 1)
+    return text
   }
 
   events(): Body {
@@ -379,19 +393,5 @@ function refAt(bytes: Uint8Array, start: number): Ref | undefined {
   } catch (error) {
     if (error instanceof SyntaxError || error instanceof TidemarkError) return undefined
     throw error
-  }
-}
-
-// ── MessagePack ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-function msgpackMessage(bytes: Uint8Array): Fields {
-  const message = decodeMsgpack(bytes)
-  if (typeof message !== 'object' || message === null || Array.isArray(message) || ArrayBuffer.isView(message))
-    throw new BadFrame('not one MessagePack map')
-  const fields = message as Record<string, unknown>
-  return {
-    names: () => Object.keys(fields),
-    value: (name) => (Object.hasOwn(fields, name) ? fields[name] : undefined),
-    events: () => msgpackEvents(Object.hasOwn(fields, 'events') ? fields.events : undefined),
   }
 }

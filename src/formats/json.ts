@@ -221,6 +221,28 @@ export function wordAt(words: readonly Word[], bytes: Uint8Array, start: number,
   return -1
 }
 
+/** Longest text that is learned, bytes. */
+const LEARNED_MAX = 256
+
+/** Texts that are known by their bytes, as they are written: nothing is made of them again. */
+export class KnownTexts {
+  /** Those that are always known; before them the one that was learned last. */
+  readonly #words: Word[]
+
+  constructor(texts: readonly string[]) {
+    this.#words = [...wordsOf(['']), ...wordsOf(texts)]
+  }
+
+  at(bytes: Uint8Array, start: number, end: number): string | undefined {
+    const word = wordAt(this.#words, bytes, start, end)
+    return word < 0 ? undefined : this.#words[word]!.text
+  }
+
+  learn(text: string, bytes: Uint8Array, start: number, end: number): void {
+    if (end - start <= LEARNED_MAX) this.#words[0] = { text, bytes: new Uint8Array(bytes.subarray(start, end)) }
+  }
+}
+
 export const asBuffer = (bytes: Uint8Array): Buffer =>
   Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
 

@@ -5,7 +5,7 @@
 import { BODY_BYTES_MAX, type Body, BodyWriter, type EventParts } from '../body.ts'
 import { APPEND_EVENTS_MAX, DEPTH_MAX } from '../event.ts'
 import { DATA, EventFields, FIELDS, noEvents, placed, tooMany } from './fields.ts'
-import { LEVELS_AROUND, refuse } from './json.ts'
+import { type KnownTexts, LEVELS_AROUND, refuse, type Word } from './json.ts'
 import { Reader } from './unpack.ts'
 
 /** One new event (a map) or up to APPEND_EVENTS_MAX of them (a list). @throws bad-request, too-large */
@@ -19,43 +19,86 @@ export function parseMsgpackBody(bytes: Uint8Array): Body {
   return writer.finish()
 }
 
-/**
- * `events` of a message that decodeMsgpack gave out.
- * @throws bad-request, too-large
- */
-export function msgpackEvents(value: unknown): Body {
-  if (!(value instanceof PackedEvents)) return refuse('events is a list of new events', { field: 'events' })
-  const reader = new Reader(value.bytes)
-  const writer = new BodyWriter(Math.min(value.bytes.length, BODY_BYTES_MAX))
-  readEvents(reader, reader.listSize(), writer)
-  return writer.finish()
-}
-
-/** A list of new events that was not looked into yet. */
-class PackedEvents {
-  readonly bytes: Uint8Array
-  constructor(bytes: Uint8Array) {
-    this.bytes = bytes
-  }
+/** The fields of one message. */
+export interface MsgpackFields {
+  names(): readonly string[]
+  /** Undefined when it is not given. */
+  value(name: string): unknown
+  /** @throws bad-request, too-large */
+  events(): Body
 }
 
 /**
- * Decodes one whole MessagePack value. Maps become objects (any name is an own property), bins become views. A list
- * `events` of the outermost map is left packed, for msgpackEvents.
+ * Reads a message, one whole MessagePack map. Maps in it become objects (any name is an own property), bins become
+ * views; events in a list are encoded where they are met, and what is wrong with one of them is told when they are
+ * asked for.
+ * @param words names of fields that it may have @param known learns the channel
  * @throws bad-request: depth, ext, names that are not text or come twice, numbers that JSON can't hold, bad UTF-8,
  * bytes behind the value
  */
-export function decodeMsgpack(bytes: Uint8Array): unknown {
+export function msgpackFields(bytes: Uint8Array, words: readonly Word[], known: KnownTexts): MsgpackFields {
   const reader = new Reader(bytes)
   const size = reader.mapSize()
-  const value = size < 0 ? reader.value(ROOM) : reader.map(size, ROOM, (name) => packedEvents(reader, name))
+  if (size < 0) refuse('not one MessagePack map')
+  const values = new Map<string, unknown>()
+  for (let left = size; left > 0; left--) {
+    const word = reader.nameIn(words)
+    const name = word < 0 ? reader.nameText() : words[word]!.text
+    if (values.has(name)) refuse(`The field ${JSON.stringify(name)} is given twice`, { field: name })
+    values.set(name, name === 'events' && reader.atList() ? readBody(reader) : readField(reader, name, known))
+  }
   reader.finish()
-  return value
+  return {
+    names: () => [...values.keys()],
+    value: (name) => values.get(name),
+    events: () => {
+      const events = values.get('events')
+      if (events instanceof Fault) throw events.error
+      return events instanceof ReadBody ? events.body : refuse('events is a list of new events', { field: 'events' })
+    },
+  }
 }
 
-function packedEvents(reader: Reader, name: string): PackedEvents | undefined {
-  if (name !== 'events' || !reader.atList()) return undefined
-  return new PackedEvents(reader.skip())
+/** Nothing that is decoded is one of these. */
+class ReadBody {
+  readonly body: Body
+  constructor(body: Body) {
+    this.body = body
+  }
+}
+
+class Fault {
+  readonly error: unknown
+  constructor(error: unknown) {
+    this.error = error
+  }
+}
+
+function readBody(reader: Reader): ReadBody | Fault {
+  const { at } = reader
+  const writer = new BodyWriter(Math.min(reader.bytes.length - at, BODY_BYTES_MAX))
+  try {
+    readEvents(reader, reader.listSize(), writer)
+    return new ReadBody(writer.finish())
+  } catch (error) {
+    // What is no MessagePack at all is told before what is wrong with one event.
+    reader.at = at
+    reader.skip()
+    return new Fault(error)
+  }
+}
+
+function readField(reader: Reader, name: string, known: KnownTexts): unknown {
+  if (!reader.textAhead()) return reader.value(ROOM - 1)
+  const { bytes, start, end } = reader
+  const text = known.at(bytes, start, end)
+  if (text === undefined) {
+    const value = reader.value(ROOM - 1) as string
+    if (name === 'channel') known.learn(value, bytes, start, end)
+    return value
+  }
+  reader.pass()
+  return text
 }
 
 /** Levels of the one field beside `data` that nests: `to`. */

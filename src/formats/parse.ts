@@ -30,7 +30,7 @@ import {
 
 // Whoever takes events takes them from here.
 export { jsonFields } from './json.ts'
-export { decodeMsgpack, msgpackEvents, parseMsgpackBody } from './msgpack.ts'
+export { parseMsgpackBody } from './msgpack.ts'
 
 const OPEN_LIST = 0x5b
 const CLOSE_LIST = 0x5d

@@ -23,7 +23,8 @@ export class Reader {
   #views: DataView | undefined
   /** Every byte as one character: where texts are ASCII they are cut out of it. */
   #characters: string | undefined
-  #at = 0
+  /** Where it goes on. */
+  at = 0
   /** Of the head that was read last: a length, or a number of items. */
   #size = 0
   /** Of the head that was read last. */
@@ -47,45 +48,45 @@ export class Reader {
 
   /** Nothing may stand behind the value. */
   finish(): void {
-    if (this.#at !== this.bytes.length) refuse('Bytes stand behind the MessagePack value', { at: this.#at })
+    if (this.at !== this.bytes.length) refuse('Bytes stand behind the MessagePack value', { at: this.at })
   }
 
   atList(): boolean {
-    const code = this.bytes[this.#at]!
+    const code = this.bytes[this.at]!
     return code >> 4 === 9 || code === 0xdc || code === 0xdd
   }
 
   /** Whether bytes come next; then they are looked at. */
   bytesAhead(): boolean {
-    const code = this.bytes[this.#at]!
+    const code = this.bytes[this.at]!
     return code >= 0xc4 && code <= 0xc6 && this.#look()
   }
 
   /** Whether a text comes next; then it is looked at. Its UTF-8 is not. */
   textAhead(): boolean {
-    const code = this.bytes[this.#at]!
+    const code = this.bytes[this.at]!
     return (code >> 5 === 5 || (code >= 0xd9 && code <= 0xdb)) && this.#look()
   }
 
   #look(): true {
-    const before = this.#at
+    const before = this.at
     this.#head()
-    this.start = this.#at
-    this.end = this.#at + this.#size
-    this.#at = before
+    this.start = this.at
+    this.end = this.at + this.#size
+    this.at = before
     return true
   }
 
   /** Passes over what was looked at. */
   pass(): void {
-    this.#at = this.end
+    this.at = this.end
   }
 
   /** Reads the name of a field: which of `words` it is; −1 for none of them. */
   nameIn(words: readonly Word[]): number {
-    if (this.#head() !== TEXT) refuse('The names of a map are text', { at: this.#at })
+    if (this.#head() !== TEXT) refuse('The names of a map are text', { at: this.at })
     this.start = this.#skip(this.#size)
-    this.end = this.#at
+    this.end = this.at
     return wordAt(words, this.bytes, this.start, this.end)
   }
 
@@ -103,7 +104,7 @@ export class Reader {
 
   /** Fields of the map that begins here; −1, and nothing read, when there is none. */
   mapSize(): number {
-    const code = this.bytes[this.#at]!
+    const code = this.bytes[this.at]!
     if (code >> 4 !== 8 && code !== 0xde && code !== 0xdf) return -1
     this.#head()
     return this.#size
@@ -111,7 +112,7 @@ export class Reader {
 
   /** The name of a field. */
   name(): string {
-    if (this.#head() !== TEXT) refuse('The names of a map are text', { at: this.#at })
+    if (this.#head() !== TEXT) refuse('The names of a map are text', { at: this.at })
     return this.#text()
   }
 
@@ -173,7 +174,7 @@ export class Reader {
         let text = '{'
         for (let left = this.#size; left > 0; left--) {
           if (text.length > 1) text += ','
-          if (this.#head() !== TEXT) refuse('The names of a map are text', { at: this.#at })
+          if (this.#head() !== TEXT) refuse('The names of a map are text', { at: this.at })
           text += `${this.#jsonText()}:${this.json(inner)}`
         }
         return `${text}}`
@@ -186,7 +187,7 @@ export class Reader {
    * Returns its bytes.
    */
   skip(): Uint8Array {
-    const start = this.#at
+    const start = this.at
     this.#isSkipping = true
     for (let left = 1; left > 0; left--) {
       const kind = this.#head()
@@ -194,17 +195,17 @@ export class Reader {
       else if (kind !== SCALAR) this.#skip(this.#size)
     }
     this.#isSkipping = false
-    return this.bytes.subarray(start, this.#at)
+    return this.bytes.subarray(start, this.at)
   }
 
   #deeper(room: number): number {
-    return room > 0 ? room - 1 : refuse('The MessagePack value nests too deep', { at: this.#at })
+    return room > 0 ? room - 1 : refuse('The MessagePack value nests too deep', { at: this.at })
   }
 
   /** Reads what stands before a text, bytes, list or map, or a whole scalar. */
   #head(): Kind {
-    if (this.#at >= this.bytes.length) refuse('The MessagePack value is cut', { at: this.#at })
-    const code = this.bytes[this.#at++]!
+    if (this.at >= this.bytes.length) refuse('The MessagePack value is cut', { at: this.at })
+    const code = this.bytes[this.at++]!
     if (code < 0x80) return this.#is(code)
     if (code < 0x90) return this.#sized(MAP, code & 15)
     if (code < 0xa0) return this.#sized(LIST, code & 15)
@@ -255,7 +256,7 @@ export class Reader {
   }
 
   #extension(code: number): Kind {
-    if (!this.#isSkipping || code === 0xc1) return refuse('MessagePack extensions are not taken', { at: this.#at - 1 })
+    if (!this.#isSkipping || code === 0xc1) return refuse('MessagePack extensions are not taken', { at: this.at - 1 })
     const size = code >= 0xd4 ? 1 << (code - 0xd4) : this.#uint(1 << (code - 0xc7))
     // Its type is one byte more.
     return this.#sized(BYTES, size + 1)
@@ -269,7 +270,7 @@ export class Reader {
   /** Whatever has a size takes that many bytes at least: a false claim is refused before the walk. */
   #sized(kind: Kind, size: number): Kind {
     this.#size = size
-    if (this.#items(kind) > this.bytes.length - this.#at) refuse('The MessagePack value is cut', { at: this.#at })
+    if (this.#items(kind) > this.bytes.length - this.at) refuse('The MessagePack value is cut', { at: this.at })
     return kind
   }
 
@@ -280,21 +281,21 @@ export class Reader {
 
   /** Passes over `length` bytes; returns where they begin. */
   #skip(length: number): number {
-    const start = this.#at
+    const start = this.at
     if (length > this.bytes.length - start) refuse('The MessagePack value is cut', { at: start })
-    this.#at = start + length
+    this.at = start + length
     return start
   }
 
   #take(length: number): Uint8Array {
-    return this.bytes.subarray(this.#skip(length), this.#at)
+    return this.bytes.subarray(this.#skip(length), this.at)
   }
 
   /** An unsigned integer of 1, 2 or 4 bytes. */
   #uint(width: number): number {
     const start = this.#skip(width)
     let value = 0
-    for (let i = start; i < this.#at; i++) value = value * 256 + this.bytes[i]!
+    for (let i = start; i < this.at; i++) value = value * 256 + this.bytes[i]!
     return value
   }
 
@@ -305,14 +306,14 @@ export class Reader {
 
   #float(value: number): Kind {
     if (this.#isSkipping) return this.#is(value)
-    if (!Number.isFinite(value)) refuse('JSON has no NaN and no Infinity', { at: this.#at })
+    if (!Number.isFinite(value)) refuse('JSON has no NaN and no Infinity', { at: this.at })
     // From 1e21 on JSON writes an exponent; below, it would write an integer literal, which JSON appends may not hold.
     if (Number.isInteger(value) && !Number.isSafeInteger(value) && Math.abs(value) < 1e21) this.#inexact()
     return this.#is(value)
   }
 
   #inexact(): never {
-    return refuse('An integer beyond 2^53 − 1 can not be kept exactly: send it as a string', { at: this.#at })
+    return refuse('An integer beyond 2^53 − 1 can not be kept exactly: send it as a string', { at: this.at })
   }
 
   /** The text whose head was just read. */
@@ -323,10 +324,10 @@ export class Reader {
   /** The text from `start` to here. */
   #textAt(start: number): string {
     let seen = 0
-    for (let i = start; i < this.#at; i++) seen |= this.bytes[i]!
-    if (seen < 0x80) return this.#latin1.slice(start, this.#at)
+    for (let i = start; i < this.at; i++) seen |= this.bytes[i]!
+    if (seen < 0x80) return this.#latin1.slice(start, this.at)
     try {
-      return utf8.decode(this.bytes.subarray(start, this.#at))
+      return utf8.decode(this.bytes.subarray(start, this.at))
     } catch {
       return refuse('A text is not UTF-8', { at: start })
     }
@@ -334,8 +335,8 @@ export class Reader {
 
   /** The text whose head was just read, in quotes. */
   #jsonText(): string {
-    const end = this.#at + this.#size
-    for (let i = this.#at; i < end; i++) {
+    const end = this.at + this.#size
+    for (let i = this.at; i < end; i++) {
       const c = this.bytes[i]!
       if (c < 0x20 || c > 0x7e || c === 0x22 || c === 0x5c) return JSON.stringify(this.#text())
     }

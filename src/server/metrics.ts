@@ -143,7 +143,7 @@ export class Metrics {
       () => [[{}, value()]]
     this.#gauge(
       'pending_appends',
-      'Appends that wait for a write',
+      'Appends that wait for a write; those of one socket that came together count once',
       [],
       one(() => log.health().pendingAppends),
     )
@@ -167,7 +167,7 @@ export class Metrics {
     )
     this.#histogram(
       'group_changes',
-      'Appends and other changes that shared one write',
+      'Appends and other changes that shared one write; appends of one socket that came together count once',
       [],
       one(() => groups.tasks),
     )

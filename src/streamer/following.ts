@@ -186,10 +186,10 @@ export class Following implements Turn {
     if (!commit) return
     const { channel } = subscription
     const session = this.#session
-    const done = session.begin(0)
+    session.begun(0)
     const work = this.#commitNow(session.needCursor(), channel, commit)
       .catch((error: unknown) => session.refuse(error, undefined, channel))
-      .then(done)
+      .then(() => session.ended(0, 1))
     session.host.background(work)
   }
 

@@ -20,6 +20,8 @@ const OPCODE = 0x0f
 /** Where whole messages go; text is UTF-8. */
 export interface Receiver {
   message(payload: Buffer, binary: boolean): void
+  /** Those that came together were told. */
+  taken(): void
   /** The newest PING of those that came together, behind the messages among which it stood. */
   ping(payload: Buffer): void
   pong(): void
@@ -94,6 +96,7 @@ export class Incoming {
     const bytes = this.#rest ? Buffer.concat([this.#rest, chunk]) : chunk
     this.#rest = undefined
     this.#read(bytes)
+    this.#receiver.taken()
     if (!this.#ping) return
     const { start, end } = this.#ping
     this.#ping = undefined

@@ -178,11 +178,11 @@ export class Outlet {
     this.#replyBytes += frame.length
   }
 
-  /** As `reply`; each character of the frame is a byte. */
-  replyText(frame: string): void {
+  /** As `reply`, frames; each character of theirs is a byte. */
+  replyText(frames: string): void {
     if (!this.#replies) this.#begin()
-    this.#text += frame
-    this.#replyBytes += frame.length
+    this.#text += frames
+    this.#replyBytes += frames.length
   }
 
   /**

@@ -110,6 +110,11 @@ export class Session {
     this.#regulate()
   }
 
+  /** What came together was told: appends among it wait for no more. */
+  taken(): void {
+    this.#flights?.depart()
+  }
+
   #read(bytes: Buffer, binary: boolean): Request | undefined {
     try {
       return readRequest(bytes, binary)
@@ -143,7 +148,7 @@ export class Session {
       found(who)
       this.#regulate()
     }
-    this.#speaker.identify(credential, told, (bytes, binary) => this.message(bytes, binary))
+    this.#speaker.identify(credential, told, this)
   }
 
   #welcome(ref: Ref | undefined, client: string | null, who: Principal): void {
@@ -173,6 +178,8 @@ export class Session {
 
   #perform(request: Request, bytes: number): void {
     const { ref } = request
+    // Requests keep their order.
+    if (request.op !== 'append') this.#flights?.depart()
     const refused = this.#speaker.refusal(request)
     if (refused) {
       this.#refused(refused, bytes)
@@ -256,9 +263,9 @@ export class Session {
     if (this.#state !== 'over') this.outlet.reply(this.frames.message(message))
   }
 
-  /** A whole frame, each character a byte. */
-  tellText(frame: string): void {
-    if (this.#state !== 'over') this.outlet.replyText(frame)
+  /** Whole frames, each character a byte. */
+  tellText(frames: string): void {
+    if (this.#state !== 'over') this.outlet.replyText(frames)
   }
 
   /** Answers a request, or speaks of a channel, with an error. */
@@ -279,20 +286,14 @@ export class Session {
     if (typeof ws === 'number') this.finish(ws, code)
   }
 
-  /** A request is under way until what is returned is called. */
-  begin(bytes: number): () => void {
-    this.begun(bytes)
-    return () => this.ended(bytes)
-  }
-
   begun(bytes: number): void {
     this.#underWay++
     this.#underWayBytes += bytes + REQUEST_BYTES
   }
 
-  ended(bytes: number): void {
-    this.#underWay--
-    this.#underWayBytes -= bytes + REQUEST_BYTES
+  ended(bytes: number, requests: number): void {
+    this.#underWay -= requests
+    this.#underWayBytes -= bytes + requests * REQUEST_BYTES
     if (this.#ending && this.#underWay === 0) this.close(this.#ending.code, this.#ending.reason)
     else this.#regulate()
   }

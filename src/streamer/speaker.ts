@@ -6,6 +6,7 @@ import { check, OP_RIGHTS } from '../doors/rights.ts'
 import { TidemarkError, toTidemarkError } from '../errors.ts'
 import type { Refused, Request } from '../formats/intake.ts'
 import { CLOSE } from '../wire.ts'
+import type { Receiver } from './incoming.ts'
 
 interface Frame {
   readonly bytes: Buffer
@@ -80,7 +81,7 @@ export class Speaker {
    * Finds who shows this credential, and tells it: at once, or, with what was held meanwhile in its order, when that is
    * known.
    */
-  identify(credential: string, found: (who: Principal) => void, goOn: (bytes: Buffer, binary: boolean) => void): void {
+  identify(credential: string, found: (who: Principal) => void, hearer: Pick<Receiver, 'message' | 'taken'>): void {
     this.#hasShown = true
     const who = this.#doors.keyring.of(credential)
     if (!(who instanceof Promise)) {
@@ -93,7 +94,8 @@ export class Speaker {
       this.#held = undefined
       found(known)
       // Another token among them holds the rest anew.
-      for (const { bytes, binary } of held) goOn(bytes, binary)
+      for (const { bytes, binary } of held) hearer.message(bytes, binary)
+      hearer.taken()
     })
   }
 

@@ -277,7 +277,9 @@ const switchRetry = (doors: Doors): number =>
 function nothing(): void {}
 
 function onMessage(this: WebSocket, data: RawData, binary: boolean): void {
-  ;(this as StreamSocket)[SESSION]!.message(data as Buffer, binary)
+  const session = (this as StreamSocket)[SESSION]!
+  session.message(data as Buffer, binary)
+  session.taken()
 }
 
 function onData(this: Duplex & Held, bytes: Buffer): void {

@@ -3,8 +3,10 @@ import type { Ref } from '../wire.ts'
 
 /** The socket. */
 export interface Taker {
-  /** A request is under way until what is returned is called. */
-  begin(bytes: number): () => void
+  /** A request of so many bytes is under way. */
+  begun(bytes: number): void
+  /** So many requests of so many bytes have ended. */
+  ended(bytes: number, requests: number): void
   refuse(error: unknown, ref: Ref | undefined, channel: string): void
 }
 
@@ -35,13 +37,13 @@ export class Turns {
     if (!begun) return
     this.#turns ??= new Map()
     const turns = this.#turns
-    const done = taker.begin(bytes)
+    taker.begun(bytes)
     const turn = begun
       .catch((error: unknown) => taker.refuse(error, ref, channel))
       .then(() => {
         if (turns.get(channel) === turn) turns.delete(channel)
         if (turns.size === 0 && this.#turns === turns) this.#turns = undefined
-        done()
+        taker.ended(bytes, 1)
       })
     turns.set(channel, turn)
   }

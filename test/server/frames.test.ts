@@ -146,3 +146,28 @@ test('those who are behind get turns in the order in which they joined, and othe
   expect(order).toEqual([...range(1, 40), ...range(1, 40), ...range(1, 40)])
   expect(others).toBeGreaterThan(1)
 })
+
+test('behind a slice of those who are behind, others have turns of the event loop to themselves', async () => {
+  const queue = new Queue()
+  let isOver = false
+  let looks = 0
+  const look = () => {
+    looks++
+    if (!isOver) setImmediate(look)
+  }
+  look()
+  /** In which turn of the event loop each had its own. */
+  const turns: number[] = []
+  await new Promise<void>((resolve) => {
+    const turn = () => {
+      turns.push(looks)
+      for (const until = performance.now() + 3; performance.now() < until; );
+      // The last ones join when the slice is over and nobody waits any more.
+      if (turns.length >= 10 && turns.length < 15) queueMicrotask(() => queue.join({ turn }))
+      if (turns.length === 15) resolve()
+    }
+    for (const _ of range(1, 10)) queue.join({ turn })
+  })
+  isOver = true
+  for (const [i, n] of turns.slice(1).entries()) expect(n - turns[i]!).toBeGreaterThan(3)
+})

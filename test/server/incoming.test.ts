@@ -59,7 +59,7 @@ function heard(chunks: readonly Buffer[], isPast: boolean): unknown[] {
   const feed = (bytes: Buffer): void => {
     if (state.readyState === WebSocket.OPEN) receiver.write(bytes)
   }
-  const heardOf = { message: told, ping, pong, crowded: () => said.push('crowded') }
+  const heardOf = { message: told, taken: () => {}, ping, pong, crowded: () => said.push('crowded') }
   const unfinished = new Unfinished(FRAME_BYTES_MAX * 2)
   const incoming = new Incoming(state as ws.WebSocket, receiver, new Duplex(), feed, heardOf, unfinished)
   for (const chunk of chunks) {

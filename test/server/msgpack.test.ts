@@ -3,7 +3,9 @@ import { Packr } from 'msgpackr'
 import { expect, test } from 'vitest'
 import { FLAG } from '../../src/body.ts'
 import type { Event } from '../../src/event.ts'
-import { decodeMsgpack, msgpackEvents, parseJsonBody, parseMsgpackBody } from '../../src/formats/parse.ts'
+import { KnownTexts, wordsOf } from '../../src/formats/json.ts'
+import { msgpackFields } from '../../src/formats/msgpack.ts'
+import { parseJsonBody, parseMsgpackBody } from '../../src/formats/parse.ts'
 import { codeOf, law } from '../random.ts'
 import { eventsOf } from './bare.ts'
 
@@ -14,6 +16,10 @@ const dataOf = (value: unknown): string => Buffer.from(parsed(value)[0]!.data!).
 const refusal = (bytes: Uint8Array): string => codeOf(() => parseMsgpackBody(bytes))
 /** `{ "data": <these bytes> }` */
 const withData = (...bytes: number[]): Buffer => Buffer.from([0x81, 0xa4, ...Buffer.from('data'), ...bytes])
+
+const words = wordsOf(['op', 'ref', 'channel', 'events'])
+const known = new KnownTexts(['append'])
+const fields = (bytes: Uint8Array) => msgpackFields(bytes, words, known)
 
 test('A value is kept as JSON, a bin as those bytes.', () => {
   expect(dataOf({ data: { a: [1, -1, 1.5, true, null, 'ü"\n'], b: {} } })).toBe(
@@ -124,10 +130,10 @@ test('Sixty-four levels are taken and one more is refused; a false length costs 
   expect(eventsOf(parseMsgpackBody(deep(64)))[0]!.data).toHaveLength(128)
   expect(refusal(deep(65))).toBe('bad-request')
   expect(refusal(Buffer.alloc(1_000_000, 0x91))).toBe('bad-request')
-  expect(codeOf(() => decodeMsgpack(Buffer.alloc(1_000_000, 0x91)))).toBe('bad-request')
+  expect(codeOf(() => fields(Buffer.alloc(1_000_000, 0x91)))).toBe('bad-request')
   for (const claim of [0xdd, 0xdf, 0xdb, 0xc6]) {
     expect(refusal(withData(claim, 255, 255, 255, 255))).toBe('bad-request')
-    expect(codeOf(() => decodeMsgpack(Buffer.from([claim, 255, 255, 255, 255])))).toBe('bad-request')
+    expect(codeOf(() => fields(Buffer.from([claim, 255, 255, 255, 255])))).toBe('bad-request')
   }
 })
 
@@ -141,32 +147,40 @@ test('Every cut of a good body is refused, and so is a byte behind it.', () => {
   expect(refusal(Buffer.concat([whole, Buffer.from([0xc0])]))).toBe('bad-request')
 })
 
-test('A message is decoded but for its events, which are parsed when they are asked for.', () => {
-  const message = decodeMsgpack(
-    pack({ op: 'append', ref: 7, more: { a: [new Uint8Array([1])] }, events: [{ data: [1] }] }),
-  )
-  expect(message).toMatchObject({ op: 'append', ref: 7, more: { a: [Buffer.from([1])] } })
-  const events = eventsOf(msgpackEvents((message as { events: unknown }).events))
-  expect(Buffer.from(events[0]!.data!).toString()).toBe('[1]')
-  const badEvents = decodeMsgpack(pack({ events: [{ data: 1, x: 1 }], op: 'append' })) as {
-    op: string
-    events: unknown
+test('A message is decoded but for its events, which are encoded, and refused when they are asked for.', () => {
+  const whole = { op: 'append', ref: 7, more: { a: [new Uint8Array([1])] }, channel: 'c', events: [{ data: [1] }] }
+  // The second time a text is known by its bytes.
+  for (let i = 0; i < 2; i++) {
+    const message = fields(pack(whole))
+    expect(message.names()).toEqual(['op', 'ref', 'more', 'channel', 'events'])
+    expect(['op', 'ref', 'more', 'channel', 'none'].map((name) => message.value(name))).toEqual([
+      ...['append', 7, { a: [Buffer.from([1])] }, 'c', undefined],
+    ])
+    const events = eventsOf(message.events())
+    expect(Buffer.from(events[0]!.data!).toString()).toBe('[1]')
   }
-  expect(badEvents.op).toBe('append')
-  expect(codeOf(() => msgpackEvents(badEvents.events))).toBe('bad-request')
-  for (const events of [undefined, null, 1, 'a', [], {}, [{ data: 1 }]])
-    expect(codeOf(() => msgpackEvents(events))).toBe('bad-request')
-  expect(codeOf(() => msgpackEvents((decodeMsgpack(pack({ events: [] })) as { events: unknown }).events))).toBe(
-    'bad-request',
-  )
+  expect(fields(pack({ channel: 'd' })).value('channel')).toBe('d')
+  const badEvents = fields(pack({ events: [{ data: 1, x: 1 }], op: 'append' }))
+  expect(badEvents.value('op')).toBe('append')
+  expect(codeOf(() => badEvents.events())).toBe('bad-request')
+  expect(codeOf(() => fields(pack({ op: 'append' })).events())).toBe('bad-request')
+  for (const events of [undefined, null, 1, 'a', [], {}])
+    expect(codeOf(() => fields(pack({ events })).events())).toBe('bad-request')
+  // What is cut behind events that are wrong is no message at all.
+  const cut = pack({ events: [{ data: 1, x: 1 }], op: 'append' }).subarray(0, -1)
+  expect(codeOf(() => fields(cut))).toBe('bad-request')
 })
 
-test('A decoded map has its names as own properties, each once.', () => {
-  const proto = Buffer.from([0x82, 0xa9, ...Buffer.from('__proto__'), 0x80, 0xa1, 0x61, 0x01])
-  const map = decodeMsgpack(proto) as object
+test('The fields of a message have any name, each once; those of a map in it are its own properties.', () => {
+  const proto = [0x82, 0xa9, ...Buffer.from('__proto__'), 0x80, 0xa1, 0x61, 0x01]
+  expect(fields(Buffer.from(proto)).names()).toEqual(['__proto__', 'a'])
+  const map = fields(Buffer.from([0x81, 0xa1, 0x62, ...proto])).value('b') as object
   expect(Object.keys(map)).toEqual(['__proto__', 'a'])
   expect(Object.getPrototypeOf(map)).toBe(Object.prototype)
-  expect(codeOf(() => decodeMsgpack(Buffer.from([0x82, 0xa1, 0x61, 1, 0xa1, 0x61, 2])))).toBe('bad-request')
+  for (const name of ['a', 'op']) {
+    const field = [0xa0 | name.length, ...Buffer.from(name), 1]
+    expect(codeOf(() => fields(Buffer.from([0x82, ...field, ...field])))).toBe('bad-request')
+  }
 })
 
 test('Random events say the same in MessagePack and in JSON.', () => {
@@ -195,6 +209,6 @@ test('Bytes at random, and good bodies with bytes changed, are taken or refused 
   })
   law(3_000, fc.oneof(changed, fc.uint8Array({ maxLength: 60 })), (given) => {
     expect(['taken', 'bad-request', 'too-large']).toContain(refusal(given))
-    expect(['taken', 'bad-request']).toContain(codeOf(() => decodeMsgpack(given)))
+    expect(['taken', 'bad-request']).toContain(codeOf(() => fields(given)))
   })
 })
