@@ -104,7 +104,7 @@ function parse(): { readonly names: readonly string[]; readonly options: Options
       false,
     )
     .option('--rows <text>', 'only rows whose name holds this text, or one of several: a|b')
-    .option('--minutes <n>', `how long W8 runs; default ${FULL.mixed.minutes}`, positive)
+    .option('--minutes <n>', `how long W8 runs with each kind of publisher; default ${FULL.mixed.minutes}`, positive)
     .option(
       '--peers <list>',
       `measure these too, fetched from apt and npm if need be: ${PEER_NAMES.join(',')}`,

@@ -69,10 +69,12 @@ static void refused(const char *text, int n) {
 static void read_requests(const char *path, uint8_t **opening, uint32_t *opening_length) {
   size_t size;
   uint8_t *file = slurp(path, &size), *end = file + size;
-  char zeros[] = STAMP "0000000000000000";
+  char zeros[] = STAMP "0000000000000000", in_turn[] = TURN;
   const size_t length = sizeof zeros - 1;
-  if (ws)
+  if (ws) {
     for (size_t i = 0; i < length; i++) zeros[i] ^= MASK;
+    for (size_t i = 0; i < sizeof TURN - 1; i++) in_turn[i] ^= MASK;
+  }
   memcpy(opening_length, file, 4);
   *opening = file + 4;
   for (uint8_t *p = file + 4 + *opening_length; p < end; request_count++) {
@@ -83,7 +85,7 @@ static void read_requests(const char *path, uint8_t **opening, uint32_t *opening
     memcpy(&r->events, p + 4, 4);
     r->bytes = p + 8;
     p += 8 + r->length;
-    r->turn = memmem(r->bytes, r->length < 128 ? r->length : 128, TURN, sizeof TURN - 1);
+    r->turn = memmem(r->bytes, r->length < 128 ? r->length : 128, in_turn, sizeof TURN - 1);
     for (uint8_t *s = r->bytes; (s = memmem(s, (size_t)(p - s), zeros, length)) != NULL; s += length) {
       r->stamps = reserve(r->stamps, sizeof(uint32_t) * (r->stamp_count + 1));
       r->stamps[r->stamp_count++] = (uint32_t)(s - r->bytes) + sizeof STAMP - 1;
@@ -120,14 +122,15 @@ static void launch(Conn *c, double due, double start) {
   c->out_len += r->length;
   for (uint32_t i = 0; i < r->tag_count; i++) memcpy(at + r->tags[i], c->tag, sizeof TAG - 1);
   uint64_t stamp = (uint64_t)due;
+  const uint8_t mask = ws ? MASK : 0;
   for (uint32_t i = 0; i < r->stamp_count; i++, stamp++) { /* events of a batch differ by a microsecond each */
     uint64_t v = stamp;
-    uint8_t *digits = at + r->stamps[i], mask = ws ? MASK : 0;
+    uint8_t *digits = at + r->stamps[i];
     for (int d = STAMP_DIGITS - 1; d >= 0; d--, v /= 10) digits[d] = (uint8_t)('0' + v % 10) ^ mask;
     sum += stamp;
   }
   if (r->turn != NULL)
-    for (uint64_t d = sizeof TURN - 1, v = turn; d > 0; d--, v /= 10) at[r->turn - r->bytes + d - 1] = (uint8_t)('0' + v % 10);
+    for (uint64_t d = sizeof TURN - 1, v = turn; d > 0; d--, v /= 10) at[r->turn - r->bytes + d - 1] = (uint8_t)('0' + v % 10) ^ mask;
   c->flights[(c->first + c->flying++) % depth] = (Flight){r->events, start};
   in_flight++;
 }

@@ -59,7 +59,9 @@ interface Conn {
 
 function readRequests(path: string): { opening: Buffer; requests: Request[] } {
   const file = readFileSync(path)
-  const zeros = Buffer.from(STAMP + '0'.repeat(STAMP_DIGITS)).map((byte) => (ws ? byte ^ MASK : byte))
+  const masked = (text: string): Uint8Array => Buffer.from(text).map((byte) => (ws ? byte ^ MASK : byte))
+  const zeros = masked(STAMP + '0'.repeat(STAMP_DIGITS))
+  const inTurn = masked(TURN)
   let at = 4 + file.readUInt32LE(0)
   const opening = file.subarray(4, at)
   const requests: Request[] = []
@@ -67,7 +69,7 @@ function readRequests(path: string): { opening: Buffer; requests: Request[] } {
     const bytes = file.subarray(at + 8, at + 8 + file.readUInt32LE(at))
     const stamps: number[] = []
     for (let s = bytes.indexOf(zeros); s >= 0; s = bytes.indexOf(zeros, s + zeros.length)) stamps.push(s + STAMP.length)
-    const turn = bytes.subarray(0, 128).indexOf(TURN)
+    const turn = bytes.subarray(0, 128).indexOf(inTurn)
     requests.push({ bytes, events: file.readUInt32LE(at + 4), stamps, turn })
     at += 8 + bytes.length
   }
@@ -87,7 +89,10 @@ function launch(conn: Conn, due: number, start: number): void {
   const turn = launched % channels
   const request = requests[launched++ % requests.length]!
   const bytes = Buffer.from(request.bytes)
-  if (request.turn >= 0) bytes.write(String(turn).padStart(TURN.length, '0'), request.turn, 'latin1')
+  if (request.turn >= 0) {
+    bytes.write(String(turn).padStart(TURN.length, '0'), request.turn, 'latin1')
+    if (ws) for (let d = 0; d < TURN.length; d++) bytes[request.turn + d]! ^= MASK
+  }
   const stamp = Math.floor(due)
   request.stamps.forEach((at, i) => {
     bytes.write(String(stamp + i), at, 'latin1')

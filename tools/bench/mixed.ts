@@ -1,6 +1,7 @@
 /**
  * W8: a server as its days go: thousands of sockets over hundreds of channels, a steady rate of appends, some sockets that
- * are cut and resume each minute, some that never read. Delivery and its latency, memory over time, CPU.
+ * are cut and resume each minute, some that never read. Delivery and its latency, memory over time, CPU. Once with
+ * publishers over a WebSocket, as the client for Node appends, once with publishers over HTTP.
  */
 import { Child } from './child.ts'
 import { BYTES_AFTER_STAMP } from './events.ts'
@@ -9,18 +10,22 @@ import { fill, fillChannels } from './fill.ts'
 import { grouped, type Lab, type Server } from './lab.ts'
 import { fsyncLimit } from './limits.ts'
 import { compiled } from './programs.ts'
-import { httpAppends, inTurn } from './requests.ts'
+import { httpAppends, inTurn, streamAppends } from './requests.ts'
 import { headsOf } from './target.ts'
 
 const PREFIX = 'mixed'
 /** What those that never read stand still in: appends of `batch` events, more than the kernel keeps for a socket. */
 const BACKLOG = 'mixed-backlog'
 const BACKLOG_APPENDS = 300
-/** All of them come from one run. */
+/** How a publisher appends, and what stands in front of the rows of that run. */
+const WAYS = { ws: 'WebSocket', http: 'HTTP' } as const
+type Way = keyof typeof WAYS
+/** All rows of a way come from one run. */
 const ROWS = [
   ...['delivery', 'append', 'memory, after minute', 'memory without mapped tables, after minute', 'memory, at the end'],
   ...['CPU of the server', 'CPU of the receivers', 'delay of the event loop: the worst of all p99'],
 ]
+const rowOf = (way: Way, row: string): string => `${WAYS[way]} publishers: ${row}`
 const FSYNC = 'write + fdatasync, 4 KiB'
 /** What is cut in a minute is cut in so many moments of it, as people come and go, and not all at once. */
 const MOMENTS = 20
@@ -61,11 +66,11 @@ export const title = (lab: Lab): string => {
 }
 
 export async function* run(lab: Lab): AsyncGenerator<Measure> {
-  if (ROWS.some((row) => lab.wants(row))) yield* mixed(lab)
+  for (const way of ['ws', 'http'] as const) if (ROWS.some((row) => lab.wants(rowOf(way, row)))) yield* mixed(lab, way)
   if (lab.wants(FSYNC)) yield fsyncLimit(FSYNC, lab)
 }
 
-async function* mixed(lab: Lab): AsyncGenerator<Measure> {
+async function* mixed(lab: Lab, way: Way): AsyncGenerator<Measure> {
   const { sockets, channels, rate, cut, stalled, minutes, minuteSeconds } = lab.scale.mixed
   const server = await lab.fresh()
   await fillChannels(lab, server, PREFIX, channels, 1)
@@ -73,9 +78,12 @@ async function* mixed(lab: Lab): AsyncGenerator<Measure> {
   const live = sockets - stalled
   const roam = await startRoam({ port: server.port, connections: live, channels, stalled })
   const seconds = minutes * minuteSeconds
-  const requests = httpAppends(server.port, inTurn(PREFIX), 'json', 1)
+  const requests =
+    way === 'ws'
+      ? streamAppends(server.port, inTurn(PREFIX), 'json')
+      : httpAppends(server.port, inTurn(PREFIX), 'json', 1)
   const { producers: connections, warm } = lab.scale
-  const load = { port: server.port, requests, protocol: 'http', connections, channels, rate } as const
+  const load = { port: server.port, requests, protocol: way, connections, channels, rate } as const
   const idle = await roam.report()
   const before = server.child.usage()
   const started = performance.now()
@@ -101,6 +109,7 @@ async function* mixed(lab: Lab): AsyncGenerator<Measure> {
   await roam.stop()
   await server.stop()
   const cpu = before && after ? after.cpu - before.cpu : undefined
+  const row = (name: string) => rowOf(way, name)
   const common = { subject: 'tidemark', durability: server.durability } as const
   const counts: readonly Count[] = [
     { what: 'events delivered', wanted, got: got.events },
@@ -112,7 +121,7 @@ async function* mixed(lab: Lab): AsyncGenerator<Measure> {
   ]
   yield {
     ...common,
-    name: 'delivery',
+    name: row('delivery'),
     figure: got.p50us / 1e3,
     unit: 'ms',
     p50: got.p50us / 1e3,
@@ -130,7 +139,7 @@ async function* mixed(lab: Lab): AsyncGenerator<Measure> {
   }
   yield {
     ...common,
-    name: 'append',
+    name: row('append'),
     figure: sent.p50us / 1e3,
     unit: 'ms',
     p50: sent.p50us / 1e3,
@@ -140,21 +149,27 @@ async function* mixed(lab: Lab): AsyncGenerator<Measure> {
   const grows = (of: (sample: Sample) => number): number =>
     slope(settled.map((each) => [each.minutes, of(each)] as const))
   const resident = grows((each) => each.residentMiB)
-  yield { ...common, name: `memory, after minute ${short(settled)}`, figure: resident, unit: 'MiB/min' }
+  yield { ...common, name: row(`memory, after minute ${short(settled)}`), figure: resident, unit: 'MiB/min' }
   const own = grows((each) => each.ownMiB)
   yield {
     ...common,
-    name: `memory without mapped tables, after minute ${short(settled)}`,
+    name: row(`memory without mapped tables, after minute ${short(settled)}`),
     figure: own,
     unit: 'MiB/min',
   }
-  yield { ...common, name: 'memory, at the end', figure: samples.at(-1)?.residentMiB ?? Number.NaN, unit: 'MiB' }
-  yield { ...common, name: 'CPU of the server', figure: (cpu ?? Number.NaN) / took, unit: 'cores' }
-  yield { ...common, name: 'CPU of the receivers', figure: (got.cpu - idle.cpu) / took, unit: 'cores', durability: '-' }
+  yield { ...common, name: row('memory, at the end'), figure: samples.at(-1)?.residentMiB ?? Number.NaN, unit: 'MiB' }
+  yield { ...common, name: row('CPU of the server'), figure: (cpu ?? Number.NaN) / took, unit: 'cores' }
+  yield {
+    ...common,
+    name: row('CPU of the receivers'),
+    figure: (got.cpu - idle.cpu) / took,
+    unit: 'cores',
+    durability: '-',
+  }
   const delays = samples.map((each) => each.loopP99).toSorted((a, b) => a - b)
   yield {
     ...common,
-    name: 'delay of the event loop: the worst of all p99',
+    name: row('delay of the event loop: the worst of all p99'),
     figure: delays.at(-1) ?? Number.NaN,
     unit: 'ms',
     p50: samples.map((each) => each.loopP50).toSorted((a, b) => a - b)[samples.length >> 1] ?? Number.NaN,
