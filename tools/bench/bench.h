@@ -24,6 +24,8 @@
 /* An event's data begins {"t":1763840880123456, ... : microseconds since 1970, 16 digits. */
 #define STAMP "\"t\":"
 #define STAMP_DIGITS 16
+/* In the name of a channel: six digits of its number take its place. */
+#define TURN "{turn}"
 
 static inline void fail(const char *what) {
   fprintf(stderr, "%s: %s\n", what, errno ? strerror(errno) : "unexpected");
@@ -78,6 +80,30 @@ static inline double hist_at(const Hist *h, double p) {
     if (seen > want) return i < 64 ? i : (double)((uint64_t)(i % 64 + 64) << (i / 64 - 1));
   }
   return (double)h->max;
+}
+
+/* Prints which slots hold how many values: [[slot,count],…]. */
+static inline void hist_print(const Hist *h) {
+  const char *between = "";
+  putchar('[');
+  for (int i = 0; i < HIST_SLOTS; i++) {
+    if (h->slots[i] == 0) continue;
+    printf("%s[%d,%lu]", between, i, h->slots[i]);
+    between = ",";
+  }
+  putchar(']');
+}
+
+/* ---- Channels in turn ---- */
+/* Where TURN stands in bytes that are XORed with `mask`; NULL where it does not. */
+static inline uint8_t *find_turn(uint8_t *p, size_t n, uint8_t mask) {
+  char text[] = TURN;
+  for (size_t i = 0; i < sizeof TURN - 1; i++) text[i] ^= (char)mask;
+  return memmem(p, n, text, sizeof TURN - 1);
+}
+
+static inline void put_turn(uint8_t *at, uint64_t turn, uint8_t mask) {
+  for (size_t d = sizeof TURN - 1; d > 0; d--, turn /= 10) at[d - 1] = (uint8_t)('0' + turn % 10) ^ mask;
 }
 
 /* ---- Files and sockets ---- */

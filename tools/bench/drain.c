@@ -2,21 +2,24 @@
  * Receives events on many connections and counts them: one thread, epoll.
  *
  *   drain --port P --connections N --mode stream|ws|poll|longpoll|xread [--opening FILE] [--from SEQ] [--ready TEXT]
- *         [--skip BYTES]
+ *         [--skip BYTES] [--channels C]
  *
  * Each connection sends the opening: `ws` begins with an upgrade and then walks frames (PINGs are answered), `stream`
  * takes bytes as they come, `poll` sends it as one HTTP request, again for each answer, until an answer brings no
- * event; `longpoll` asks for ever. A request has marks: {after} becomes --from + the number of events so far;
+ * event; `longpoll` asks for ever. With `ws` and --channels, the {turn} of an opening becomes six digits, the
+ * connection's number modulo C. With `ws` and --from, each JSON message of events must begin where the one before it ended. A request has marks: {after} becomes --from + the number of events so far;
  * {last:NAME}, in 16 characters, the `last` that the answers told of this channel (of many pages in one JSON answer),
  * --from at first; {modified} and {etag} what these headers of the last answer said, which is how Nchan's clients go on.
  * Events are found by their stamp; the --skip bytes after a stamp hold no other and are not looked at. With --ready a
  * connection counts as open once TEXT came. `xread` reads the Redis stream that the opening names.
  * Prints {"ready":N}. Commands on stdin, one a line: `until N` answers with the report once N events came, `report`
- * at once, `reset` sets the counters to zero and answers {"reset":true}. At its end, stdin ends the program.
- * The report: events, frames (answers, where it polls), bytes; least and most events of a connection; sum of one
- * connection's stamps; `agree`: connections that got the same events in the same order (of each channel) as the first;
- * `holes`: pages with {last:NAME} that did not begin where they were asked to, or held another number of events than
- * they said; closed; when the first opening was sent, first and last arrival (us of one clock); latency.
+ * at once, `reset` sets the counters to zero and answers {"reset":true}, `latency` the latencies alone. At its end, stdin ends the program.
+ * The report: events, frames (answers, where it polls), bytes; least and most events of a connection; sum of the stamps
+ * of the first connection of each channel, and a digest of their `order`; `agree`: connections that got the same events
+ * in the same order (of each channel) as the first one of their channel; `holes`: pages with {last:NAME} that did not
+ * begin where they were asked to, or held another number of events than they said; messages out of their chain, and
+ * connections that got another number of events than their messages said; `told`: gaps, resets, ends and errors; closed;
+ * when the first opening was sent, first and last arrival (us of one clock); latency, and its histogram.
  */
 #define _GNU_SOURCE
 #include "resp.h"
@@ -26,6 +29,7 @@
 #define PARTS 1024
 #define HEADER_BYTES 80 /* of a header that the next request repeats */
 #define LAST_DIGITS 16
+#define ORDER_PRIME 16777619u
 
 /* A poll's request is its opening, cut at the marks. */
 typedef struct {
@@ -36,29 +40,31 @@ typedef struct {
 
 /* How far a connection came in one channel of its polls. */
 typedef struct {
-  uint64_t last, order;
+  uint64_t last;
+  uint32_t order;
 } Place;
 
 typedef struct {
   int fd, open;
   uint8_t carry[CARRY]; /* the end of the last read, when it may begin a stamp */
   size_t carried, skip;
-  uint64_t events, sum, order;
+  uint64_t events, sum;
+  uint32_t order; /* as in sockets.ts */
   Walker walker;
   Reply reply;
   int64_t body; /* poll: bytes of the answer that are missing; -1: its head is not whole yet */
   uint64_t asked_at, position; /* poll: events of all time, at the last request and now */
   uint8_t *held; /* poll: CARRY bytes of room, then what came of an answer that is looked at when more of it is here */
   size_t held_n, held_room;
-  Place *places;
+  Place *places; /* of `ws`: one */
   char modified[HEADER_BYTES], etag[HEADER_BYTES];
 } Conn;
 
-static int ws, poll_mode, for_ever, xread_mode, epoll, conn_count = 1;
+static int ws, chained, poll_mode, for_ever, xread_mode, epoll, conn_count = 1, channel_count = 1;
 static Part parts[PARTS];
 static int part_count, place_count;
 static const Part *channels[PARTS]; /* of the places */
-static uint64_t from, holes;
+static uint64_t from, holes, told;
 static size_t skip_bytes, opening_size;
 static uint8_t *opening;
 static char ready_text[64];
@@ -92,7 +98,7 @@ static void scan(Conn *c, uint8_t *p, size_t n) {
     hist_add(&latency, now - (double)stamp);
     c->events++;
     c->sum += stamp;
-    c->order = c->order * 1099511628211u + stamp;
+    c->order = c->order * ORDER_PRIME + (uint32_t)stamp;
     events++;
     c->position++;
     p = digits + STAMP_DIGITS + skip_bytes;
@@ -115,11 +121,28 @@ static void set_open(Conn *c) {
   fflush(stdout);
 }
 
+/* A message of events must go on where the one before it ended. */
+static void take_message(Conn *c, const char *text) {
+  static const char *const ends[] = {"{\"op\":\"gap\"", "{\"op\":\"reset\"", "{\"op\":\"ended\"", "{\"op\":\"error\""};
+  for (int i = 0; i < 4; i++) told += strncmp(text, ends[i], strlen(ends[i])) == 0;
+  if (strncmp(text, "{\"op\":\"events\"", 14) != 0) return;
+  const char *after = strstr(text, "\"after\":"), *last = strstr(text, "\"last\":");
+  if (after == NULL || last == NULL) fail("a message of another kind");
+  holes += strtoull(after + 8, NULL, 10) != c->places->last;
+  c->places->last = strtoull(last + 7, NULL, 10);
+}
+
 static void on_frame(void *arg, int opcode, const uint8_t *kept, int n) {
   Conn *c = arg;
   frames++;
   if (opcode == 9) return pong(c->fd, kept, n);
   if (opcode == 8 && n >= 2) fprintf(stderr, "closed: %d %.*s\n", kept[0] << 8 | kept[1], n - 2, kept + 2);
+  if (chained && opcode == 1) {
+    char text[KEPT + 1];
+    memcpy(text, kept, (size_t)n);
+    text[n] = 0;
+    take_message(c, text);
+  }
   if (!c->open && memmem(kept, (size_t)n, ready_text, strlen(ready_text)) != NULL) set_open(c);
 }
 
@@ -214,7 +237,7 @@ static void take_pages(Conn *c, uint8_t *p, size_t n) {
     page = next;
   }
   c->order = 0;
-  for (int i = 0; i < place_count; i++) c->order += c->places[i].order * (uint64_t)(2 * i + 1);
+  for (int i = 0; i < place_count; i++) c->order += c->places[i].order * (uint32_t)(2 * i + 1);
 }
 
 /* The bytes of a poll's answers. */
@@ -275,32 +298,44 @@ static void receive(Conn *c) {
 }
 
 static void report(void) {
-  uint64_t least = UINT64_MAX, most = 0, agree = 0;
+  uint64_t least = UINT64_MAX, most = 0, agree = 0, sum = 0, out = holes;
+  uint32_t order = 0;
   for (int i = 0; i < conn_count; i++) {
-    Conn *c = &conns[i];
+    Conn *c = &conns[i], *first_of = &conns[i % channel_count];
     if (c->events < least) least = c->events;
     if (c->events > most) most = c->events;
-    agree += c->events == conns[0].events && c->order == conns[0].order;
+    agree += c->events == first_of->events && c->order == first_of->order;
+    out += chained && c->places->last != from + c->position;
+    if (c != first_of) continue;
+    sum += c->sum;
+    order += c->order * (uint32_t)(2 * i + 1);
   }
   printf("{\"events\":%lu,\"frames\":%lu,\"bytes\":%lu,\"closed\":%lu,", events, frames, bytes, closed_count);
-  printf("\"least\":%lu,\"most\":%lu,\"agree\":%lu,\"holes\":%lu,\"sum\":\"%lu\",", least, most, agree, holes,
-         conns[0].sum);
+  printf("\"least\":%lu,\"most\":%lu,\"agree\":%lu,\"holes\":%lu,\"told\":%lu,", least, most, agree, out, told);
+  printf("\"sum\":\"%lu\",\"order\":%u,", sum, order);
   printf("\"asked\":%.0f,\"first\":%.0f,\"last\":%.0f,", asked, first, last);
-  printf("\"p50us\":%.0f,\"p99us\":%.0f,\"maxus\":%lu,\"cpu\":%.2f}\n", hist_at(&latency, 0.5), hist_at(&latency, 0.99),
+  printf("\"p50us\":%.0f,\"p99us\":%.0f,\"maxus\":%lu,\"cpu\":%.2f,\"slots\":", hist_at(&latency, 0.5), hist_at(&latency, 0.99),
          latency.max, cpu_seconds());
+  hist_print(&latency);
+  puts("}");
+  fflush(stdout);
+}
+
+static void reset_latency(void) {
+  memset(&latency, 0, sizeof latency);
+  puts("{\"reset\":true}");
   fflush(stdout);
 }
 
 static void reset(void) {
   events = frames = bytes = until = 0;
   first = last = 0;
-  memset(&latency, 0, sizeof latency);
   for (int i = 0; i < conn_count; i++) {
-    conns[i].events = conns[i].sum = conns[i].order = 0;
+    conns[i].events = conns[i].sum = 0;
+    conns[i].order = 0;
     for (int k = 0; k < place_count; k++) conns[i].places[k].order = 0;
   }
-  puts("{\"reset\":true}");
-  fflush(stdout);
+  reset_latency();
 }
 
 /* Commands come singly: the next one is sent after the answer. */
@@ -312,18 +347,22 @@ static void command(void) {
   until = 0;
   if (strncmp(line, "until ", 6) == 0) until = strtoull(line + 6, NULL, 10);
   else if (strncmp(line, "reset", 5) == 0) reset();
+  else if (strncmp(line, "latency", 7) == 0) reset_latency();
   else report();
 }
 
 static void connect_all(int port) {
   conns = calloc((size_t)conn_count, sizeof(Conn));
   if (conns == NULL) fail("memory");
+  const uint8_t mask = ws ? MASK : 0;
+  uint8_t *turn = channel_count > 1 ? find_turn(opening, opening_size, mask) : NULL;
   for (int i = 0; i < conn_count; i++) {
     Conn *c = &conns[i];
+    if (turn != NULL) put_turn(turn, (uint64_t)(i % channel_count), mask);
     c->fd = dial(port);
     if (i == 0) asked = now_us();
     c->places = reserve(NULL, sizeof(Place) * (size_t)(place_count + 1));
-    for (int k = 0; k < place_count; k++) c->places[k] = (Place){from, 0};
+    for (int k = 0; k <= place_count; k++) c->places[k] = (Place){from, 0};
     strcpy(c->modified, "Thu, 01 Jan 1970 00:00:00 GMT");
     strcpy(c->etag, "0");
     if (poll_mode) ask(c);
@@ -345,7 +384,7 @@ int main(int argc, char **argv) {
   opening = (uint8_t *)"";
   static const struct option options[] = {{"port", 1, 0, 'p'},    {"connections", 1, 0, 'n'}, {"mode", 1, 0, 'm'},
                                           {"opening", 1, 0, 'o'}, {"ready", 1, 0, 'r'},       {"skip", 1, 0, 's'},
-                                          {"from", 1, 0, 'f'},    {0, 0, 0, 0}};
+                                          {"from", 1, 0, 'f'},    {"channels", 1, 0, 'k'},    {0, 0, 0, 0}};
   for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (option) {
       case 'p': port = atoi(optarg); break;
       case 'n': conn_count = atoi(optarg); break;
@@ -355,13 +394,18 @@ int main(int argc, char **argv) {
         poll_mode = for_ever || strcmp(optarg, "poll") == 0;
         xread_mode = strcmp(optarg, "xread") == 0;
         break;
-      case 'f': from = strtoull(optarg, NULL, 10); break;
+      case 'f':
+        from = strtoull(optarg, NULL, 10);
+        chained = 1;
+        break;
+      case 'k': channel_count = atoi(optarg); break;
       case 'o': opening = slurp(optarg, &opening_size); break;
       case 'r': snprintf(ready_text, sizeof ready_text, "%s", optarg); break;
       case 's': skip_bytes = (size_t)atol(optarg); break;
       default: return 2;
     }
-  if (port == 0 || conn_count < 1) return 2;
+  if (port == 0 || conn_count < 1 || channel_count < 1) return 2;
+  chained &= ws;
   if (poll_mode) cut_opening();
   allow_files();
   epoll = epoll_create1(0);

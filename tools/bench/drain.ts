@@ -8,14 +8,18 @@ import {
   epochMicros,
   flags,
   Histogram,
+  KEPT,
+  MASK,
   nowMicros,
+  orderAfter,
+  orderOfAll,
   pong,
   STAMP,
   STAMP_DIGITS,
   Walker,
 } from './sockets.ts'
 
-const values = flags(['port', 'connections', 'mode', 'opening', 'ready', 'skip', 'from'])
+const values = flags(['port', 'connections', 'mode', 'opening', 'ready', 'skip', 'from', 'channels'])
 const connections = Number(values.connections ?? 1)
 const skip = Number(values.skip ?? 0)
 const opening = values.opening === undefined ? Buffer.alloc(0) : readFileSync(values.opening)
@@ -25,8 +29,9 @@ const polls = values.mode === 'poll' || values.mode === 'longpoll'
 const channels = [...opening.toString('latin1').matchAll(/\{last:([^}]+)\}/g)].map((mark) => mark[1]!)
 const LAST_DIGITS = 16
 const stampLength = STAMP.length + STAMP_DIGITS
-const ORDER_PRIME = 1_000_003
-const ORDER_RANGE = 2 ** 31
+/** With `ws`: whether messages are to go on where the one before ended, and the number of channels. */
+const chained = values.mode === 'ws' && values.from !== undefined
+const inTurn = Number(values.channels ?? 1)
 
 class Conn {
   socket: Socket | undefined
@@ -37,6 +42,8 @@ class Conn {
   order = 0
   /** Events of all time: where a poll goes on. */
   position = 0
+  /** The end of the last message of a chain. */
+  last = from
   #carry = Buffer.alloc(0)
   #skip = 0
   #asked = 0
@@ -125,13 +132,23 @@ class Conn {
       if (after !== place.last || last !== after + this.events - before) total.holes++
       place.last = last
     })
-    this.order = [...this.places.values()].reduce((sum, { order }, i) => (sum + order * (2 * i + 1)) % ORDER_RANGE, 0)
+    this.order = orderOfAll([...this.places.values()].map(({ order }) => order))
   }
 
   #onFrame(opcode: number, kept: Buffer): void {
     total.frames++
     if (opcode === 9) pong(this.socket!, kept)
+    if (chained && opcode === 1) this.#takeMessage(kept.toString('latin1', 0, KEPT))
     if (values.ready !== undefined && kept.includes(values.ready)) this.setOpen()
+  }
+
+  /** A message of events must go on where the one before it ended. */
+  #takeMessage(text: string): void {
+    if (/^\{"op":"(gap|reset|ended|error)"/.test(text)) total.told++
+    const page = /^\{"op":"events".*?"after":(\d+),"last":(\d+)/.exec(text)
+    if (page === null) return
+    if (Number(page[1]) !== this.last) total.holes++
+    this.last = Number(page[2])
   }
 
   #scan(read: Buffer): void {
@@ -164,7 +181,7 @@ class Conn {
     total.events++
     this.high += Math.floor(stamp / 2 ** 26)
     this.low += stamp % 2 ** 26
-    this.order = (this.order * ORDER_PRIME + (stamp % ORDER_RANGE)) % ORDER_RANGE
+    this.order = orderAfter(this.order, stamp)
   }
 
   get sum(): bigint {
@@ -172,7 +189,7 @@ class Conn {
   }
 }
 
-const total = { events: 0, frames: 0, bytes: 0, first: 0, last: 0, open: 0, closed: 0, asked: 0, holes: 0 }
+const total = { events: 0, frames: 0, bytes: 0, first: 0, last: 0, open: 0, closed: 0, asked: 0, holes: 0, told: 0 }
 const conns = Array.from({ length: connections }, () => new Conn())
 let latency = new Histogram()
 let until = 0
@@ -184,25 +201,43 @@ function tell(): void {
   report()
 }
 
+/** The opening of this connection, with its channel where there are many. */
+function openingOf(connection: number): Buffer {
+  const own = Buffer.from(opening)
+  const at = inTurn > 1 ? own.indexOf(masked('{turn}')) : -1
+  if (at >= 0) masked(String(connection % inTurn).padStart(6, '0')).copy(own, at)
+  return own
+}
+
+const masked = (text: string): Buffer => Buffer.from(Buffer.from(text).map((byte) => byte ^ MASK))
+
 function report(): void {
-  const { events, frames, bytes, closed, holes, asked, first, last } = total
-  const first0 = conns[0]!
+  const { events, frames, bytes, closed, told, asked, first, last } = total
+  const firsts = conns.slice(0, inTurn)
   const each = conns.map((conn) => conn.events)
-  const agree = conns.filter((conn) => conn.events === first0.events && conn.order === first0.order).length
+  const agrees = ({ events, order }: Conn, other: Conn): boolean => events === other.events && order === other.order
+  const agree = conns.filter((conn, i) => agrees(conn, firsts[i % inTurn]!)).length
+  const holes = total.holes + (chained ? conns.filter((conn) => conn.last !== from + conn.position).length : 0)
   const times = { asked, first, last, p50us: latency.at(0.5), p99us: latency.at(0.99), maxus: latency.max }
   const [least, most] = [Math.min(...each), Math.max(...each)]
-  const sum = String(first0.sum)
-  const counts = { events, frames, bytes, least, most, agree, holes, sum, closed }
-  console.log(JSON.stringify({ ...counts, ...times, cpu: cpuSeconds() }))
+  const stamps = firsts.reduce((all, conn) => all + conn.sum, 0n)
+  const sum = String(BigInt.asUintN(64, stamps))
+  const order = orderOfAll(firsts.map((conn) => conn.order))
+  const counts = { events, frames, bytes, least, most, agree, holes, told, sum, order, closed }
+  console.log(JSON.stringify({ ...counts, ...times, cpu: cpuSeconds(), slots: latency.slots }))
 }
 
 function reset(): void {
   Object.assign(total, { events: 0, frames: 0, bytes: 0, first: 0, last: 0 })
-  latency = new Histogram()
   for (const conn of conns) {
     Object.assign(conn, { events: 0, high: 0, low: 0, order: 0 })
     for (const place of conn.places.values()) place.order = 0
   }
+  resetLatency()
+}
+
+function resetLatency(): void {
+  latency = new Histogram()
   console.log('{"reset":true}')
 }
 
@@ -211,14 +246,15 @@ createInterface({ input: process.stdin })
     until = 0
     if (line.startsWith('until ')) until = Number(line.slice(6))
     else if (line === 'reset') return reset()
+    else if (line === 'latency') return resetLatency()
     else return report()
     tell()
   })
   .on('close', () => process.exit(0))
 
-for (const conn of conns) {
+for (const [i, conn] of conns.entries()) {
   total.asked ||= nowMicros()
-  const first = polls ? Buffer.alloc(0) : opening
+  const first = polls ? Buffer.alloc(0) : openingOf(i)
   conn.socket = await dial(Number(values.port), first, values.mode === 'ws', (bytes) => conn.receive(bytes))
   conn.socket.on('close', () => total.closed++)
   if (polls) conn.ask()

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { Child } from './child.ts'
 import { BYTES_AFTER_STAMP } from './events.ts'
 import { compiled, type Programs } from './programs.ts'
+import type { Slots } from './sockets.ts'
 
 /** Longest wait for events that were sent to arrive. */
 const ARRIVAL_MS = 60_000
@@ -57,8 +58,10 @@ export interface DrainOptions {
   readonly port: number
   readonly connections: number
   readonly mode: 'stream' | 'ws' | 'poll' | 'longpoll' | 'xread'
-  /** The seq after which polls begin. Default 0. */
+  /** The seq after which polls begin, default 0; of `ws`: after which the first message of events must begin. */
   readonly from?: number
+  /** Of `ws`: the number of channels that connections follow in turn (requests.ts `inTurn`). Default 1. */
+  readonly channels?: number
   readonly opening?: Uint8Array
   /** A connection is open once this text came. */
   readonly ready?: string
@@ -72,11 +75,15 @@ export interface DrainReport {
   /** Fewest and most events of a connection. */
   readonly least: number
   readonly most: number
-  /** Connections that got the same events in the same order as the first. */
+  /** Connections that got the same events in the same order as the first of their channel. */
   readonly agree: number
-  /** Pages of many channels that did not begin where they were asked to, or whose events were not as many as they said. */
+  /** Pages or messages that did not begin where they had to, or whose events were not as many as they said. */
   readonly holes: number
+  /** Gaps, resets, ends and errors. */
+  readonly told: number
+  /** Of the first connection of each channel: the sum of the stamps, and a digest of their order. */
   readonly sum: string
+  readonly order: number
   readonly closed: number
   /** When the first opening was sent; first and last arrival: microseconds of one clock, 0 when nothing came. */
   readonly asked: number
@@ -86,6 +93,8 @@ export interface DrainReport {
   readonly p99us: number
   readonly maxus: number
   readonly cpu: number
+  /** Of the latency, so that it can be joined with that of others. */
+  readonly slots: Slots
 }
 
 /** Starts programs; their input files lie in `dir`. */
@@ -105,8 +114,8 @@ export class Drive {
     return path
   }
 
-  /** Runs a load to its end. A refused request is an error. */
-  async load(server: Child, options: LoadOptions): Promise<LoadReport> {
+  /** Runs a load to its end. A refused request is an error. @param warmed when the measured time begins */
+  async load(server: Child, options: LoadOptions, warmed?: () => Promise<void>): Promise<LoadReport> {
     const { requests, ...flags } = options
     const given = { ...flags, requests: requests && this.#file(requests) }
     const isClient = options.protocol === 'nats'
@@ -114,6 +123,7 @@ export class Drive {
     const child = Child.start('load', [...command, ...flagsOf(given)])
     await child.json('phase')
     const before = server.usage()
+    await warmed?.()
     await child.json('phase')
     const after = server.usage()
     const report = await child.json<LoadReport>('answered')
@@ -158,6 +168,12 @@ export class Drain {
 
   async reset(): Promise<void> {
     this.#child.send('reset')
+    await this.#child.json('reset')
+  }
+
+  /** Latencies count from now on. */
+  async resetLatency(): Promise<void> {
+    this.#child.send('latency')
     await this.#child.json('reset')
   }
 

@@ -21,7 +21,6 @@
 #include <math.h>
 
 #define IN_BYTES (64 * 1024)
-#define TURN "{turn}" /* in the name of a channel */
 #define TAG "@@@@@@@@"
 #define DRAIN_US 20e6 /* longest wait for missing answers */
 #define LATE_US 1e3   /* a paced request sent later than this after it was due counts as late */
@@ -69,12 +68,10 @@ static void refused(const char *text, int n) {
 static void read_requests(const char *path, uint8_t **opening, uint32_t *opening_length) {
   size_t size;
   uint8_t *file = slurp(path, &size), *end = file + size;
-  char zeros[] = STAMP "0000000000000000", in_turn[] = TURN;
+  char zeros[] = STAMP "0000000000000000";
   const size_t length = sizeof zeros - 1;
-  if (ws) {
-    for (size_t i = 0; i < length; i++) zeros[i] ^= MASK;
-    for (size_t i = 0; i < sizeof TURN - 1; i++) in_turn[i] ^= MASK;
-  }
+  const uint8_t mask = ws ? MASK : 0;
+  for (size_t i = 0; i < length; i++) zeros[i] ^= (char)mask;
   memcpy(opening_length, file, 4);
   *opening = file + 4;
   for (uint8_t *p = file + 4 + *opening_length; p < end; request_count++) {
@@ -85,7 +82,7 @@ static void read_requests(const char *path, uint8_t **opening, uint32_t *opening
     memcpy(&r->events, p + 4, 4);
     r->bytes = p + 8;
     p += 8 + r->length;
-    r->turn = memmem(r->bytes, r->length < 128 ? r->length : 128, in_turn, sizeof TURN - 1);
+    r->turn = find_turn(r->bytes, r->length < 128 ? r->length : 128, mask);
     for (uint8_t *s = r->bytes; (s = memmem(s, (size_t)(p - s), zeros, length)) != NULL; s += length) {
       r->stamps = reserve(r->stamps, sizeof(uint32_t) * (r->stamp_count + 1));
       r->stamps[r->stamp_count++] = (uint32_t)(s - r->bytes) + sizeof STAMP - 1;
@@ -129,8 +126,7 @@ static void launch(Conn *c, double due, double start) {
     for (int d = STAMP_DIGITS - 1; d >= 0; d--, v /= 10) digits[d] = (uint8_t)('0' + v % 10) ^ mask;
     sum += stamp;
   }
-  if (r->turn != NULL)
-    for (uint64_t d = sizeof TURN - 1, v = turn; d > 0; d--, v /= 10) at[r->turn - r->bytes + d - 1] = (uint8_t)('0' + v % 10) ^ mask;
+  if (r->turn != NULL) put_turn(at + (r->turn - r->bytes), turn, mask);
   c->flights[(c->first + c->flying++) % depth] = (Flight){r->events, start};
   in_flight++;
 }

@@ -4,13 +4,15 @@
  * publishers over a WebSocket, as the client for Node appends, once with publishers over HTTP.
  */
 import { Child } from './child.ts'
+import type { Drain, DrainReport } from './drive.ts'
 import { BYTES_AFTER_STAMP } from './events.ts'
 import type { Count, Measure } from './figures.ts'
 import { fill, fillChannels } from './fill.ts'
 import { grouped, type Lab, type Server } from './lab.ts'
 import { fsyncLimit } from './limits.ts'
 import { compiled } from './programs.ts'
-import { httpAppends, inTurn, streamAppends } from './requests.ts'
+import { httpAppends, inTurn, streamAppends, subscription } from './requests.ts'
+import { Histogram, type Slots } from './sockets.ts'
 import { headsOf } from './target.ts'
 
 const PREFIX = 'mixed'
@@ -23,7 +25,8 @@ type Way = keyof typeof WAYS
 /** All rows of a way come from one run. */
 const ROWS = [
   ...['delivery', 'append', 'memory, after minute', 'memory without mapped tables, after minute', 'memory, at the end'],
-  ...['CPU of the server', 'CPU of the receivers', 'delay of the event loop: the worst of all p99'],
+  ...['CPU of the server', 'CPU of the receivers', 'CPU of those that come back'],
+  'delay of the event loop: the worst of all p99',
 ]
 const rowOf = (way: Way, row: string): string => `${WAYS[way]} publishers: ${row}`
 const FSYNC = 'write + fdatasync, 4 KiB'
@@ -37,7 +40,7 @@ const LOOP_TICK_MS = 10
 const ARRIVAL_MS = 30_000
 
 /** What roam.ts prints. */
-interface Report {
+interface RoamReport {
   readonly events: number
   readonly frames: number
   readonly holes: number
@@ -46,10 +49,13 @@ interface Report {
   readonly resumed: number
   readonly agree: number
   readonly sum: string
+  readonly order: number
   readonly p50us: number
   readonly p99us: number
   readonly maxus: number
+  readonly late: number
   readonly cpu: number
+  readonly slots: Slots
 }
 
 interface Sample {
@@ -61,8 +67,8 @@ interface Sample {
 }
 
 export const title = (lab: Lab): string => {
-  const { sockets, channels, rate, cut, stalled, minutes, minuteSeconds } = lab.scale.mixed
-  return `W8  ${grouped(sockets)} sockets over ${grouped(channels)} channels, ${grouped(rate)} events/s for ${minutes} minutes${minuteSeconds === 60 ? '' : ` of ${minuteSeconds} s`}: ${grouped(cut)} sockets cut and resumed each minute, ${grouped(stalled)} never read`
+  const { sockets, channels, rate, roaming, cut, stalled, minutes, minuteSeconds } = lab.scale.mixed
+  return `W8  ${grouped(sockets)} sockets over ${grouped(channels)} channels, ${grouped(rate)} events/s for ${minutes} minutes${minuteSeconds === 60 ? '' : ` of ${minuteSeconds} s`}: ${grouped(roaming)} sockets of which ${grouped(cut)} are cut and resume each minute, ${grouped(stalled)} never read`
 }
 
 export async function* run(lab: Lab): AsyncGenerator<Measure> {
@@ -71,12 +77,14 @@ export async function* run(lab: Lab): AsyncGenerator<Measure> {
 }
 
 async function* mixed(lab: Lab, way: Way): AsyncGenerator<Measure> {
-  const { sockets, channels, rate, cut, stalled, minutes, minuteSeconds } = lab.scale.mixed
+  const { sockets, channels, rate, roaming, cut, stalled, minutes, minuteSeconds } = lab.scale.mixed
   const server = await lab.fresh()
   await fillChannels(lab, server, PREFIX, channels, 1)
   await fill(lab, server, BACKLOG, lab.scale.batch * BACKLOG_APPENDS)
   const live = sockets - stalled
-  const roam = await startRoam({ port: server.port, connections: live, channels, stalled })
+  const staying = live - roaming
+  const drain = await startDrain(lab, server.port, staying, channels)
+  const roam = await startRoam({ port: server.port, connections: roaming, channels, stalled })
   const seconds = minutes * minuteSeconds
   const requests =
     way === 'ws'
@@ -84,7 +92,7 @@ async function* mixed(lab: Lab, way: Way): AsyncGenerator<Measure> {
       : httpAppends(server.port, inTurn(PREFIX), 'json', 1)
   const { producers: connections, warm } = lab.scale
   const load = { port: server.port, requests, protocol: way, connections, channels, rate } as const
-  const idle = await roam.report()
+  const idle = { stay: await drain.report(), roam: await roam.report() }
   const before = server.child.usage()
   const started = performance.now()
   const samples: Sample[] = []
@@ -96,45 +104,60 @@ async function* mixed(lab: Lab, way: Way): AsyncGenerator<Measure> {
       }),
       eachTime(minuteSeconds / MOMENTS, over.signal, (moment) => roam.cut(share(cut, moment), share(stalled, moment))),
     ])
-    const sent = await lab.drive.load(server.child, { ...load, seconds, warm })
+    const warmed = (): Promise<void> => {
+      roam.resetLatency()
+      return drain.resetLatency()
+    }
+    const sent = await lab.drive.load(server.child, { ...load, seconds, warm }, warmed)
     over.abort()
     await beside
     return sent
   }
   const sent = await lab.watched(server, 'the whole time', work, ({ total }) => ({ 'appended event': total }))
   const wanted = wantedEvents(await headsOf(server.port, `${PREFIX}-0`), live)
-  const got = await roam.arrived(wanted)
+  const [stay, back] = await arrived(wanted, drain, roam)
   const after = server.child.usage()
   const took = (performance.now() - started) / 1_000
-  await roam.stop()
+  await Promise.all([drain.stop(), roam.stop()])
   await server.stop()
   const cpu = before && after ? after.cpu - before.cpu : undefined
   const row = (name: string) => rowOf(way, name)
   const common = { subject: 'tidemark', durability: server.durability } as const
+  const both = (pick: 'events' | 'agree' | 'holes' | 'told' | 'closed'): number => stay[pick] + back[pick]
   const counts: readonly Count[] = [
-    { what: 'events delivered', wanted, got: got.events },
-    { what: 'sockets with the same events as others of their channel', wanted: live, got: got.agree },
-    { what: 'sum of the stamps, each channel once', wanted: sent.sum, got: got.sum },
-    { what: 'frames that did not go on where the last one ended', wanted: 0, got: got.holes },
-    { what: 'gaps, resets and ended subscriptions', wanted: 0, got: got.told },
-    { what: 'sockets closed by the server', wanted: 0, got: got.closed },
+    { what: 'events delivered', wanted, got: both('events') },
+    { what: 'sockets with the same events as others of their channel', wanted: live, got: both('agree') },
+    { what: 'sum of the stamps, each channel once', wanted: sent.sum, got: stay.sum },
+    { what: 'the same, of sockets that come back', wanted: sent.sum, got: back.sum },
+    { what: 'order of the events of each channel, of sockets that come back', wanted: stay.order, got: back.order },
+    { what: 'frames that did not go on where the last one ended', wanted: 0, got: both('holes') },
+    { what: 'gaps, resets and ended subscriptions', wanted: 0, got: both('told') },
+    { what: 'sockets closed by the server', wanted: 0, got: both('closed') },
   ]
+  const events = both('events')
+  const latency = Histogram.of(stay, back)
+  const [p50, p99] = [latency.at(0.5) / 1e3, latency.at(0.99) / 1e3]
   yield {
     ...common,
     name: row('delivery'),
-    figure: got.p50us / 1e3,
+    figure: p50,
     unit: 'ms',
-    p50: got.p50us / 1e3,
-    p99: got.p99us / 1e3,
-    cpu: cpu === undefined ? undefined : (cpu / got.events) * 1e6,
+    p50,
+    p99,
+    cpu: cpu === undefined ? undefined : (cpu / events) * 1e6,
     counts,
     facts: {
       published: sent.total,
       late: sent.late,
-      resumed: got.resumed,
-      eventsPerFrame: got.events / got.frames,
-      maxMs: got.maxus / 1e3,
-      receiversCpuSeconds: got.cpu,
+      resumed: back.resumed,
+      eventsPerFrame: events / (stay.frames + back.frames),
+      maxMs: latency.max / 1e3,
+      stayingP50: stay.p50us / 1e3,
+      stayingP99: stay.p99us / 1e3,
+      roamingP50: back.p50us / 1e3,
+      roamingP99: back.p99us / 1e3,
+      roamingLoopP99: back.late,
+      loadCpuSeconds: sent.cpu,
     },
   }
   yield {
@@ -159,13 +182,9 @@ async function* mixed(lab: Lab, way: Way): AsyncGenerator<Measure> {
   }
   yield { ...common, name: row('memory, at the end'), figure: samples.at(-1)?.residentMiB ?? Number.NaN, unit: 'MiB' }
   yield { ...common, name: row('CPU of the server'), figure: (cpu ?? Number.NaN) / took, unit: 'cores' }
-  yield {
-    ...common,
-    name: row('CPU of the receivers'),
-    figure: (got.cpu - idle.cpu) / took,
-    unit: 'cores',
-    durability: '-',
-  }
+  const cores = { ...common, unit: 'cores', durability: '-' } as const
+  yield { ...cores, name: row('CPU of the receivers'), figure: (stay.cpu - idle.stay.cpu) / took }
+  yield { ...cores, name: row('CPU of those that come back'), figure: (back.cpu - idle.roam.cpu) / took }
   const delays = samples.map((each) => each.loopP99).toSorted((a, b) => a - b)
   yield {
     ...common,
@@ -225,32 +244,47 @@ function slope(points: readonly (readonly [number, number])[]): number {
   return over / points.reduce((sum, point) => sum + (point[0] - x) ** 2, 0)
 }
 
+/** Those that stay: each goes on where its last frame ended, after the one event that its channel holds. */
+async function startDrain(lab: Lab, port: number, connections: number, channels: number): Promise<Drain> {
+  const opening = subscription(port, 'json', inTurn(PREFIX), 1)
+  const drain = await lab.drive.drain({ port, connections, mode: 'ws', opening, channels, from: 1, ready: 'caughtup' })
+  await drain.reset()
+  return drain
+}
+
 async function startRoam(options: { port: number; connections: number; channels: number; stalled: number }) {
   const given = { ...options, prefix: PREFIX, from: 1, backlog: BACKLOG, skip: BYTES_AFTER_STAMP }
   const flags = Object.entries(given).flatMap(([name, value]) => [`--${name}`, String(value)])
   const child = Child.start('roam', [...compiled('tools/bench/roam.js'), ...flags])
   await child.json('ready')
-  const report = (): Promise<Report> => {
-    child.send('report')
-    return child.json<Report>('holes')
-  }
   return {
-    report,
+    report: (): Promise<RoamReport> => {
+      child.send('report')
+      return child.json<RoamReport>('holes')
+    },
     async cut(count: number, renewed: number): Promise<void> {
       if (count + renewed === 0) return
       child.send(`cut ${count} ${renewed}`)
       await child.json('cut')
     },
-    /** When that many events came, or after ARRIVAL_MS. */
-    async arrived(events: number): Promise<Report> {
-      for (const end = Date.now() + ARRIVAL_MS; ; await new Promise((resolve) => setTimeout(resolve, 100))) {
-        const got = await report()
-        if (got.events < events && Date.now() < end) continue
-        // What comes now would be too much.
-        await new Promise((resolve) => setTimeout(resolve, 500))
-        return report()
-      }
-    },
+    resetLatency: (): void => child.send('latency'),
     stop: (): Promise<void> => child.stop('SIGKILL'),
   }
+}
+
+/** What both got when that many events came, or after ARRIVAL_MS. */
+async function arrived(
+  events: number,
+  drain: Drain,
+  roam: Awaited<ReturnType<typeof startRoam>>,
+): Promise<readonly [DrainReport, RoamReport]> {
+  const reports = (): Promise<[DrainReport, RoamReport]> => Promise.all([drain.report(), roam.report()])
+  for (const end = Date.now() + ARRIVAL_MS; Date.now() < end; ) {
+    const [stay, back] = await reports()
+    if (stay.events + back.events >= events) break
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  // What comes now would be too much.
+  await new Promise((resolve) => setTimeout(resolve, 500))
+  return reports()
 }

@@ -55,8 +55,10 @@ export interface Mixed {
   readonly channels: number
   /** Events a second. */
   readonly rate: number
-  /** Sockets that are cut each minute, and those that never read. */
+  /** Sockets that are cut and resume, at least one for each channel; how many of them each minute. */
+  readonly roaming: number
   readonly cut: number
+  /** Sockets that never read. */
   readonly stalled: number
   readonly minutes: number
   /** Less than 60 to show that it works. */
@@ -89,6 +91,7 @@ export const FULL: Scale = {
     sockets: 5_000,
     channels: 500,
     rate: 2_000,
+    roaming: 500,
     cut: 250,
     stalled: 50,
     minutes: 20,
@@ -131,6 +134,7 @@ export const QUICK: Scale = {
     sockets: 50,
     channels: 5,
     rate: 100,
+    roaming: 10,
     cut: 5,
     stalled: 3,
     minutes: 4,

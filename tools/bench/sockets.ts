@@ -25,11 +25,39 @@ export function cpuSeconds(): number {
   return (user + system) / 1e6
 }
 
+/** A digest of stamps that knows their order, as in drain.c: 32 bits. */
+export const orderAfter = (order: number, stamp: number): number =>
+  (Math.imul(order, 16_777_619) + (stamp % 2 ** 32)) >>> 0
+
+/** The digest of many channels: `orders` of their stamps. */
+export const orderOfAll = (orders: readonly number[]): number =>
+  orders.reduce((all, order, i) => (all + Math.imul(order, 2 * i + 1)) >>> 0, 0)
+
+/** Which slots of a histogram hold how many values. */
+export type Slots = readonly (readonly [slot: number, count: number])[]
+
 /** Microseconds, 64 slots to each doubling: percentiles are exact to 1.6 %. */
 export class Histogram {
   readonly #slots = new Float64Array(64 * 40)
   count = 0
   max = 0
+
+  /** Of several programs as one. */
+  static of(...parts: readonly { readonly slots: Slots; readonly maxus: number }[]): Histogram {
+    const all = new Histogram()
+    for (const { slots, maxus } of parts) {
+      for (const [slot, count] of slots) {
+        all.#slots[slot]! += count
+        all.count += count
+      }
+      all.max = Math.max(all.max, maxus)
+    }
+    return all
+  }
+
+  get slots(): Slots {
+    return [...this.#slots.entries()].filter(([, count]) => count > 0)
+  }
 
   add(micros: number): void {
     const value = Math.max(0, Math.floor(micros))
