@@ -1,11 +1,12 @@
 /**
  * The process that the crash tests kill: a mixed append load on one log, each answer told on stdout as it comes.
  *
- *   node appender.js DIR WORKERS SEED      lines: {"pid"} · {"n", "at": [[channel, epoch, first, last]…], "key"?, "dup"?} · {"failed": code, "n"} · {"saw": [channel, seq]}
+ *   node appender.js DIR WORKERS SEED      lines: {"pid"} · {"n", "at": [[channel, epoch, first, last]…], "key"?, "dup"?} · {"failed": code, "n", "why"?} · {"saw": [channel, seq]}
  *   and {"refused": code} when the log does not open, {"read": blocks or code} beside each failure, {"notClosed": code}. LOG_OPTIONS: more options of the log, as JSON. SIGTERM closes.
  *
  * Event n carries { n, i, of }, so that whoever reads the log back knows which append it belongs to.
  */
+import { inspect } from 'node:util'
 import { decodeBlock } from '../../src/block.ts'
 import { encodeBody } from '../../src/body.ts'
 import { ERRORS, toTidemarkError } from '../../src/errors.ts'
@@ -68,7 +69,9 @@ async function work(): Promise<void> {
         if (!again[0]!.duplicate || again[0]!.first !== answers[0]!.first) tell({ twice: append })
       }
     } catch (error) {
-      tell({ failed: toTidemarkError(error).code, n: append })
+      const { code } = toTidemarkError(error)
+      // What was not foreseen is to be found: its words, and where it was.
+      tell({ failed: code, n: append, ...(code === 'internal' && { why: inspect(error) }) })
       await probe(channels[0]!)
       await new Promise((resolve) => setTimeout(resolve, 5))
     }

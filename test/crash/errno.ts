@@ -164,9 +164,9 @@ function judgeLife(life: Life, failures: Life['failures'], what: Case, hits: num
   if (life.notClosed !== undefined && !isHonest(life.notClosed, what)) broken.push(`not closed: ${life.notClosed}`)
   const write = what.errno === 'ENOSPC' ? 'storage-full' : 'unavailable'
   const first = failures[0]
-  if (first && first.code !== write) broken.push(`failed with ${first.code}, not ${write}`)
+  if (first && first.code !== write) broken.push(`failed with ${first.code}, not ${write}; ${first.why ?? ''}`)
   const odd = failures.find(({ code }) => code !== 'unavailable' && code !== 'storage-full')
-  if (odd) broken.push(`failed with ${odd.code}`)
+  if (odd) broken.push(`failed with ${odd.code}: ${odd.why}`)
   const read = life.reads.find((read) => read !== 'unavailable' && read !== 'no-channel' && typeof read !== 'number')
   if (read !== undefined) broken.push(`a read failed with ${read}`)
   const complaints = life.complaints.filter((said) => (said as { code?: string }).code !== 'unavailable')

@@ -32,7 +32,7 @@ export class Life {
   readonly answers: Answer[] = []
   /** Newest seq that a reader saw, by channel. */
   readonly saw = new Map<string, number>()
-  readonly failures: { code: string; n: number; answersBefore: number; sawBefore: number }[] = []
+  readonly failures: { code: string; why?: string; n: number; answersBefore: number; sawBefore: number }[] = []
   readonly complaints: unknown[] = []
   /** Of reads while writes failed: blocks, or a code. */
   readonly reads: (number | string)[] = []
@@ -133,6 +133,7 @@ export class Life {
     } else if ('failed' in said)
       this.failures.push({
         code: said.failed as string,
+        ...(said.why !== undefined && { why: said.why as string }),
         n: said.n as number,
         answersBefore: this.answers.length,
         sawBefore: this.saw.size,

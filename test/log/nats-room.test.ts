@@ -72,11 +72,14 @@ describe.skipIf(!nats)('a NATS that fills up', () => {
 
   test('A limit by number of messages is one as well', async () => {
     const namespace = newPlace()
-    const log = await opened({ namespace })
+    const made = await opened({ namespace })
     const nc = await connect({ servers: [nats!.url] })
     onTestFinished(() => nc.close())
     const jsm = await jetstreamManager(nc)
     await jsm.streams.update(`TIDEMARK_${namespace}`, { max_msgs: 40, discard: 'new' } as never)
+    await made.close()
+    // A limit is asked for when the log is opened, and by every pulse.
+    const log = await opened({ namespace })
     await vi.waitFor(async () => expect((await refusal(append(log, 'c', [1]))).code).toBe('storage-full'), {
       timeout: 10_000,
     })

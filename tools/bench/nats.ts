@@ -7,6 +7,9 @@ import { freePort, type Peer, question, type Receiving, type Sending } from './p
 import { maskedFrame, requestFile, upgradeTo } from './requests.ts'
 import type { Target } from './target.ts'
 
+/** Of 2.x: the log needs it; older ones refuse to sync always. */
+const MINOR_MIN = 12
+const SYNC_MINOR = 10
 const STREAM = 'S'
 const SUBJECT = 's.a'
 const CLIENT = { '@nats-io/transport-node': '3.4.0', '@nats-io/jetstream': '3.4.0' }
@@ -51,10 +54,18 @@ export interface Nats extends Target {
   readonly webPort: number
 }
 
-/** The program: named by NATS_SERVER_BIN, or of the newest Debian release whose program runs here. */
+function isAtLeast(version: string, wanted: number): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  return major > 2 || (major === 2 && minor >= wanted)
+}
+
+/** The program: named by NATS_SERVER_BIN, or of the newest Debian release; there it runs here and is new enough for the log. */
 export async function natsProgram(): Promise<string> {
   const named = process.env.NATS_SERVER_BIN
-  if (named === undefined) return newerDebian('nats-server', 'nats-server')
+  if (named === undefined)
+    return newerDebian('nats-server', 'nats-server', async (path) =>
+      isAtLeast(await versionOf(path, '--version'), MINOR_MIN),
+    )
   if (!existsSync(named)) throw new Error(`NATS_SERVER_BIN: there is no ${named}`)
   return named
 }
@@ -124,9 +135,7 @@ export async function natsPeers(): Promise<readonly Peer[]> {
     stored: messagesIn,
     reader: { kind: 'nats', modules },
   }
-  // Older ones refuse the setting.
-  const [major = 0, minor = 0] = version.split('.').map(Number)
-  const canSync = major > 2 || minor >= 10
+  const canSync = isAtLeast(version, SYNC_MINOR)
   const synced: Peer = {
     ...jetStream,
     name: `NATS ${version} JetStream, sync always`,

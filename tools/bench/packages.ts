@@ -5,6 +5,7 @@
 import { execFile } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { HOME } from '../../src/server/home.ts'
 
@@ -17,6 +18,8 @@ const NEWER = join(DIR, 'newer')
 const NPM = join(DIR, 'npm')
 /** Releases that may hold a newer program which still runs here, the newest first. */
 const NEWER_SUITES = ['sid', 'testing', 'trixie']
+/** Between tries to fetch something, ms. */
+const PAUSES_MS = [3_000, 15_000]
 const PROGRAM_DIRS = ['usr/sbin', 'usr/bin']
 
 /** For programs that were unpacked: where their libraries are. */
@@ -41,9 +44,22 @@ async function apt(...command: readonly string[]): Promise<string> {
   try {
     return (await run('apt-get', [...aptWithin(DIR, false), ...command])).stdout
   } catch {
-    await run('apt-get', [...aptWithin(DIR, true), 'update'])
-    return (await run('apt-get', [...aptWithin(DIR, true), ...command])).stdout
+    return patiently(async () => {
+      await run('apt-get', [...aptWithin(DIR, true), 'update'])
+      return (await run('apt-get', [...aptWithin(DIR, true), ...command])).stdout
+    })
   }
+}
+
+/** A network may be away for a moment. */
+async function patiently<T>(fetch: () => Promise<T>): Promise<T> {
+  for (const pause of PAUSES_MS)
+    try {
+      return await fetch()
+    } catch {
+      await delay(pause)
+    }
+  return fetch()
 }
 
 /**
@@ -60,30 +76,49 @@ export async function debian(program: string, packages: readonly string[]): Prom
   return path
 }
 
-/** As `debian`, for a package that needs no other: of a newer release of the same archive where there is one. */
-export async function newerDebian(program: string, name: string): Promise<string> {
-  const known = programIn(join(NEWER, 'root'), program)
-  if (known !== undefined) return known
+/**
+ * As `debian`, for a package that needs no other: of the newest release of the same archive that has one which runs
+ * here and will do.
+ */
+export async function newerDebian(
+  program: string,
+  name: string,
+  willDo: (path: string) => Promise<boolean>,
+): Promise<string> {
+  const root = join(NEWER, 'root')
+  // One that needs libraries which this machine has not can not even be asked.
+  const isGood = (path: string | undefined) => path !== undefined && willDo(path).catch(() => false)
+  const known = programIn(root, program)
+  if (await isGood(known)) return known!
   const archive = /^'([^']+)\/pool\//m.exec(await apt('download', '--print-uris', name))?.[1]
+  const found: string[] = []
+  for (const suite of archive === undefined ? [] : NEWER_SUITES) {
+    rmSync(root, { recursive: true, force: true })
+    try {
+      await patiently(() => unpackNewer(`${archive} ${suite}`, name))
+      const path = programIn(root, program)
+      if (await isGood(path)) return path!
+      found.push(`${suite}: what it has does not run here, or is too old`)
+    } catch (error) {
+      found.push(`${suite}: ${error}`)
+    }
+  }
+  rmSync(root, { recursive: true, force: true })
+  const own = await debian(program, [name])
+  if (await isGood(own)) return own
+  throw new Error(`no release of Debian gave a ${name} that will do (${found.join('; ')})`)
+}
+
+async function unpackNewer(release: string, name: string): Promise<void> {
   const sources = join(NEWER, 'sources.list')
   const keys = '/usr/share/keyrings/debian-archive-keyring.gpg'
   const only = [`Dir::Etc::sourcelist=${sources}`, 'Dir::Etc::sourceparts=-', 'Dir::Etc::preferencesparts=-']
   const options = [...aptWithin(NEWER, true), ...only.flatMap((option) => ['-o', option])]
-  for (const suite of archive === undefined ? [] : NEWER_SUITES)
-    try {
-      writeFileSync(sources, `deb [signed-by=${keys}] ${archive} ${suite} main\n`)
-      await run('apt-get', [...options, 'update'])
-      await run('apt-get', [...options, 'download', name], { cwd: NEWER })
-      await unpackAll(NEWER, join(NEWER, 'root'))
-      const path = programIn(join(NEWER, 'root'), program)
-      if (path === undefined) continue
-      // It must run with this machine's libraries.
-      await run(path, ['--version'])
-      return path
-    } catch {
-      rmSync(join(NEWER, 'root'), { recursive: true, force: true })
-    }
-  return debian(program, [name])
+  writeFileSync(sources, `deb [signed-by=${keys}] ${release} main\n`)
+  // Without it apt takes a list that it could not fetch for a warning.
+  await run('apt-get', [...options, '-o', 'APT::Update::Error-Mode=any', 'update'])
+  await run('apt-get', [...options, 'download', name], { cwd: NEWER })
+  await unpackAll(NEWER, join(NEWER, 'root'))
 }
 
 /** The directory whose node_modules holds these packages, of these versions exactly. */

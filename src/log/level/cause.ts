@@ -11,9 +11,10 @@ export const isDiskFull = (error: unknown): boolean => /No space left|Disk quota
 export const isCorruption = (error: unknown): boolean =>
   (error as { code?: string }).code === 'LEVEL_CORRUPTION' || /Corruption/.test(reasonOf(error))
 
-/** True for what LevelDB throws. */
+/** True for what LevelDB throws. What a read at once (`getSync`) met on the disk comes without a code, in LevelDB's words. */
 export const isOfStore = (error: unknown): boolean =>
-  `${(error as { code?: unknown } | null)?.code}`.startsWith('LEVEL_')
+  `${(error as { code?: unknown } | null)?.code}`.startsWith('LEVEL_') ||
+  `${(error as { message?: unknown } | null)?.message}`.startsWith('IO error: ')
 
 /** What is told of a log that was closed under some work: it goes on after it was opened again. */
 export const unavailable = (cause: unknown): TidemarkError =>
