@@ -7,8 +7,9 @@ import { freePort, type Peer, question, type Receiving, type Sending } from './p
 import { maskedFrame, requestFile, upgradeTo } from './requests.ts'
 import type { Target } from './target.ts'
 
-/** Of 2.x: the log needs it; older ones refuse to sync always. */
+/** The log needs 2.12. */
 const MINOR_MIN = 12
+/** Before 2.10 `sync_interval: always` is refused. */
 const SYNC_MINOR = 10
 const STREAM = 'S'
 const SUBJECT = 's.a'
@@ -54,6 +55,7 @@ export interface Nats extends Target {
   readonly webPort: number
 }
 
+/** @param wanted of 2.x */
 function isAtLeast(version: string, wanted: number): boolean {
   const [major = 0, minor = 0] = version.split('.').map(Number)
   return major > 2 || (major === 2 && minor >= wanted)
