@@ -36,8 +36,8 @@ async function heldLog(): Promise<{ log: Log; held: (() => void)[] }> {
 /** Lets the first page of each reader go; the most that were given between two looks of the event loop at others. */
 async function mostInATurn(held: (() => void)[], given: () => number): Promise<number> {
   await until(() => held.length === READERS)
-  // Each look at the clock is a millisecond: a turn of a page takes longer than others are to wait.
-  let now = performance.now()
+  // Each look at the clock is a millisecond, a whole one: a turn of a page takes longer than others are to wait.
+  let now = Math.ceil(performance.now())
   vi.spyOn(performance, 'now').mockImplementation(() => ++now)
   for (const letGo of held.splice(0)) letGo()
   let [most, before] = [0, 0]
