@@ -8,7 +8,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { listFiles } from '../../src/log/level/files.ts'
 import { headKey } from '../../src/log/level/keys.ts'
 import { Rows } from '../../src/log/level/merge.ts'
-import { damageIn, maskedCrc, Reader, RunningCrc, scanLog, versionsOf } from '../../src/log/level/scan.ts'
+import { damageIn, maskedCrc, Reader, RunningCrc, scanLog, scanRecords, versionsOf } from '../../src/log/level/scan.ts'
 import { Table, versionsIn } from '../../src/log/level/table.ts'
 import { type LogOptions, openLog } from '../../src/log/open.ts'
 import { range, tempDir } from '../parts.ts'
@@ -163,6 +163,23 @@ describe('the files of a level log', () => {
       const dir = await fill(true)
       damage(dir)
       expect({ name, ...(await refusal(openLog({ dir }))) }).toMatchObject({ name, code: 'data-loss' })
+    }
+  })
+
+  test('A record of MANIFEST whose length runs over the end is damage where others follow it', async () => {
+    const dir = await fill(true)
+    // As it is while it grows: what was opened wrote its records behind the first one.
+    const path = filesOf(dir, '').at(-1)!
+    const whole = readFileSync(path)
+    const { records } = scanRecords(whole, () => true)
+    expect(records.length).toBeGreaterThan(1)
+    for (const { offset } of records.slice(0, -1)) {
+      // LevelDB would pass over all that follows, and delete tables that it has not heard of.
+      flipAt(path, offset + 5, 6)
+      expect(listFiles(join(dir, 'store')).faults).toMatchObject([{ file: basename(path), offset }])
+      expect(await refusal(openLog({ dir }))).toMatchObject({ code: 'data-loss' })
+      expect(readFileSync(path).length).toBe(whole.length)
+      writeFileSync(path, whole)
     }
   })
 

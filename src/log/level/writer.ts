@@ -320,7 +320,14 @@ export class Writer {
 }
 
 const refusalOf = (error: unknown): unknown =>
-  isOfStore(error) ? new TidemarkError('unavailable', 'The log can not be read now', {}, { cause: error }) : error
+  isOfStore(error)
+    ? new TidemarkError(
+        isDiskFull(error) ? 'storage-full' : 'unavailable',
+        'The log can not be read now',
+        {},
+        { cause: error },
+      )
+    : error
 
 const refuse = (task: Task, error: unknown): void => tell(() => task.reject(error))
 
