@@ -41,7 +41,7 @@ http {
 `
 
 export async function nchanPeers(): Promise<readonly Peer[]> {
-  const program = await debian('nginx', ['nginx', 'libnginx-mod-nchan'])
+  const program = await debian('nginx', ['nginx', 'libnginx-mod-nchan'], MODULE)
   const modulePath = unpacked(MODULE)
   const code = readFileSync(modulePath, 'latin1')
   if (code.includes(STATE_DIR)) writeFileSync(modulePath, code.replaceAll(STATE_DIR, OUR_STATE_DIR), 'latin1')

@@ -64,11 +64,11 @@ async function patiently<T>(fetch: () => Promise<T>): Promise<T> {
 
 /**
  * The path of a program that Debian has, unpacked with the packages named and all they need; the system's own where it
- * is installed.
+ * is installed. @param file of one of the packages, that the program is of no use without
  */
-export async function debian(program: string, packages: readonly string[]): Promise<string> {
+export async function debian(program: string, packages: readonly string[], file?: string): Promise<string> {
   const known = programIn(ROOT, program)
-  if (known !== undefined) return known
+  if (known !== undefined && (file === undefined || existsSync(unpacked(file)))) return known
   await apt('--no-install-recommends', '--download-only', 'install', ...packages)
   await unpackAll(join(DIR, 'cache', 'archives'), ROOT)
   const path = programIn(ROOT, program) ?? programIn('/', program)
@@ -127,7 +127,9 @@ export async function npm(packages: Readonly<Record<string, string>>): Promise<s
   if (missing.length > 0) {
     mkdirSync(NPM, { recursive: true })
     const wanted = missing.map(([name, version]) => `${name}@${version}`)
-    await run('npm', ['install', '--prefix', NPM, '--no-audit', '--no-fund', '--save-exact', ...wanted])
+    // Some peers ask for a newer Node than they need, and settings of this project would refuse them for it.
+    const options = ['--no-audit', '--no-fund', '--save-exact', '--engine-strict=false']
+    await run('npm', ['install', '--prefix', NPM, ...options, ...wanted])
   }
   return NPM
 }
