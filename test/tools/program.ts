@@ -3,6 +3,7 @@ import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
+import { freePort } from '../../tools/bench/peer.ts'
 import { tempDir } from '../parts.ts'
 
 const built = (path: string): string => fileURLToPath(new URL(`../../dist/${path}`, import.meta.url))
@@ -108,8 +109,9 @@ export interface Serving extends Program {
   readonly url: string
 }
 
-/** A server on a directory and a port of its own; resolves when it is serving. */
-export async function serving(args: readonly string[] = [], data = tempDir(), port = 0): Promise<Serving> {
+/** A server on a directory and a port of its own, where it can be started again; resolves when it is serving. */
+export async function serving(args: readonly string[] = [], data = tempDir(), given?: number): Promise<Serving> {
+  const port = given ?? (await freePort())
   const program = new Program(['serve', '--port', String(port), '--data', `${data}/log`, ...args])
   const { url } = await program.until(() => program.values.find(({ msg }) => msg === 'Serving'))
   return Object.assign(program, { url: String(url).replace(/\/v1$/, '') })

@@ -1,4 +1,5 @@
 /** What another server is to the workloads that measure it, and what those that start one share. */
+import { randomInt } from 'node:crypto'
 import { connect, createServer } from 'node:net'
 import type { DrainOptions, LoadOptions } from './drive.ts'
 import type { Target } from './target.ts'
@@ -31,13 +32,24 @@ export interface Peer {
   readonly reader?: { readonly kind: string; readonly modules: string }
 }
 
-/** A port of 127.0.0.1 that nobody listens on. */
+/** Below those that systems give out by themselves: Linux from 32,768 on. */
+const PORTS = [10_000, 32_000] as const
+
+/**
+ * A port of 127.0.0.1 that nobody listens on, and that stays free: neither a connection nor another server that asks for
+ * any port is given it.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
+  for (;;) {
+    const port = randomInt(...PORTS)
+    const server = createServer()
+    const isFree = await new Promise<boolean>((resolve) => {
+      server.once('error', () => resolve(false)).listen(port, '127.0.0.1', () => resolve(true))
+    })
+    if (!isFree) continue
+    await new Promise((resolve) => server.close(resolve))
+    return port
+  }
 }
 
 /** Longest wait for an answer, and for a server to be there. */
