@@ -36,8 +36,8 @@ export interface Peer {
 const PORTS = [10_000, 32_000] as const
 
 /**
- * A port of 127.0.0.1 that nobody listens on, and that stays free: neither a connection nor another server that asks for
- * any port is given it.
+ * A port of 127.0.0.1 that nobody listens on, nor is given who asks for any port: what was ended at it can begin there
+ * again. Another call may choose the same.
  */
 export async function freePort(): Promise<number> {
   for (;;) {

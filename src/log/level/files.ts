@@ -92,13 +92,11 @@ function readManifest(dir: string, names: readonly string[]): Manifest | FileFau
   if (!names.includes(file)) return { file, what: 'it is missing' }
   const bytes = readFileSync(join(dir, file))
   const scan = scanRecords(bytes, () => true)
-  const { records } = scan
-  const isFollowed = damageIn(scan) !== undefined
-  const [spot] = scan.bad
-  // A record that the end of the file cuts was never finished; LevelDB passes over it too, and over all that follows
-  // one whose length is wrong.
-  if (spot && (isFollowed || !isCut(bytes, spot.from)))
-    return { file, offset: spot.from, what: 'a record does not match its crc' }
+  const { records, bad } = scan
+  // A record that the end of the file cuts was never finished; LevelDB passes over it too. Over one whose length is
+  // wrong as well, and then over all that follow.
+  const spot = damageIn(scan) ?? bad.find(({ from }) => !isCut(bytes, from))
+  if (spot) return { file, offset: spot.from, what: 'a record does not match its crc' }
   const tables = new Map<number, { size: number; firstKey: Uint8Array }>()
   let log = 0
   for (const { offset, data } of records) {

@@ -235,17 +235,7 @@ export class Writer {
     const why = reasonOf(error)
     this.#events.notice('error', 'A write failed; nothing is acknowledged until the log was opened again', { why })
     const full = isDiskFull(error)
-    const code = full ? 'storage-full' : 'unavailable'
-    for (const task of group)
-      refuse(
-        task,
-        new TidemarkError(
-          code,
-          `The write failed: ${why}`,
-          { outcome: 'unknown', retryAfter: RETRY_AFTER_MS },
-          { cause: error },
-        ),
-      )
+    for (const task of group) refuse(task, failureOf(error, `The write failed: ${why}`, { outcome: 'unknown' }))
     if (isCorruption(error)) this.#stop(`LevelDB reports corruption: ${why}. Run tidemark salvage on a copy`)
     else
       try {
@@ -319,15 +309,17 @@ export class Writer {
   }
 }
 
+/** What is told of a store that failed: its disk is full, or it is not there now. */
+const failureOf = (cause: unknown, what: string, facts: object = {}): TidemarkError =>
+  new TidemarkError(
+    isDiskFull(cause) ? 'storage-full' : 'unavailable',
+    what,
+    { ...facts, retryAfter: RETRY_AFTER_MS },
+    { cause },
+  )
+
 const refusalOf = (error: unknown): unknown =>
-  isOfStore(error)
-    ? new TidemarkError(
-        isDiskFull(error) ? 'storage-full' : 'unavailable',
-        'The log can not be read now',
-        {},
-        { cause: error },
-      )
-    : error
+  isOfStore(error) ? failureOf(error, 'The log can not be read now') : error
 
 const refuse = (task: Task, error: unknown): void => tell(() => task.reject(error))
 
