@@ -7,10 +7,7 @@ import type { Appended, Durability, Page } from '../log/log.ts'
 import { type ServerMessage, SUBPROTOCOL } from '../wire.ts'
 import { jsonAppended, msgpackAppended, type Together } from './appended.ts'
 import { BINARY, headerBytes, PONG, putHeader, TEXT } from './heads.ts'
-import { blocksHead, eventsPieces } from './render.ts'
-
-/** A frame, in one or more pieces. */
-export type Pieces = readonly Buffer[]
+import { blocksHead, END, eventsPieces, PIECE_BYTES, type Pieces } from './render.ts'
 
 /** One subprotocol's way to write. */
 export interface Frames {
@@ -56,9 +53,6 @@ function frameOf(first: number, parts: readonly Uint8Array[], allocate = Buffer.
 /** The PONG that answers a PING with this payload, which is copied. */
 export const pongFrame = (payload: Buffer): Buffer => frameOf(PONG, [payload])
 
-/** Smaller pieces are copied together: each costs the kernel something. */
-const PIECE_BYTES = 4_096
-
 /** A frame around `parts`, which are left where they are. */
 function piecesOf(first: number, before: readonly Uint8Array[], parts: readonly Uint8Array[], end?: Buffer): Pieces {
   const length = sum(before) + sum(parts) + (end?.length ?? 0)
@@ -78,9 +72,6 @@ const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.
 
 /** A frame that is kept with its page must not keep a slab of other frames alive. */
 const keptFrame = Buffer.allocUnsafeSlow
-
-/** The end of the list and of the message. */
-const END = Buffer.from(']}')
 
 function fieldsOf({ channel, epoch, after, last, at }: Page): object {
   const fields = { op: 'events', channel, epoch, after, last }

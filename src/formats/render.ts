@@ -27,6 +27,12 @@ export interface Rendered {
   readonly count: number
 }
 
+/** Bytes that are written one piece behind the other. */
+export type Pieces = readonly Buffer[]
+
+/** Smaller pieces are copied together: each costs the kernel something. */
+export const PIECE_BYTES = 4_096
+
 /** The page's event objects with commas between them (without the list's brackets), as UTF-8. */
 export function eventsBytes(page: Page, options: RenderOptions = {}): Rendered {
   return render(page, options, LIST)
@@ -62,6 +68,16 @@ export function pageJson(page: Page, options: RenderOptions = {}): Rendered {
   return render(page, options, { ...LIST, begin: (to) => to.text(begin), end: (to) => to.ascii(']}') })
 }
 
+/** As `pageJson` without a limit, with whom events are for: in pieces, as `eventsPieces` gives them. */
+export function pageJsonPieces(page: Page): Pieces {
+  const fields = JSON.stringify(pageFields(page, page.last))
+  const begin = Buffer.from(`${fields.slice(0, -1)},"events":[`)
+  return [begin, ...eventsPieces(page), END]
+}
+
+/** The end of the list and of what it stands in. */
+export const END = Buffer.from(']}')
+
 /** What is known of a channel beside a page of its events that ends at `last`. */
 export function pageFields(page: Page, last: number): Omit<PageJson, 'events'> {
   const { channel, epoch, after, head, trimmed, at } = page
@@ -72,6 +88,20 @@ export function pageFields(page: Page, last: number): Omit<PageJson, 'events'> {
 /** How many events a page gives; of one that is no state's, its positions. */
 export function eventsOn({ at, after, last, blocks }: Page): number {
   return at === undefined ? last - after : blocks.reduce((sum, block) => sum + readHeader(block).count, 0)
+}
+
+/** The events with after < seq ≤ last that are there. */
+export function countOn({ after, last, blocks }: Pick<Page, 'after' | 'last' | 'blocks'>): number {
+  return blocks.reduce((sum, block) => {
+    const header = readHeader(block)
+    if (header.after >= after && header.last <= last) return sum + header.count
+    let count = 0
+    walkBlock(block, after, last, () => {
+      count++
+      return true
+    })
+    return sum + count
+  }, 0)
 }
 
 /** One event a line. */
@@ -187,7 +217,3 @@ export function blocksHead(fields: object, blocks: readonly Uint8Array[]): Buffe
   size.writeUInt32BE(length)
   return Buffer.concat([head, BLOCKS, size])
 }
-
-/** The whole map; the blocks are copied once. */
-export const blocksMap = (fields: object, blocks: readonly Uint8Array[]): Buffer =>
-  Buffer.concat([blocksHead(fields, blocks), ...blocks])

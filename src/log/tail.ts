@@ -171,7 +171,7 @@ export class Tail {
     tail.pages ??= new Map()
     const isShared = last === head && tail.pages.size < PAGES_MAX && !tail.pages.has(after)
     const facts = { channel: name, epoch, after, last, head, trimmed, blocks }
-    const page = new Page(facts, onForm, ofBlock)
+    const page = new Page(facts, isShared ? onForm : undefined, ofBlock)
     if (isShared)
       tail.pages.set(after, { page, bytes: blocks.length > 1 ? bytes : 0, events: eventsBefore, formBytes: 0 })
     return page

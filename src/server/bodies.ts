@@ -1,7 +1,19 @@
 /** Pages as answers, each made once for all who are given it in this form. */
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { JSON_TYPE } from '../event.ts'
-import { blocksMap, cutPage, eventLines, eventsOn, pageFields, pageJson, type Rendered } from '../formats/render.ts'
+import {
+  blocksHead,
+  countOn,
+  cutPage,
+  eventLines,
+  eventsOn,
+  PIECE_BYTES,
+  type Pieces,
+  pageFields,
+  pageJson,
+  pageJsonPieces,
+  type Rendered,
+} from '../formats/render.ts'
 import type { Page } from '../log/log.ts'
 import { ALWAYS, type READ_TYPES } from './http.ts'
 
@@ -15,10 +27,24 @@ export type Bytes = string | Buffer
 
 export const asBytes = (bytes: Buffer): Bytes => (bytes.length > TEXT_BYTES_MAX ? bytes : bytes.toString('latin1'))
 
+/** The body of an answer: as one, or in pieces, of which others may send some, too. */
+export type Body = Bytes | Pieces
+
+const piecesIn = (body: Body): readonly Bytes[] =>
+  typeof body === 'string' || Buffer.isBuffer(body) ? [body] : (body as Pieces)
+
 /** `parts` behind one another. */
-export function joined(parts: readonly Bytes[]): Bytes {
-  if (parts.every((part) => typeof part === 'string')) return parts.join('')
-  return Buffer.concat(parts.map((part) => (typeof part === 'string' ? Buffer.from(part, 'latin1') : part)))
+export function joined(parts: readonly Body[]): Bytes {
+  const all = parts.flatMap(piecesIn)
+  if (all.every((part) => typeof part === 'string')) return all.join('')
+  return Buffer.concat(all.map((part) => (typeof part === 'string' ? Buffer.from(part, 'latin1') : part)))
+}
+
+/** Without its first byte. */
+export function behindFirst(body: Body): Body {
+  const [first, ...rest] = piecesIn(body)
+  const behind = typeof first === 'string' ? first.slice(1) : first!.subarray(1)
+  return rest.length === 0 ? behind : [behind as Buffer, ...(rest as Buffer[])]
 }
 
 /** What an answer of events depends on beside its address. */
@@ -26,30 +52,36 @@ const VARY = 'Accept, Accept-Encoding, Authorization, Cookie, Origin'
 
 /** The body of an answer, and what its head says of it. */
 export interface Answer {
-  readonly bytes: Bytes
+  readonly bytes: Body
   readonly length: number
   readonly headers: OutgoingHttpHeaders
 }
 
-export function answerOf(type: string, bytes: Bytes): Answer {
-  const { length } = bytes
+export function answerOf(type: string, bytes: Body, { length }: { readonly length: number } = bytes): Answer {
   return { bytes, length, headers: { 'Content-Type': type, 'Content-Length': length, ...ALWAYS, Vary: VARY } }
 }
 
 /** Sends it, with `headers` beside or in place of its own. */
 export function sendAnswer(res: ServerResponse, answer: Answer, headers?: OutgoingHttpHeaders): void {
   res.writeHead(200, headers ? { ...answer.headers, ...headers } : answer.headers)
-  res.end(answer.bytes, 'latin1')
+  const pieces = piecesIn(answer.bytes)
+  for (let i = 0; i < pieces.length - 1; i++) res.write(pieces[i], 'latin1')
+  res.end(pieces.at(-1), 'latin1')
 }
 
 /** A page's answer. */
 export interface PageAnswer extends Answer, Pick<Rendered, 'last' | 'count'> {}
 
+/** As Rendered. */
+interface Made extends Pick<Rendered, 'length' | 'last' | 'count'> {
+  readonly bytes: Body
+}
+
 /** The page as `type`; followers at one place share what was made once, unless their limits cut it. */
 export function pageAnswer(page: Page, type: ReadType, limit: number): PageAnswer {
   const make = (all: Page): PageAnswer => {
-    const { bytes, last, count } = render(all, type, limit)
-    const answer = answerOf(type, asBytes(bytes))
+    const { bytes, length, last, count } = render(all, type, limit)
+    const answer = answerOf(type, bytes, { length })
     // Lines have no place for what stands around the events.
     const headers = type === 'application/x-ndjson' ? { ...answer.headers, ...factsOf(all, last) } : answer.headers
     return { ...answer, headers, last, count }
@@ -78,17 +110,31 @@ const FORM_NAMES = {
 /** Without keys every caller is an admin, who is told whom an event is addressed to. */
 export const WITH_TO = true
 
-function render(page: Page, type: ReadType, limit: number): Rendered {
+function render(page: Page, type: ReadType, limit: number): Made {
+  const isWhole = page.last - page.after <= limit
   switch (type) {
     case JSON_TYPE:
-      return pageJson(page, { limit, withTo: WITH_TO })
+      // What all at one place share is made once as it is; of blocks in memory what was made of each is shared.
+      return page.hasBlockForms && !page.isShared && isWhole
+        ? ofPieces(pageJsonPieces(page), page.last, countOn(page))
+        : asOne(pageJson(page, { limit, withTo: WITH_TO }))
     case 'application/x-ndjson':
-      return eventLines(page, { limit, withTo: WITH_TO })
+      return asOne(eventLines(page, { limit, withTo: WITH_TO }))
     case 'application/msgpack': {
       // Blocks that reach over the page's edges are sent as they are, unless that would be too much.
-      const cut = page.last - page.after <= limit ? page : cutPage(page, limit)
-      const bytes = blocksMap(pageFields(cut, cut.last), cut.blocks)
-      return { bytes, length: bytes.length, last: cut.last, count: eventsOn(cut) }
+      const cut = isWhole ? page : cutPage(page, limit)
+      const head = blocksHead(pageFields(cut, cut.last), cut.blocks)
+      return ofPieces([head, ...cut.blocks.map(bufferOf)], cut.last, eventsOn(cut))
     }
   }
 }
+
+const asOne = (rendered: Rendered): Made => ({ ...rendered, bytes: asBytes(rendered.bytes) })
+
+function ofPieces(pieces: Pieces, last: number, count: number): Made {
+  const length = pieces.reduce((sum, piece) => sum + piece.length, 0)
+  const bytes = length >= PIECE_BYTES * pieces.length ? pieces : asBytes(Buffer.concat(pieces))
+  return { bytes, length, last, count }
+}
+
+const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)

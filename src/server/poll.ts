@@ -11,7 +11,16 @@ import { cutPage } from '../formats/render.ts'
 import type { Page } from '../log/log.ts'
 import type { PollJson } from '../wire.ts'
 import { askedPoll } from './asked.ts'
-import { answerOf, type Bytes, joined, type PageAnswer, pageAnswer, sendAnswer } from './bodies.ts'
+import {
+  answerOf,
+  type Body,
+  type Bytes,
+  behindFirst,
+  joined,
+  type PageAnswer,
+  pageAnswer,
+  sendAnswer,
+} from './bodies.ts'
 import { acceptedType, checkMethod, readBody } from './http.ts'
 import { type Rendered, readSeats, type Seat } from './seats.ts'
 
@@ -86,7 +95,7 @@ const eventsOf = (seats: readonly Seat<Rendered>[]): number =>
 const renderJson = (page: Page, limit: number): PageAnswer => pageAnswer(page, JSON_TYPE, limit)
 
 function jsonAnswer(doors: Doors, seats: readonly Seat<PageAnswer>[]): PollAnswer {
-  const parts: Bytes[] = ['{"pages":[']
+  const parts: Body[] = ['{"pages":[']
   seats.forEach((seat, i) => {
     if (i > 0) parts.push(',')
     if (seat.error) parts.push(latin1(JSON.stringify(errorOf(seat))))
@@ -98,13 +107,13 @@ function jsonAnswer(doors: Doors, seats: readonly Seat<PageAnswer>[]): PollAnswe
 }
 
 /** The page as whoever reads its channel alone is given it, behind what came before it. */
-function addPage(parts: Bytes[], { gap, reset }: Seat<PageAnswer>, page: Bytes): void {
+function addPage(parts: Body[], { gap, reset }: Seat<PageAnswer>, page: Body): void {
   if (!gap && !reset) {
     parts.push(page)
     return
   }
   const before = JSON.stringify({ ...(gap && { gap }), ...(reset && { reset }) })
-  parts.push(`${before.slice(0, -1)},`, typeof page === 'string' ? page.slice(1) : page.subarray(1))
+  parts.push(`${before.slice(0, -1)},`, behindFirst(page))
 }
 
 /** Refusals may hold any name that a caller came up with; all else here is ASCII or bytes. */

@@ -66,6 +66,13 @@ test('Forms are kept of the newest blocks only', () => {
   expect(made).toEqual([0, 19, 0])
 })
 
+test('Only a page that ends at the head is kept for all who stand at its place', () => {
+  const { page } = tailOf(1_000_000, 20, 10)
+  expect(page(150)!.isShared).toBe(true)
+  const middle = page(50, { events: 20, bytes: 1_000_000 })!
+  expect(middle).toMatchObject({ last: 70, isShared: false, hasBlockForms: true })
+})
+
 test('Readers at one place share a page whose last block goes beyond their limit, as it would be made for each', () => {
   const { page } = tailOf(1_000_000, 2, 60)
   const limits = { events: 100, bytes: 1_000_000 }

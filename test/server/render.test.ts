@@ -7,7 +7,7 @@ import { encodeBody } from '../../src/body.ts'
 import type { NewEvent } from '../../src/event.ts'
 import { parseJsonBody } from '../../src/formats/parse.ts'
 import {
-  blocksMap,
+  blocksHead,
   cutPage,
   eventLines,
   eventsBytes,
@@ -180,7 +180,7 @@ test('The whole answer says where it ends and whether that is the head.', () => 
 
 test('Blocks in a map are one bin behind the fields.', () => {
   const page = pageWith(event(1))
-  const map = unpack(blocksMap(pageFields(page, 1), page.blocks))
+  const map = unpack(Buffer.concat([blocksHead(pageFields(page, 1), page.blocks), ...page.blocks]))
   expect(map).toMatchObject({
     channel: 'orders',
     epoch: 'x.1',
