@@ -110,11 +110,10 @@ function withoutUndefined(message: ServerMessage): object {
 
 const heartbeat: ServerMessage = { op: 'heartbeat' }
 
-/** Of a shared page the one piece is kept with it, and its bytes are counted. */
+/** They are kept with the page, for all who read it. */
 function pagePieces(page: Page, name: string, make: (page: Page) => Pieces): Pieces {
-  if (!page.isShared) return make(page)
-  return page.form(name, (shared) => {
-    const pieces = make(shared)
+  return page.form(name, (all) => {
+    const pieces = make(all)
     return { pieces, length: sum(pieces) }
   }).pieces
 }

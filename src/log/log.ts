@@ -326,7 +326,7 @@ export class Page {
   readonly blocks: readonly Uint8Array[]
   /** Of a state (states.ts): the seq at which it is true. */
   readonly at: number | undefined
-  /** Most pages are one reader's own, or empty: no form is made of them. */
+  /** Many pages are empty: no form is made of them. */
   #forms: Map<string, unknown> | undefined
   readonly #onForm: ((bytes: number) => void) | undefined
   readonly #ofBlock: BlockForms | undefined
@@ -350,7 +350,7 @@ export class Page {
     this.#ofBlock = ofBlock
   }
 
-  /** The engine keeps this page for all who stand at its place; otherwise it is one reader's own. */
+  /** The engine keeps this page for all who stand at its place; any other goes with those who asked for it. */
   get isShared(): boolean {
     return this.#onForm !== undefined
   }

@@ -1,5 +1,7 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { Level } from 'level'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { erase } from '../../src/log/erase.ts'
 import type { Log } from '../../src/log/log.ts'
 import { openLog } from '../../src/log/open.ts'
 import { range, tempDir } from '../parts.ts'
@@ -80,6 +82,47 @@ test('Many readers go on from the same places, each with everything', async () =
   const log = await filled(40)
   const readers = range(1, 60).map(() => readAll(log, 'c', { after: 0 }, BLOCKWISE))
   for (const events of await Promise.all(readers)) expect(events.map(valueIn)).toEqual(range(1, 40))
+})
+
+test('Who asks for a page that is being read gets the same page, unless the channel has changed since', async () => {
+  const log = await filled(6)
+  const begin = Level.prototype.iterator
+  const goOn: (() => void)[] = []
+  const made = vi.spyOn(Level.prototype, 'iterator').mockImplementation(function (this: Rows, options: object) {
+    const rows = begin.call(this, options)
+    const nextv = rows.nextv.bind(rows)
+    return Object.assign(rows, {
+      nextv: async (size: number) => {
+        const some = await nextv(size)
+        await new Promise<void>((resolve) => goOn.push(resolve))
+        return some
+      },
+    })
+  } as never)
+  onTestFinished(() => made.mockRestore())
+  const read = () => log.read('c', { after: 0 }, ALL)
+  const of = async (page: ReturnType<typeof read>) => eventsOf(await page).map(valueIn)
+  const held = async (many: number) => {
+    await expect.poll(() => goOn.length).toBe(many)
+    expect(made).toHaveBeenCalledTimes(many)
+  }
+  const [one, two, less] = [read(), read(), log.read('c', { after: 0 }, BLOCKWISE)]
+  await held(2)
+  await append(log, 'c', [7])
+  const grown = read()
+  await held(3)
+  // Erasing puts other blocks in the place of these, at the same head, and then waits until those are let go of.
+  made.mockImplementation(begin as never)
+  const erasing = erase(log, 'c', { seq: 3 }, { restTimes: 0 })
+  await expect.poll(() => Promise.race([of(read()), delay(20)])).toEqual([1, 2, 4, 5, 6, 7])
+  for (const each of goOn) each()
+  expect(await two).toBe(await one)
+  expect(await of(one)).toEqual(range(1, 6))
+  expect(await of(less)).toEqual([1])
+  expect(await of(grown)).toEqual(range(1, 7))
+  await erasing
+  // One that is over is read anew.
+  expect(await read()).not.toBe(await read())
 })
 
 test('A reader who goes on for ever, page by page, does not keep one view of the disk for ever', async () => {

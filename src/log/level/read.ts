@@ -121,21 +121,43 @@ export class Pages {
   readonly #inUse = new Set<Scan>()
   /** Those that were forgotten and are not closed yet. */
   readonly #leaving = new Set<Scan>()
+  /** Pages that are being read, by all that says what will be in them. */
+  readonly #coming = new Map<string, Promise<Page | Anew>>()
   #timer: NodeJS.Timeout | undefined
 
   /**
    * Blocks that continue `after`, up to the head of `channel`; a new iterator sees the same moment as `channel`, because
    * it is made in the same turn of the event loop, a kept one an earlier moment. Blocks are removed only after `trimmed`
    * has moved past them, or others stand in their place; then none that sees the old ones is gone on with. `Anew` when a kept one does not go on here, or LevelDB fails to read many rows at once.
+   * Who asks for the same before it is read, of a channel that has not changed, is given the same page.
    * @throws data-loss { after, upTo }: reading on from `upTo` is what accepts the loss.
    */
-  async read(
+  read(
     db: Db,
     channel: Channel,
     epoch: string,
     after: number,
     limits: ReadLimits,
     step = ROWS_AT_ONCE,
+  ): Promise<Page | Anew> {
+    const { number, head, trimmed } = channel
+    const asked = `${placeOf(number, after)} ${epoch} ${trimmed} ${head} ${limits.events} ${limits.bytes} ${step}`
+    const coming = this.#coming.get(asked)
+    if (coming) return coming
+    const read = this.#read(db, channel, epoch, after, limits, step).finally(() => {
+      if (this.#coming.get(asked) === read) this.#coming.delete(asked)
+    })
+    this.#coming.set(asked, read)
+    return read
+  }
+
+  async #read(
+    db: Db,
+    channel: Channel,
+    epoch: string,
+    after: number,
+    limits: ReadLimits,
+    step: number,
   ): Promise<Page | Anew> {
     const { name, head, trimmed } = channel
     const blocks: Uint8Array[] = []
@@ -238,6 +260,8 @@ export class Pages {
   forget(channel: number): void {
     for (const scan of [...this.#inUse, ...this.#kept.values()]) if (scan.channel === channel) this.#leave(scan)
     for (const place of this.#kept.keys()) if (place.startsWith(`${channel}/`)) this.#drop(place)
+    // Who begins now sees what is there now.
+    for (const asked of this.#coming.keys()) if (asked.startsWith(`${channel}/`)) this.#coming.delete(asked)
   }
 
   #leave(scan: Scan): void {
@@ -252,6 +276,7 @@ export class Pages {
   }
 
   clear(): void {
+    this.#coming.clear()
     for (const place of this.#kept.keys()) this.#drop(place)
   }
 }
