@@ -135,9 +135,10 @@ export class Outlet {
   #given = 0
   #taken = 0
   #movedAt = 0
-  /** When a frame was last given, and when the buffer became full; as clock(). */
+  /** When a frame was last given; as clock(). */
   sentAt = 0
-  fullAt = 0
+  /** When the buffer became full, as clock(); undefined while it is not. */
+  #fullAt: number | undefined
 
   constructor(ws: WebSocket, socket: Duplex, backlog: Backlog, onCut: { stalled(): void }) {
     this.#ws = ws
@@ -149,7 +150,12 @@ export class Outlet {
 
   /** The socket takes less than it is given, or nothing ever more: nothing is read for it until it has drained. */
   get isFull(): boolean {
-    return this.#socket.writableNeedDrain || this.#isShut
+    return this.#isFilled || this.#isShut
+  }
+
+  /** What is given in pieces needs a `drain` for Node even where all of it has left at once. */
+  get #isFilled(): boolean {
+    return this.#socket.writableNeedDrain && this.#socket.writableLength > 0
   }
 
   /** After a close frame there is nothing to say, and ws has sent it by then. */
@@ -234,30 +240,35 @@ export class Outlet {
     for (const piece of pieces) length += piece.length
     if (this.#isShut) return length
     this.#given += length
-    const wasFull = this.#socket.writableNeedDrain
     const now = clock()
     this.sentAt = now
-    if (!this.#give(pieces) && !wasFull) this.fullAt = now
+    this.#give(pieces)
+    if (this.#isFilled) this.#fullAt ??= now
     this.#count(now)
     return length
   }
 
-  /** False when the socket's buffer is full. Pieces leave together: nothing comes between them. */
-  #give(pieces: readonly Buffer[]): boolean {
+  /** Pieces leave together: nothing comes between them. */
+  #give(pieces: readonly Buffer[]): void {
     const socket = this.#socket
-    if (pieces.length === 1) return socket.write(pieces[0])
+    if (pieces.length === 1) {
+      socket.write(pieces[0])
+      return
+    }
     socket.cork()
-    let hasRoom = true
-    for (const piece of pieces) hasRoom = socket.write(piece)
+    for (const piece of pieces) socket.write(piece)
     socket.uncork()
-    return hasRoom
   }
 
-  /** The socket's buffer is empty again. */
-  drained(): void {
+  /** The socket's buffer is empty again. Returns how long it was full, ms; undefined when it was not. */
+  drained(): number | undefined {
+    const now = clock()
+    const ms = this.#fullAt === undefined ? undefined : now - this.#fullAt
+    this.#fullAt = undefined
     this.#replyBytes = 0
-    this.#count(clock())
+    this.#count(now)
     if (this.#pong) this.#begin()
+    return ms
   }
 
   #count(now: number): void {

@@ -326,8 +326,8 @@ export class Session {
 
   /** The socket has taken all it was given. */
   drained(): void {
-    this.outlet.drained()
-    this.following.drained(clock() - this.outlet.fullAt)
+    const ms = this.outlet.drained()
+    if (ms !== undefined) this.following.drained(ms)
     this.#regulate()
   }
 
