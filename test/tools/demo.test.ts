@@ -308,6 +308,8 @@ test('Ctrl-C ends everything and leaves nothing behind; npm may pass it on once 
   const url = await program.until(() => /: (http:\S+)$/m.exec(program.out)?.[1])
   expect(readdirSync(temporary)).toHaveLength(1)
   const server = /serving (\S+)/.exec(program.err)![1]!
+  // A connection that is kept makes its end last longer than the time between the two signals.
+  await (await fetch(server)).text()
   program.child.kill('SIGINT')
   await new Promise((resolve) => setTimeout(resolve, 20))
   expect(await program.kill('SIGINT')).toBe(0)
