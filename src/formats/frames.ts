@@ -7,7 +7,7 @@ import type { Appended, Durability, Page } from '../log/log.ts'
 import { type ServerMessage, SUBPROTOCOL } from '../wire.ts'
 import { jsonAppended, msgpackAppended, type Together } from './appended.ts'
 import { BINARY, headerBytes, PONG, putHeader, TEXT } from './heads.ts'
-import { blocksHead, END, eventsPieces, PIECE_BYTES, type Pieces } from './render.ts'
+import { areLarge, blocksHead, bufferOf, bytesIn, END, eventsPieces, type Pieces } from './render.ts'
 
 /** One subprotocol's way to write. */
 export interface Frames {
@@ -39,7 +39,7 @@ function textFrame(text: string): Buffer {
 }
 
 function frameOf(first: number, parts: readonly Uint8Array[], allocate = Buffer.allocUnsafe): Buffer {
-  const length = sum(parts)
+  const length = bytesIn(parts)
   let at = headerBytes(length)
   const frame = allocate(at + length)
   putHeader(frame, first, length)
@@ -55,20 +55,12 @@ export const pongFrame = (payload: Buffer): Buffer => frameOf(PONG, [payload])
 
 /** A frame around `parts`, which are left where they are. */
 function piecesOf(first: number, before: readonly Uint8Array[], parts: readonly Uint8Array[], end?: Buffer): Pieces {
-  const length = sum(before) + sum(parts) + (end?.length ?? 0)
+  const length = bytesIn(before) + bytesIn(parts) + (end?.length ?? 0)
   const header = Buffer.alloc(headerBytes(length))
   putHeader(header, first, length)
   const pieces = [Buffer.concat([header, ...before]), ...parts.map(bufferOf)]
   return end ? [...pieces, end] : pieces
 }
-
-function sum(parts: readonly Uint8Array[]): number {
-  let length = 0
-  for (const part of parts) length += part.length
-  return length
-}
-
-const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
 
 /** A frame that is kept with its page must not keep a slab of other frames alive. */
 const keptFrame = Buffer.allocUnsafeSlow
@@ -83,14 +75,14 @@ function jsonPage(page: Page): Pieces {
   const start = Buffer.from(`${head.slice(0, -1)},"events":[`)
   // Without keys every caller is admin, who sees whom an event is for.
   const pieces = eventsPieces(page)
-  if (!page.isShared && sum(pieces) >= PIECE_BYTES * pieces.length) return piecesOf(TEXT, [start], pieces, END)
+  if (!page.isShared && areLarge(pieces)) return piecesOf(TEXT, [start], pieces, END)
   return [frameOf(TEXT, [start, ...pieces, END], keptFrame)]
 }
 
 function msgpackPage(page: Page): Pieces {
   const { blocks } = page
   const head = blocksHead(fieldsOf(page), blocks)
-  if (!page.isShared && sum(blocks) >= PIECE_BYTES * blocks.length) return piecesOf(BINARY, [head], blocks)
+  if (!page.isShared && areLarge(blocks)) return piecesOf(BINARY, [head], blocks)
   return [frameOf(BINARY, [head, ...blocks], keptFrame)]
 }
 
@@ -114,7 +106,7 @@ const heartbeat: ServerMessage = { op: 'heartbeat' }
 function pagePieces(page: Page, name: string, make: (page: Page) => Pieces): Pieces {
   return page.form(name, (all) => {
     const pieces = make(all)
-    return { pieces, length: sum(pieces) }
+    return { pieces, length: bytesIn(pieces) }
   }).pieces
 }
 

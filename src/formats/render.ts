@@ -30,8 +30,20 @@ export interface Rendered {
 /** Bytes that are written one piece behind the other. */
 export type Pieces = readonly Buffer[]
 
-/** Smaller pieces are copied together: each costs the kernel something. */
-export const PIECE_BYTES = 4_096
+/** Pieces below this, on average, are copied together: each costs the kernel something. */
+const PIECE_BYTES = 4_096
+
+/** Whether they are better left where they are than copied together. */
+export const areLarge = (pieces: readonly Uint8Array[]): boolean => bytesIn(pieces) >= PIECE_BYTES * pieces.length
+
+export function bytesIn(pieces: readonly Uint8Array[]): number {
+  let length = 0
+  for (const piece of pieces) length += piece.length
+  return length
+}
+
+/** The same bytes. */
+export const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
 
 /** The page's event objects with commas between them (without the list's brackets), as UTF-8. */
 export function eventsBytes(page: Page, options: RenderOptions = {}): Rendered {
@@ -211,9 +223,7 @@ export function blocksHead(fields: object, blocks: readonly Uint8Array[]): Buffe
   const head = packr.pack(fields)
   // Up to 15 fields are counted in the map's first byte.
   head[0]! += 1
-  let length = 0
-  for (const block of blocks) length += block.length
   const size = Buffer.alloc(4)
-  size.writeUInt32BE(length)
+  size.writeUInt32BE(bytesIn(blocks))
   return Buffer.concat([head, BLOCKS, size])
 }

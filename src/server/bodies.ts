@@ -2,12 +2,14 @@
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { JSON_TYPE } from '../event.ts'
 import {
+  areLarge,
   blocksHead,
+  bufferOf,
+  bytesIn,
   countOn,
   cutPage,
   eventLines,
   eventsOn,
-  PIECE_BYTES,
   type Pieces,
   pageFields,
   pageJson,
@@ -30,8 +32,8 @@ export const asBytes = (bytes: Buffer): Bytes => (bytes.length > TEXT_BYTES_MAX 
 /** The body of an answer: as one, or in pieces, of which others may send some, too. */
 export type Body = Bytes | Pieces
 
-const piecesIn = (body: Body): readonly Bytes[] =>
-  typeof body === 'string' || Buffer.isBuffer(body) ? [body] : (body as Pieces)
+const isInPieces = (body: Body): body is Pieces => Array.isArray(body)
+const piecesIn = (body: Body): readonly Bytes[] => (isInPieces(body) ? body : [body])
 
 /** `parts` behind one another. */
 export function joined(parts: readonly Body[]): Bytes {
@@ -41,10 +43,9 @@ export function joined(parts: readonly Body[]): Bytes {
 }
 
 /** Without its first byte. */
-export function behindFirst(body: Body): Body {
+export function behindFirst(body: Body): readonly Bytes[] {
   const [first, ...rest] = piecesIn(body)
-  const behind = typeof first === 'string' ? first.slice(1) : first!.subarray(1)
-  return rest.length === 0 ? behind : [behind as Buffer, ...(rest as Buffer[])]
+  return [typeof first === 'string' ? first.slice(1) : first!.subarray(1), ...rest]
 }
 
 /** What an answer of events depends on beside its address. */
@@ -57,7 +58,8 @@ export interface Answer {
   readonly headers: OutgoingHttpHeaders
 }
 
-export function answerOf(type: string, bytes: Body, { length }: { readonly length: number } = bytes): Answer {
+export function answerOf(type: string, bytes: Body): Answer {
+  const length = isInPieces(bytes) ? bytesIn(bytes) : bytes.length
   return { bytes, length, headers: { 'Content-Type': type, 'Content-Length': length, ...ALWAYS, Vary: VARY } }
 }
 
@@ -73,15 +75,13 @@ export function sendAnswer(res: ServerResponse, answer: Answer, headers?: Outgoi
 export interface PageAnswer extends Answer, Pick<Rendered, 'last' | 'count'> {}
 
 /** As Rendered. */
-interface Made extends Pick<Rendered, 'length' | 'last' | 'count'> {
-  readonly bytes: Body
-}
+type Made = Pick<PageAnswer, 'bytes' | 'last' | 'count'>
 
 /** The page as `type`; followers at one place share what was made once, unless their limits cut it. */
 export function pageAnswer(page: Page, type: ReadType, limit: number): PageAnswer {
   const make = (all: Page): PageAnswer => {
-    const { bytes, length, last, count } = render(all, type, limit)
-    const answer = answerOf(type, bytes, { length })
+    const { bytes, last, count } = render(all, type, limit)
+    const answer = answerOf(type, bytes)
     // Lines have no place for what stands around the events.
     const headers = type === 'application/x-ndjson' ? { ...answer.headers, ...factsOf(all, last) } : answer.headers
     return { ...answer, headers, last, count }
@@ -131,10 +131,8 @@ function render(page: Page, type: ReadType, limit: number): Made {
 
 const asOne = (rendered: Rendered): Made => ({ ...rendered, bytes: asBytes(rendered.bytes) })
 
-function ofPieces(pieces: Pieces, last: number, count: number): Made {
-  const length = pieces.reduce((sum, piece) => sum + piece.length, 0)
-  const bytes = length >= PIECE_BYTES * pieces.length ? pieces : asBytes(Buffer.concat(pieces))
-  return { bytes, length, last, count }
-}
-
-const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+const ofPieces = (pieces: Pieces, last: number, count: number): Made => ({
+  bytes: areLarge(pieces) ? pieces : asBytes(Buffer.concat(pieces)),
+  last,
+  count,
+})

@@ -2,12 +2,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Packr } from 'msgpackr'
 import type { Principal } from '../access/principal.ts'
-import { readHeader } from '../block.ts'
 import type { Doors } from '../doors/doors.ts'
 import { POLL_BYTES_MAX, SWITCH_NEWS_MS } from '../doors/limits.ts'
 import { TidemarkError, toProblem } from '../errors.ts'
 import { JSON_TYPE, mediaType } from '../event.ts'
-import { cutPage } from '../formats/render.ts'
+import { bytesIn, countOn, cutPage } from '../formats/render.ts'
 import type { Page } from '../log/log.ts'
 import type { PollJson } from '../wire.ts'
 import { askedPoll } from './asked.ts'
@@ -113,7 +112,7 @@ function addPage(parts: Body[], { gap, reset }: Seat<PageAnswer>, page: Body): v
     return
   }
   const before = JSON.stringify({ ...(gap && { gap }), ...(reset && { reset }) })
-  parts.push(`${before.slice(0, -1)},`, behindFirst(page))
+  parts.push(`${before.slice(0, -1)},`, ...behindFirst(page))
 }
 
 /** Refusals may hold any name that a caller came up with; all else here is ASCII or bytes. */
@@ -124,14 +123,9 @@ interface BlocksForm extends Rendered {
 }
 
 function renderBlocks(page: Page, limit: number): BlocksForm {
-  const { blocks, last } = cutPage(page, limit)
-  let count = 0
-  let length = 0
-  for (const block of blocks) {
-    count += readHeader(block).count
-    length += block.length
-  }
-  return { blocks, last, count, length }
+  const cut = cutPage(page, limit)
+  const { blocks, last } = cut
+  return { blocks, last, count: countOn(cut), length: bytesIn(blocks) }
 }
 
 function msgpackAnswer(doors: Doors, seats: readonly Seat<BlocksForm>[]): PollAnswer {

@@ -20,6 +20,24 @@ async function filled(events: number, length = 0): Promise<Log> {
   return log
 }
 
+/** LevelDB's iterators, watched: what happens behind each read, given how many rows it gave, is waited for. */
+function behindReads(happens: (rows: number) => unknown) {
+  const begin = Level.prototype.iterator
+  const made = vi.spyOn(Level.prototype, 'iterator').mockImplementation(function (this: Rows, options: object) {
+    const rows = begin.call(this, options)
+    const nextv = rows.nextv.bind(rows)
+    return Object.assign(rows, {
+      nextv: async (size: number) => {
+        const some = await nextv(size)
+        await happens(some.length)
+        return some
+      },
+    })
+  } as never)
+  onTestFinished(() => made.mockRestore())
+  return made
+}
+
 test('A page of a few events reads little more than it holds, whatever the blocks hold', async () => {
   const log = await filled(150, 200)
   for (const first of [1, 1_001, 2_001, 3_001])
@@ -28,20 +46,8 @@ test('A page of a few events reads little more than it holds, whatever the block
       'large',
       range(first, first + 999).map((value) => `${value} ${'x'.repeat(200)}`),
     )
-  const iterator = Level.prototype.iterator
   const given: number[] = []
-  const made = vi.spyOn(Level.prototype, 'iterator').mockImplementation(function (this: Rows, options: object) {
-    const rows = iterator.call(this, options)
-    const nextv = rows.nextv.bind(rows)
-    return Object.assign(rows, {
-      nextv: async (size: number) => {
-        const some = await nextv(size)
-        given.push(some.length)
-        return some
-      },
-    })
-  } as never)
-  onTestFinished(() => made.mockRestore())
+  behindReads((rows) => void given.push(rows))
   const few = { events: 100, bytes: ALL.bytes }
   expect((await log.read('large', { after: 1_500 }, few)).last).toBe(2_000)
   expect((await log.read('c', { after: 10 }, few)).last).toBe(110)
@@ -86,20 +92,9 @@ test('Many readers go on from the same places, each with everything', async () =
 
 test('Who asks for a page that is being read gets the same page, unless the channel has changed since', async () => {
   const log = await filled(6)
-  const begin = Level.prototype.iterator
   const goOn: (() => void)[] = []
-  const made = vi.spyOn(Level.prototype, 'iterator').mockImplementation(function (this: Rows, options: object) {
-    const rows = begin.call(this, options)
-    const nextv = rows.nextv.bind(rows)
-    return Object.assign(rows, {
-      nextv: async (size: number) => {
-        const some = await nextv(size)
-        await new Promise<void>((resolve) => goOn.push(resolve))
-        return some
-      },
-    })
-  } as never)
-  onTestFinished(() => made.mockRestore())
+  let isHeld = true
+  const made = behindReads(() => isHeld && new Promise<void>((resolve) => goOn.push(resolve)))
   const read = () => log.read('c', { after: 0 }, ALL)
   const of = async (page: ReturnType<typeof read>) => eventsOf(await page).map(valueIn)
   const held = async (many: number) => {
@@ -112,7 +107,7 @@ test('Who asks for a page that is being read gets the same page, unless the chan
   const grown = read()
   await held(3)
   // Erasing puts other blocks in the place of these, at the same head, and then waits until those are let go of.
-  made.mockImplementation(begin as never)
+  isHeld = false
   const erasing = erase(log, 'c', { seq: 3 }, { restTimes: 0 })
   await expect.poll(() => Promise.race([of(read()), delay(20)])).toEqual([1, 2, 4, 5, 6, 7])
   for (const each of goOn) each()
