@@ -142,8 +142,9 @@ async function run(seed: number, follow: Follow, servers: Victims, perChannel: n
         }
     })
   }
-  const doSomething = async (): Promise<void> => {
-    const what = random(10)
+  const doSomething = async (isLate: boolean): Promise<void> => {
+    // A short storm may be half over before a line has broken: then the streamer is switched.
+    const what = isLate && done.cuts + done.switches === 0 ? 5 : random(10)
     if (what < 3) cutSoon()
     else if (what < 5) cut()
     else if (what < 9) {
@@ -163,7 +164,7 @@ async function run(seed: number, follow: Follow, servers: Victims, perChannel: n
   for (let at = 0; at < events; ) {
     at = Math.min(events, at + 100 + random(1_500))
     await handled(at)
-    if (at < events) await doSomething()
+    if (at < events) await doSomething(at * 2 > events)
   }
   if (done.kills === 0) await restart()
   await appending
