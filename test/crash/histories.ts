@@ -71,6 +71,9 @@ async function befall(server: Server, world: World, random: Dice): Promise<void>
 /** What concurrent clients asked and were told, until trouble was over and every follower at the head. */
 export async function play(seed: number, ground: Ground): Promise<World> {
   const random = dice(seed)
+  // While the first fetch of a process loads its parser, Node 20 does not see that a connection is closed, and what was
+  // to go over it is never sent nor refused: a server that is killed then would leave its callers waiting for ever.
+  await (await fetch(`${ground.url}/livez`)).text()
   const [over, end] = [new AbortController(), new AbortController()]
   const world: World = {
     ...{ seed, over: over.signal, end: end.signal },
