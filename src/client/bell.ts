@@ -219,6 +219,8 @@ function sharedBell(name: string, wake: () => void, sameHistory: (a: string, b: 
     streamer = data.streamer
     const isUnknown = leader !== data.leader
     leader = data.leader
+    // Whoever asks just now says it when it waits again.
+    if (isUnknown) said = ''
     if (resting && isUnknown) sayWant(resting.asked)
     if (resting && isRung(resting.asked)) resting.end()
   }

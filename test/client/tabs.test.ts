@@ -227,6 +227,37 @@ describe.skipIf(!CHROMIUM)('tabs of one origin', () => {
     expect((await Promise.all(tabs.map(({ page }) => tabOf(page)))).flatMap(({ wrong }) => wrong)).toEqual([])
   }, 240_000)
 
+  test('a tab that was asking while another one began to lead is rung by that one', async () => {
+    const { server, cable, context } = await begin()
+    const { url, log } = server
+    await press(url, false)
+    for (const channel of ['a', 'b']) await log.append([{ channel, body: body(1) }])
+    const first = await open(context, cable.url, { channels: ['a'] })
+    await leaderOf([first])
+    const second = await open(context, cable.url, { channels: ['a'] })
+    await told(second, 'a', [1])
+    const third = await open(context, cable.url, { channels: ['b'] })
+    await told(third, 'b', [1])
+    let asked = false
+    let goOn = (): void => {}
+    const held = new Promise<void>((resolve) => {
+      goOn = resolve
+    })
+    await third.route('**/v1/poll', async (route) => {
+      asked = true
+      await held
+      await route.continue()
+    })
+    await log.append([{ channel: 'b', body: body(2) }])
+    await expect.poll(() => asked, { timeout: RUNG_MS }).toBe(true)
+    await first.close()
+    await leaderOf([second])
+    goOn()
+    await told(third, 'b', [1, 2])
+    await log.append([{ channel: 'b', body: body(3) }])
+    await told(third, 'b', [1, 2, 3])
+  }, 120_000)
+
   test('a channel that the leader does not follow, and another history of it, are rung', async () => {
     const { server, cable, context } = await begin()
     const { url, log } = server

@@ -118,7 +118,7 @@ describe.skipIf(!nats)('what is deployed', () => {
   })
 
   test(`Two servers behind ${ROLLING} that are restarted in turn, and killed: real clients miss nothing and get nothing twice`, {
-    timeout: 90_000,
+    timeout: 240_000,
   }, async () => {
     const { url, token, flags, gateways, ports } = await deploy(ROLLING)
     const readers = ['a', 'b'].map((client, i) => connect(url, { client, token, subprotocol: i ? 'msgpack' : 'json' }))
@@ -147,7 +147,7 @@ describe.skipIf(!nats)('what is deployed', () => {
     const goesOn = async (): Promise<void> => {
       const before = new Map(sent)
       const more = () => CHANNELS.every((channel) => sent.get(channel)! >= before.get(channel)! + BETWEEN)
-      await Promise.race([vi.waitFor(() => expect(more()).toBe(true), { timeout: 30_000 }), appending])
+      await Promise.race([vi.waitFor(() => expect(more()).toBe(true), { timeout: 60_000 }), appending])
     }
     await goesOn()
     const ends = [
