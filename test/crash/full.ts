@@ -80,9 +80,10 @@ async function fillAgain(volume: Volume, random: Dice, isWatermarked: boolean, w
       const { free, size } = volume
       // Too much of the disk is the log's own by now: emptying the rest would not give it room to open again.
       // Compaction may need as much as the log has, and a watermark keeps a quarter of a small disk.
-      if (free < size * 0.6 || (isWatermarked && atFirst - free > size / 5)) break
+      const more = (1 + random(5)) * MIB
+      if (free < size * 0.6 || (isWatermarked && atFirst - free + more > size / 5)) break
       // The log fills the rest.
-      const rest = isWatermarked ? size / 4 + (1 + random(5)) * MIB : free * (random(40) / 100)
+      const rest = isWatermarked ? size / 4 + more : free * (random(40) / 100)
       fill(filler, Math.max(size * LEAST_FILLER, free - rest))
       const appenders = Array.from({ length: APPENDERS }, (_, i) =>
         appendUntilFull(log, n, CHANNELS[i % CHANNELS.length]!, answers, random),
